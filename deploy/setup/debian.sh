@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building and testing need, where they are missing.
+# Without root it prints the line to run, and stops.
+set -euo pipefail
+
+missing=()
+need() { # need PACKAGE CHECK...
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' | grep -v libclang-cpp || [ -n "${LIBCLANG_PATH:-}" ]; }
+
+need g++ command -v g++
+need make command -v make
+need git command -v git
+need curl command -v curl
+need libclang-dev libclang
+need prometheus command -v promtool
+
+[ ${#missing[@]} -eq 0 ] && exit 0
+line="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then
+  echo "Debian packages are missing. Run this, then try again:" >&2
+  echo "  sudo sh -c '$line'" >&2
+  exit 1
+fi
+echo "installing: ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get update >&2
+apt-get install -y --no-install-recommends "${missing[@]}" >&2
