@@ -1,1 +1,28 @@
-//! Not yet.
+//! A replicated, durable state machine of anything: openraft, a log of our own, and rows in RocksDB.
+//!
+//! It promises:
+//! - a command that was answered is in the log of a quorum, synced, and applied; it is never lost;
+//! - all replicas apply the same commands in the same order; what `read` shows after `barrier` is the newest;
+//! - a proposal without an answer has an unknown fate and is reported so, promptly when leadership is lost;
+//! - rows on disk are a cut: all of them and their index belong to one point of the log;
+//! - damaged bytes are told apart from a torn tail, and a replica that finds them never votes again;
+//! - every queue has a limit, and full means `Busy` at once.
+//!
+//! It knows nothing of what the commands mean, opens no port (the caller serves [`Replica::raft_service`]),
+//! and lets no type of openraft or RocksDB out.
+
+mod error;
+mod identity;
+mod machine;
+mod membership;
+mod options;
+mod replica;
+mod service;
+
+pub use error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
+pub use identity::{Identity, adopt, identity, init, store_uuid};
+pub use machine::{Changes, Corrupt, Machine, Row, Rows};
+pub use membership::{Admitted, Fingerprint, Leadership, Member, Status};
+pub use options::{Options, Profile};
+pub use replica::{Proposed, Replica};
+pub use service::RaftService;

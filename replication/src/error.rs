@@ -1,0 +1,185 @@
+//! What can go wrong, in words for the person who must act.
+
+use std::path::PathBuf;
+
+use crate::machine::Corrupt;
+use crate::membership::Member;
+
+/// A data directory cannot be used as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused a file operation.
+    #[error("{action} {path} failed: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Bytes on disk are not what was written.
+    #[error(
+        "{0}; this store must not vote again: stop the replica, set its directory aside and let it join anew with an empty one"
+    )]
+    Corrupt(#[from] Corrupt),
+    /// There is something where nothing may be.
+    #[error("{path} is not empty; a cluster is begun, and a replica joins, only in an empty directory")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Nobody initialised this directory and it did not join.
+    #[error("{path} belongs to no cluster; run `cluster init` on the first replica or `cluster join` on this one")]
+    NoIdentity {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory belongs to another cluster than the options say.
+    #[error("{path} belongs to cluster {found:?}, not to {wanted:?}; check the directory and the cluster's name")]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        wanted: String,
+    },
+    /// A running process uses it.
+    #[error("{path} is used by another process; stop that replica first")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// RocksDB refused.
+    #[error("rows in {path}: {problem}")]
+    Rows {
+        /// The rows' directory.
+        path: PathBuf,
+        /// What RocksDB said.
+        problem: String,
+    },
+    /// The bytes were written by a newer version.
+    #[error("{what} has format level {found}, this program knows levels up to {known}; use a newer program")]
+    Level {
+        /// Which file or record.
+        what: String,
+        /// Its level.
+        found: u32,
+        /// The newest level known here.
+        known: u32,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| StoreError::Io { action, path, source }
+    }
+
+    /// As openraft wants it.
+    pub(crate) fn into_io(self) -> std::io::Error {
+        match self {
+            StoreError::Io { source, .. } if source.raw_os_error().is_some() => source,
+            other => std::io::Error::other(other.to_string()),
+        }
+    }
+}
+
+/// A replica did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk syncs too slowly for the profile.
+    #[error(
+        "syncing 4 KiB to {dir} takes {measured_ms:.1} ms, profile `{profile}` bears {limit_ms:.1} ms; choose a more patient profile or a faster disk"
+    )]
+    SlowDisk {
+        /// The data directory.
+        dir: PathBuf,
+        /// Median of the start-up measurement, in milliseconds.
+        measured_ms: f64,
+        /// What the profile bears, in milliseconds.
+        limit_ms: f64,
+        /// Which profile.
+        profile: crate::Profile,
+    },
+    /// Raft did not start.
+    #[error("raft did not start: {0}")]
+    Raft(String),
+}
+
+/// A proposal was not applied, or nobody knows whether it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Another replica leads, or none.
+    #[error("this replica does not lead; {}", match leader { Some(m) => format!("ask {}", m.api_address), None => "there is no leader now, retry".into() })]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Member>,
+    },
+    /// The queue is full; nothing was proposed.
+    #[error("too much is waiting ({commands} commands, {bytes} bytes); retry later")]
+    Busy {
+        /// Commands waiting.
+        commands: usize,
+        /// Bytes waiting.
+        bytes: usize,
+    },
+    /// The command cannot be proposed as it is.
+    #[error("a command of {bytes} bytes is larger than the limit of {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// Largest size.
+        bytes_max: usize,
+    },
+    /// The command means nothing; nothing was proposed.
+    #[error(transparent)]
+    Unreadable(#[from] Corrupt),
+    /// It may have been applied, or may be yet, or never.
+    #[error("the fate of the proposal is unknown ({why}); look before you retry")]
+    Unknown {
+        /// What happened.
+        why: String,
+    },
+    /// This replica has stopped.
+    #[error("this replica has stopped: {why}")]
+    Stopped {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A linearizable read is not possible here and now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Another replica leads, or none.
+    #[error("this replica does not lead; {}", match leader { Some(m) => format!("ask {}", m.api_address), None => "there is no leader now, retry".into() })]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<Member>,
+    },
+    /// No quorum answered in time.
+    #[error("no quorum confirmed this leader in time; retry")]
+    NoQuorum,
+    /// This replica has stopped.
+    #[error("this replica has stopped: {why}")]
+    Stopped {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A replica was not admitted to the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// The proposal that gives out the node id failed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// An address is missing or already another member's.
+    #[error("{0}")]
+    Refused(String),
+}
