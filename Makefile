@@ -21,3 +21,27 @@ setup:
 env: setup ## prints the variables that a bare cargo needs: eval "$(make env)"
 	@$(rocksdb)
 	echo "export CARGO_TARGET_DIR=$(CARGO_TARGET_DIR) ROCKSDB_LIB_DIR=$$ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 BOREALIS_BIN=$(bin)"
+
+build: setup ## all four programs
+	@$(rocksdb)
+	export BOREALIS_COMMIT="$$(git rev-parse HEAD 2>/dev/null || echo unknown)$$(git diff --quiet HEAD 2>/dev/null || echo -dirty)"
+	cargo build --locked --workspace --bins
+
+demo: build ## a local cluster, two real jobs, kills of leader, agent and all replicas; nothing is lost
+	@BOREALIS_BIN=$(bin) $(bin)/demo
+
+test: build ## format, lints, units, golden files, simulation, real processes, and the demo
+	@$(rocksdb) BOREALIS_BIN=$(bin)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace
+	$(bin)/demo
+
+bench: bench-failover bench-submit ## prints every figure; `make bench-NAME` for one
+
+bench-%: build
+	@BOREALIS_BIN=$(bin) $(bin)/bench $*
+
+chaos: build ## longer runs of the fault tests
+	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100
+	cargo test --locked -p tests --test it chaos -- --nocapture

@@ -1,0 +1,253 @@
+//! The cluster service: birth and membership, status, fingerprints, and the relay between replicas.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use proto::wire::{
+    AdmitReply, AdmitRequest, ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest, InitReply,
+    InitRequest, JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, relay_up,
+};
+use rpc::cluster_client::ClusterClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use super::forward::{Kind, Place, call, leader, mark};
+use crate::leader::clock::wall_ms;
+use crate::leader::{LinkId, Session};
+use crate::limits::RELAY_QUEUE_MAX;
+use crate::outlet::Outlet;
+use crate::server::Node;
+
+/// How long a replica may take to apply up to the point of a fingerprint.
+const FINGERPRINT_WAIT: Duration = Duration::from_secs(10);
+
+/// The service behind `borealis cluster`.
+#[derive(Debug)]
+pub struct Operators {
+    node: Arc<Node>,
+}
+
+impl Operators {
+    /// The service of this replica.
+    pub fn new(node: Arc<Node>) -> Self {
+        Operators { node }
+    }
+
+    fn status_now(&self) -> ClusterStatusReply {
+        let Ok(running) = self.node.running() else {
+            return ClusterStatusReply {
+                cluster: self.node.options.cluster.clone(),
+                state: "belongs to no cluster yet: run `borealis cluster init` or `borealis cluster join`".to_owned(),
+                wall_ms: wall_ms(),
+                ..ClusterStatusReply::default()
+            };
+        };
+        let (identity, status) = (running.replica.identity(), running.replica.status());
+        ClusterStatusReply {
+            cluster: identity.cluster.clone(),
+            cluster_id: identity.cluster_id.clone(),
+            node_id: identity.node_id,
+            epoch: identity.epoch,
+            term: status.term,
+            leader: status.leader.unwrap_or(0),
+            members: status.members.iter().map(member_view).collect(),
+            last_log_index: status.last_log_index,
+            applied_index: status.applied_index,
+            stored_index: status.stored_index,
+            snapshot_index: status.snapshot_index,
+            state: status.state,
+            wall_ms: wall_ms(),
+        }
+    }
+}
+
+fn member_view(member: &replication::Member) -> MemberView {
+    MemberView {
+        node_id: member.node_id,
+        raft_address: member.raft_address.clone(),
+        api_address: member.api_address.clone(),
+        voter: member.voter,
+        lag: member.lag,
+        heard: member.heard,
+    }
+}
+
+fn failed(why: impl std::fmt::Display) -> Status {
+    Status::failed_precondition(why.to_string())
+}
+
+#[tonic::async_trait]
+impl rpc::cluster_server::Cluster for Operators {
+    async fn init(&self, _: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
+        let _birth = self.node.birth.lock().await;
+        if let Ok(running) = self.node.running() {
+            let identity = running.replica.identity();
+            return Err(Status::already_exists(format!(
+                "this replica is {} of cluster {} already; nothing was changed",
+                proto::NodeId(identity.node_id),
+                identity.cluster_id
+            )));
+        }
+        let options = self.node.replication().map_err(failed)?;
+        let identity = replication::init(&options).await.map_err(failed)?;
+        self.node.start().await.map_err(|why| failed(format!("{why:#}")))?;
+        tracing::info!(cluster_id = identity.cluster_id, "a new cluster");
+        Ok(Response::new(InitReply { cluster_id: identity.cluster_id, node_id: identity.node_id }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let via = request.into_inner().via;
+        let _birth = self.node.birth.lock().await;
+        if let Ok(running) = self.node.running() {
+            let identity = running.replica.identity();
+            return Err(Status::already_exists(format!(
+                "this replica is {} of cluster {} already; nothing was changed",
+                proto::NodeId(identity.node_id),
+                identity.cluster_id
+            )));
+        }
+        let options = self.node.replication().map_err(failed)?;
+        let store_uuid = replication::new_store_uuid(&options).await.map_err(failed)?;
+        let ask = AdmitRequest {
+            store_uuid: store_uuid.clone(),
+            raft_address: self.node.options.raft_address().to_owned(),
+            api_address: self.node.options.api_address().to_owned(),
+            cluster: self.node.options.cluster.clone(),
+        };
+        let admitted = ClusterClient::new(self.node.peers.channel(&via)).admit(ask).await?.into_inner();
+        let identity = replication::Identity {
+            cluster_id: admitted.cluster_id.clone(),
+            node_id: admitted.node_id,
+            store_uuid,
+            cluster: self.node.options.cluster.clone(),
+            lineage_id: admitted.lineage_id,
+            epoch: admitted.epoch,
+        };
+        replication::adopt(&options, &identity).await.map_err(failed)?;
+        self.node.start().await.map_err(|why| failed(format!("{why:#}")))?;
+        tracing::info!(cluster_id = identity.cluster_id, node_id = identity.node_id, "joined");
+        Ok(Response::new(JoinReply { cluster_id: identity.cluster_id, node_id: identity.node_id }))
+    }
+
+    async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitReply>, Status> {
+        let running = self.node.running()?;
+        let place = leader(&running, &request).await?;
+        let ask = request.into_inner();
+        let identity = running.replica.identity();
+        if ask.cluster != identity.cluster {
+            return Err(failed(format!(
+                "the joining replica was started with --cluster {}, but this is cluster {}",
+                ask.cluster, identity.cluster
+            )));
+        }
+        if let Place::There(channel) = place {
+            return call(&running, Kind::Change, ClusterClient::new(channel).admit(mark(ask))).await;
+        }
+        let admitted =
+            running.replica.admit(&ask.store_uuid, &ask.raft_address, &ask.api_address).await.map_err(failed)?;
+        Ok(Response::new(AdmitReply {
+            cluster_id: identity.cluster_id.clone(),
+            node_id: admitted.node_id,
+            members: running.replica.status().members.iter().map(member_view).collect(),
+            lineage_id: identity.lineage_id.clone(),
+            epoch: identity.epoch,
+        }))
+    }
+
+    async fn status(&self, _: Request<ClusterStatusRequest>) -> Result<Response<ClusterStatusReply>, Status> {
+        Ok(Response::new(self.status_now()))
+    }
+
+    async fn fingerprint(&self, request: Request<FingerprintRequest>) -> Result<Response<FingerprintReply>, Status> {
+        let running = self.node.running()?;
+        if request.get_ref().at > 0 {
+            let at = request.into_inner().at;
+            let deadline = tokio::time::Instant::now() + FINGERPRINT_WAIT;
+            loop {
+                match running.replica.fingerprint_at() {
+                    Some((log_index, sum)) if log_index == at => {
+                        return Ok(Response::new(FingerprintReply { log_index, sum: convert::hex(&sum), replicas: vec![] }));
+                    }
+                    Some((log_index, _)) if log_index > at => {
+                        return Err(failed(format!("a newer fingerprint, at {log_index}, has replaced the one at {at}")));
+                    }
+                    _ if tokio::time::Instant::now() > deadline => {
+                        return Err(Status::unavailable(format!("this replica has not applied log index {at} yet")));
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        }
+        if let Place::There(channel) = leader(&running, &request).await? {
+            return call(&running, Kind::Read, ClusterClient::new(channel).fingerprint(mark(request.into_inner()))).await;
+        }
+        let own = running.replica.fingerprint().await.map_err(convert::unproposed)?;
+        let asked = running.replica.status().members.into_iter().map(|member| {
+            let (peers, mine) = (running.peers.clone(), member.node_id == running.replica.identity().node_id);
+            async move {
+                if mine {
+                    return ReplicaSum { node_id: member.node_id, sum: convert::hex(&own.sum), problem: String::new() };
+                }
+                let ask = FingerprintRequest { at: own.index };
+                let mut client = ClusterClient::new(peers.channel(&member.api_address));
+                match tokio::time::timeout(FINGERPRINT_WAIT, client.fingerprint(ask)).await {
+                    Ok(Ok(reply)) => {
+                        ReplicaSum { node_id: member.node_id, sum: reply.into_inner().sum, problem: String::new() }
+                    }
+                    Ok(Err(why)) => {
+                        ReplicaSum { node_id: member.node_id, sum: String::new(), problem: why.message().to_owned() }
+                    }
+                    Err(_) => ReplicaSum { node_id: member.node_id, sum: String::new(), problem: "no answer".to_owned() },
+                }
+            }
+        });
+        let replicas = futures::future::join_all(asked).await;
+        Ok(Response::new(FingerprintReply { log_index: own.index, sum: convert::hex(&own.sum), replicas }))
+    }
+
+    type RelayStream = BoxStream<'static, Result<RelayDown, Status>>;
+
+    async fn relay(&self, request: Request<Streaming<RelayUp>>) -> Result<Response<Self::RelayStream>, Status> {
+        let running = self.node.running()?;
+        let session = running.session().ok_or_else(|| Status::unavailable("this replica does not lead"))?;
+        let (down, frames) = mpsc::channel(RELAY_QUEUE_MAX);
+        tokio::spawn(seat_relayed(session, request.into_inner(), down));
+        Ok(Response::new(ReceiverStream::new(frames).map(Ok).boxed()))
+    }
+}
+
+/// Seats the agents of another replica on this session until either ends.
+async fn seat_relayed(session: Arc<Session>, mut up: Streaming<RelayUp>, down: mpsc::Sender<RelayDown>) {
+    let mut links: BTreeMap<u64, LinkId> = BTreeMap::new();
+    loop {
+        let message = tokio::select! {
+            message = up.message() => message,
+            () = session.over() => break,
+        };
+        let Ok(Some(message)) = message else { break };
+        match message.body {
+            Some(relay_up::Body::Frame(frame)) => {
+                let link = match links.get(&message.stream) {
+                    Some(link) => Some(*link),
+                    None => session.open(Outlet::Relayed { stream: message.stream, down: down.clone() }),
+                };
+                let Some(link) = link.filter(|link| session.frame(*link, frame)) else { break };
+                links.insert(message.stream, link);
+            }
+            Some(relay_up::Body::Closed(_)) => {
+                if let Some(link) = links.remove(&message.stream) {
+                    session.close(link);
+                }
+            }
+            None => {}
+        }
+    }
+    for link in links.into_values() {
+        session.close(link);
+    }
+}

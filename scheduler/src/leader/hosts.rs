@@ -1,0 +1,303 @@
+//! The agents' links at the leader: hello, heartbeats, reports, and what each host is owed.
+//!
+//! What a host is owed is computed from State each time; this table only knows which hosts to look at. Losing it
+//! (a new leader begins with an empty one) costs a hello of each agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use engine::ConfigHash;
+use proto::wire::{AgentFrame, Hello, Reports, SchedulerFrame, agent_frame, scheduler_frame};
+use proto::{HostId, wire};
+
+use super::clock::boottime;
+use super::session::{LinkId, Session};
+use crate::limits::{LEADER_LEASE, RESEND, SILENCE};
+use crate::outlet::Outlet;
+use crate::telemetry;
+
+/// All links, and which hosts are theirs.
+#[derive(Debug)]
+pub struct Hosts {
+    links: BTreeMap<LinkId, Link>,
+    by_host: BTreeMap<HostId, LinkId>,
+    /// When each host was last heard, by CLOCK_BOOTTIME.
+    heard: BTreeMap<HostId, Duration>,
+    begun: Duration,
+    swept: Duration,
+    dirty: BTreeSet<HostId>,
+}
+
+#[derive(Debug)]
+struct Link {
+    outlet: Outlet,
+    stage: Stage,
+    journal: String,
+    /// Session and number of the newest heartbeat.
+    heartbeat: Option<(u64, u64)>,
+    obeyed: u64,
+    sent: Option<(u64, Instant)>,
+    configs_sent: BTreeSet<ConfigHash>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// No hello yet.
+    Silent,
+    /// Its registration or its first reports are in the log.
+    Registering,
+    /// It is told what to run.
+    Up(HostId),
+}
+
+/// What the loop shall propose on behalf of an agent.
+#[derive(Debug)]
+pub enum Ask {
+    /// Register, or find out that nothing has changed.
+    Hello(LinkId, Box<Hello>),
+    /// Reports to apply and then acknowledge.
+    Reports(LinkId, HostId, String, Vec<wire::TaskReport>),
+}
+
+impl Hosts {
+    /// An empty table: every host counts as heard now.
+    pub fn new() -> Self {
+        let now = boottime();
+        Hosts {
+            links: BTreeMap::new(),
+            by_host: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            begun: now,
+            swept: now,
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    /// A new link.
+    pub fn open(&mut self, id: LinkId, outlet: Outlet) {
+        let link = Link {
+            outlet,
+            stage: Stage::Silent,
+            journal: String::new(),
+            heartbeat: None,
+            obeyed: 0,
+            sent: None,
+            configs_sent: BTreeSet::new(),
+        };
+        self.links.insert(id, link);
+    }
+
+    /// A link is gone. Its host has been heard until now; silence begins.
+    pub fn close(&mut self, id: LinkId) {
+        if let Some(link) = self.links.remove(&id)
+            && let Stage::Up(host) = link.stage
+            && self.by_host.get(&host) == Some(&id)
+        {
+            self.by_host.remove(&host);
+        }
+    }
+
+    fn hang_up(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get(&id) {
+            link.outlet.close();
+        }
+        self.close(id);
+    }
+
+    /// Takes an agent's frame; returns what must go through the log before it is answered.
+    pub fn frame(&mut self, session: &Session, id: LinkId, frame: AgentFrame) -> Option<Ask> {
+        let link = self.links.get_mut(&id)?;
+        match frame.body? {
+            agent_frame::Body::Hello(hello) => {
+                if let Some(reason) = refusal(session, &hello) {
+                    self.refuse(id, reason);
+                    return None;
+                }
+                link.stage = Stage::Registering;
+                link.journal = hello.identity.as_ref().map(|identity| identity.journal_id.clone()).unwrap_or_default();
+                link.heartbeat = None;
+                link.obeyed = 0;
+                link.sent = None;
+                link.configs_sent.clear();
+                Some(Ask::Hello(id, Box::new(hello)))
+            }
+            agent_frame::Body::Heartbeat(heartbeat) => {
+                if link.heartbeat.is_none_or(|(s, n)| s != heartbeat.session || n < heartbeat.number) {
+                    link.heartbeat = Some((heartbeat.session, heartbeat.number));
+                }
+                link.obeyed = heartbeat.generation;
+                let Stage::Up(host) = link.stage else { return None };
+                self.heard.insert(host, boottime());
+                let late = link.sent.is_none_or(|(generation, at)| generation > link.obeyed && at.elapsed() >= RESEND);
+                if late {
+                    self.dirty.insert(host);
+                } else {
+                    self.send(session, id, scheduler_frame::Body::Welcome(wire::Welcome { host_id: host.0 }));
+                }
+                None
+            }
+            agent_frame::Body::Reports(Reports { reports, .. }) => {
+                let Stage::Up(host) = link.stage else { return None };
+                self.heard.insert(host, boottime());
+                Some(Ask::Reports(id, host, link.journal.clone(), reports))
+            }
+        }
+    }
+
+    /// The host behind a link is registered, and what it said in its hello is applied.
+    pub fn up(&mut self, session: &Session, id: LinkId, host: HostId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.stage = Stage::Up(host);
+        self.heard.insert(host, boottime());
+        if let Some(older) = self.by_host.insert(host, id).filter(|older| *older != id) {
+            self.hang_up(older);
+            self.by_host.insert(host, id);
+        }
+        self.dirty.insert(host);
+        self.send(session, id, scheduler_frame::Body::Welcome(wire::Welcome { host_id: host.0 }));
+    }
+
+    /// The host behind a link may not join as it is.
+    pub fn refuse(&mut self, id: LinkId, reason: String) {
+        tracing::warn!(link = id.0, reason, "refused an agent");
+        if let Some(link) = self.links.get(&id) {
+            let body = Some(scheduler_frame::Body::Refused(wire::Refused { reason }));
+            link.outlet.send(SchedulerFrame { body, ..SchedulerFrame::default() });
+        }
+        self.hang_up(id);
+    }
+
+    /// What the agent said could not be put through the log: it shall say it again.
+    pub fn again(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.stage = Stage::Silent;
+            if !link.outlet.send(crate::route::resync()) {
+                self.hang_up(id);
+            }
+        }
+    }
+
+    /// Reports up to `sequence` are applied.
+    pub fn acknowledge(&mut self, session: &Session, id: LinkId, sequence: u64) {
+        self.send(session, id, scheduler_frame::Body::Acknowledged(wire::Acknowledged { sequence }));
+    }
+
+    /// State changed what this host is owed.
+    pub fn mark(&mut self, host: HostId) {
+        if self.by_host.contains_key(&host) {
+            self.dirty.insert(host);
+        }
+    }
+
+    /// Looks at all linked hosts again.
+    pub fn mark_all(&mut self) {
+        self.dirty.extend(self.by_host.keys());
+    }
+
+    /// Sends their wanted sets to the hosts that are owed one; not while a quorum has been silent.
+    pub fn dispatch(&mut self, session: &Session) {
+        if self.dirty.is_empty() || !acknowledged(session) {
+            return;
+        }
+        for host in std::mem::take(&mut self.dirty) {
+            let Some(&id) = self.by_host.get(&host) else { continue };
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            if link.heartbeat.is_none() {
+                continue; // its first heartbeat, sent right behind the hello, brings us back here
+            }
+            let Some(wanted) = wanted_set(session, host, &mut link.configs_sent) else { continue };
+            link.sent = Some((wanted.generation, Instant::now()));
+            metrics::counter!(telemetry::WANTED_SETS).increment(1);
+            self.send(session, id, scheduler_frame::Body::Wanted(wanted));
+        }
+    }
+
+    /// Hosts of State that have not been heard for too long, of those that `known` lists as not silent.
+    pub fn silent(&mut self, known: impl Iterator<Item = HostId>) -> Vec<HostId> {
+        let now = boottime();
+        // Time in which this process itself did not run says nothing about the hosts.
+        let stalled = now.saturating_sub(self.swept).saturating_sub(Duration::from_secs(1));
+        self.swept = now;
+        if !stalled.is_zero() {
+            tracing::warn!(stalled_ms = stalled.as_millis(), "this replica itself stood still; hosts get that time back");
+            self.begun += stalled;
+            self.heard.values_mut().for_each(|heard| *heard += stalled);
+        }
+        let begun = self.begun;
+        let heard = &self.heard;
+        known
+            .filter(|host| now.saturating_sub(heard.get(host).copied().unwrap_or(begun).max(begun)) > SILENCE)
+            .collect()
+    }
+
+    fn send(&mut self, session: &Session, id: LinkId, body: scheduler_frame::Body) {
+        let Some(link) = self.links.get(&id) else { return };
+        if !acknowledged(session) {
+            return; // a leader without a quorum says nothing; agents hear it from the next one
+        }
+        let frame = SchedulerFrame {
+            body: Some(body),
+            cluster_id: session.cluster_id.clone(),
+            lineage_id: session.lineage_id.clone(),
+            fence: Some(session.fence.into()),
+            echo: link.heartbeat.map(|(session, number)| wire::Echo { session, number }),
+        };
+        if !link.outlet.send(frame) {
+            self.hang_up(id);
+        }
+    }
+}
+
+/// Whether a quorum has acknowledged this leader lately enough to act on its word.
+fn acknowledged(session: &Session) -> bool {
+    session.replica.quorum_acknowledged().is_some_and(|at| at.elapsed() < LEADER_LEASE)
+}
+
+/// Why a hello cannot be taken at all.
+fn refusal(session: &Session, hello: &Hello) -> Option<String> {
+    let (Some(_), Some(_)) = (&hello.identity, &hello.spec) else {
+        return Some("the hello names no identity or no capacity; is the agent of another version?".to_owned());
+    };
+    if hello.cluster_id.is_empty() || hello.cluster_id == session.cluster_id {
+        return None;
+    }
+    let epoch = hello.fence.as_ref().map_or(0, |fence| fence.epoch);
+    if hello.lineage_id == session.lineage_id && epoch < session.fence.epoch {
+        return None;
+    }
+    Some(format!(
+        "the agent belongs to cluster {}, this is {}; give it an empty --dir, or the addresses of its own cluster",
+        hello.cluster_id, session.cluster_id
+    ))
+}
+
+/// What State says the host shall run, with the configs it has not been sent on this stream.
+fn wanted_set(session: &Session, host: HostId, configs_sent: &mut BTreeSet<ConfigHash>) -> Option<wire::WantedSet> {
+    session.replica.read(|machine| {
+        let wanted = machine.state.wanted(host)?;
+        let mut configs = Vec::new();
+        for task in &wanted.tasks {
+            if configs_sent.insert(task.config) {
+                let config = machine.state.config(&task.config)?;
+                configs.push(wire::StoredConfig { hash: task.config.to_vec().into(), config: Some(config.to_wire()) });
+            }
+        }
+        let tasks = wanted
+            .tasks
+            .into_iter()
+            .map(|task| wire::WantedTask {
+                task_id: task.id.0,
+                want: match task.want {
+                    engine::Want::Start => wire::Want::Start,
+                    engine::Want::Keep => wire::Want::Keep,
+                    engine::Want::Kill => wire::Want::Kill,
+                }
+                .into(),
+                config_hash: task.config.to_vec().into(),
+                instance: task.instance,
+                ports: task.ports,
+            })
+            .collect();
+        Some(wire::WantedSet { generation: wanted.generation, tasks, configs })
+    })
+}

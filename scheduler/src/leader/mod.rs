@@ -1,0 +1,406 @@
+//! What the elected replica does, for one term: it looks at State, decides, proposes, and tells hosts what State
+//! says they shall run.
+//!
+//! One loop owns the links, the view and the hints, and never waits for the log: proposals are in flight beside it.
+//! A session begins with a command of its own term, which is also the barrier: once that is applied, everything
+//! committed before is. It ends when (term, node id) is no longer this replica's.
+//!
+//! Not here: decisions. Placements come from `engine::round`, everything else from `apply`.
+
+pub mod clock;
+mod hosts;
+mod session;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use engine::round::Budget;
+use engine::{Assign, Command, Hint, Op, Refusal, RefusalKind, Reply, Timestamp, View};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use proto::wire::{Hello, TaskReport};
+use proto::{Fence, HostId};
+use replication::{Leadership, ProposeError};
+use tokio::sync::{mpsc, watch};
+
+pub use session::{Event, LinkId, Session};
+
+use self::clock::{SessionClock, session_start, wall_ms};
+use self::hosts::{Ask, Hosts};
+use crate::clocks::Clocks;
+use crate::limits::{LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, ROUND_PACE, SWEEP};
+use crate::machine::{Drained, Hints};
+use crate::running::Replica;
+use crate::telemetry;
+
+/// Events taken in one turn of the loop before it looks at State again.
+const EVENTS_PER_TURN: usize = 1_024;
+/// A round that placed this many is followed by a pause of `ROUND_PACE`, so that its effects arrive first.
+const BUSY_ROUND: usize = 1_000;
+
+/// Leads whenever this replica is elected, until the process stops.
+pub async fn run(replica: Replica, clocks: Clocks, sessions: watch::Sender<Option<Arc<Session>>>) {
+    let mut leadership = replica.leadership();
+    loop {
+        let now = leadership.borrow_and_update().clone();
+        if now.is_me {
+            match begin(&replica, &clocks, &now).await {
+                Ok((mut leader, mut inbox)) => {
+                    sessions.send_replace(Some(leader.session.clone()));
+                    metrics::gauge!(telemetry::LEADING).set(1.0);
+                    tracing::info!(fence = %leader.session.fence, "leading");
+                    leader.lead(&now, &mut leadership, &mut inbox).await;
+                    sessions.send_replace(None);
+                    leader.session.over.send_replace(true);
+                    metrics::gauge!(telemetry::LEADING).set(0.0);
+                    leader.hints.collect(false);
+                    tracing::info!(fence = %leader.session.fence, "leading no more");
+                    continue;
+                }
+                Err(why) => tracing::warn!(%why, "could not begin to lead"),
+            }
+            if *leadership.borrow() == now {
+                tokio::time::sleep(SWEEP).await;
+                continue;
+            }
+        }
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The first command of the term; when it is applied, State is as new as anything acknowledged.
+async fn begin(replica: &Replica, clocks: &Clocks, now: &Leadership) -> Result<(Leader, mpsc::Receiver<Event>), ProposeError> {
+    let begun = Instant::now();
+    let identity = replica.identity();
+    let voters = replica.status().members.iter().filter(|member| member.voter).count();
+    let readings_ms = clocks.readings_ms();
+    let state_ms = replica.read(|machine| machine.state.clock().0);
+    let at = Timestamp(session_start(state_ms, wall_ms(), &readings_ms, voters));
+    let op = Op::StartSession {
+        term: now.term,
+        leader: identity.node_id,
+        wall_clocks_ms: readings_ms,
+        cluster: identity.cluster.clone(),
+        lineage_id: identity.lineage_id.clone(),
+        epoch: identity.epoch,
+    };
+    let command = Command { at, request: None, op };
+    if let Err(refusal) = replica.propose(command.encode().into()).await?.reply {
+        tracing::error!(%refusal, "State refused the session's first command");
+    }
+    let (epoch, clock_ms, hints) =
+        replica.read(|machine| (machine.state.epoch(), machine.state.clock().0, machine.hints.clone()));
+    hints.collect(true);
+    let (inbox, events) = mpsc::channel(LEADER_INBOX_MAX);
+    let session = Arc::new(Session {
+        fence: Fence { epoch, term: now.term, leader: identity.node_id },
+        cluster_id: identity.cluster_id.clone(),
+        lineage_id: identity.lineage_id.clone(),
+        replica: replica.clone(),
+        clock: SessionClock::new(clock_ms),
+        inbox,
+        over: watch::channel(false).0,
+        why_pending: Mutex::default(),
+        next_link: AtomicU64::new(1),
+    });
+    let view = replica.read(|machine| View::new(&machine.state));
+    metrics::histogram!(telemetry::SESSION_START_SECONDS).record(begun.elapsed().as_secs_f64());
+    let leader = Leader {
+        session,
+        hints,
+        hosts: Hosts::new(),
+        view,
+        flights: FuturesUnordered::new(),
+        round_due: true,
+        round_after: Instant::now(),
+        ticking: false,
+        working: false,
+        silencing: Vec::new(),
+    };
+    Ok((leader, events))
+}
+
+type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
+type Fate = Result<Reply, ProposeError>;
+
+/// A proposal of the loop, answered.
+enum Landed {
+    Assigned(Assign, Fate),
+    Registered(LinkId, Fate, Box<Hello>),
+    Reported { link: LinkId, host: HostId, sequence: u64, hello: bool, fate: Fate },
+    Silenced(HostId, Fate),
+    Ticked(Fate),
+    Worked(Fate),
+}
+
+struct Leader {
+    session: Arc<Session>,
+    hints: Arc<Hints>,
+    hosts: Hosts,
+    view: View,
+    flights: FuturesUnordered<Flight>,
+    round_due: bool,
+    round_after: Instant,
+    ticking: bool,
+    working: bool,
+    silencing: Vec<HostId>,
+}
+
+impl Leader {
+    async fn lead(&mut self, term: &Leadership, leadership: &mut watch::Receiver<Leadership>, inbox: &mut mpsc::Receiver<Event>) {
+        let hints = self.hints.clone();
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                changed = leadership.changed() => {
+                    let now = leadership.borrow_and_update();
+                    if changed.is_err() || !now.is_me || now.term != term.term {
+                        return;
+                    }
+                }
+                Some(landed) = self.flights.next(), if !self.flights.is_empty() => self.land(landed),
+                event = inbox.recv() => {
+                    let Some(event) = event else { return };
+                    self.take(event);
+                    for _ in 1..EVENTS_PER_TURN {
+                        let Ok(event) = inbox.try_recv() else { break };
+                        self.take(event);
+                    }
+                }
+                () = hints.bell.notified() => {}
+                () = tokio::time::sleep_until(self.round_after.into()), if self.round_due => {}
+                _ = sweep.tick() => self.sweep(),
+            }
+            self.look();
+            self.decide();
+            self.hosts.dispatch(&self.session);
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Open(link, outlet) => self.hosts.open(link, outlet),
+            Event::Close(link) => self.hosts.close(link),
+            Event::Frame(link, frame) => match self.hosts.frame(&self.session, link, frame) {
+                None => {}
+                Some(Ask::Hello(link, hello)) => self.greet(link, hello),
+                Some(Ask::Reports(link, host, journal, reports)) => self.report(link, host, journal, reports, false),
+            },
+        }
+    }
+
+    /// Registers a host, unless State knows it just so.
+    fn greet(&mut self, link: LinkId, hello: Box<Hello>) {
+        let (Some(identity), Some(spec)) = (&hello.identity, &hello.spec) else { return };
+        let op = match Op::register_host(identity, spec) {
+            Ok(op) => op,
+            Err(bad) => return self.hosts.refuse(link, format!("the agent's hello is not understood: {bad}")),
+        };
+        let known = self.session.replica.read(|machine| machine.state.is_registered(&op));
+        if let Some(host) = known {
+            return self.greeted(link, host, *hello);
+        }
+        self.fly(op, move |fate| Landed::Registered(link, fate, hello));
+    }
+
+    /// The host is registered; what its agent knows of tasks is applied before it is told anything.
+    fn greeted(&mut self, link: LinkId, host: HostId, hello: Hello) {
+        let journal = hello.identity.map(|identity| identity.journal_id).unwrap_or_default();
+        let news: Vec<TaskReport> = self.session.replica.read(|machine| {
+            hello.tasks.into_iter().filter(|report| machine.state.is_news(host, &journal, report)).collect()
+        });
+        if news.is_empty() {
+            self.hosts.up(&self.session, link, host);
+        } else {
+            self.report(link, host, journal, news, true);
+        }
+    }
+
+    fn report(&mut self, link: LinkId, host: HostId, journal: String, reports: Vec<TaskReport>, hello: bool) {
+        let sequence = reports.iter().map(|report| report.sequence).max().unwrap_or(0);
+        let op = match Op::reports(host, journal, &reports) {
+            Ok(op) => op,
+            Err(bad) => return self.hosts.refuse(link, format!("the agent's report is not understood: {bad}")),
+        };
+        self.fly(op, move |fate| Landed::Reported { link, host, sequence, hello, fate });
+    }
+
+    /// Puts `op` in flight. The number in flight is bounded by the agents and the queue of proposals.
+    fn fly(&mut self, op: Op, landed: impl FnOnce(Fate) -> Landed + Send + 'static) {
+        let session = self.session.clone();
+        let kind = op.kind();
+        self.flights.push(Box::pin(async move {
+            let fate = session.propose(op, None).await;
+            let outcome = match &fate {
+                Ok(Ok(_)) => "applied",
+                Ok(Err(_)) => "refused",
+                Err(ProposeError::Unknown { .. }) => "unknown",
+                Err(_) => "failed",
+            };
+            metrics::counter!(telemetry::PROPOSALS, "kind" => kind, "outcome" => outcome).increment(1);
+            landed(fate)
+        }));
+    }
+
+    fn land(&mut self, landed: Landed) {
+        match landed {
+            Landed::Assigned(assign, fate) => {
+                let placed = match fate {
+                    Ok(Ok(done)) => u64::from(done.tasks),
+                    Ok(Err(refusal)) => {
+                        tracing::debug!(host = %assign.host, %refusal, "placements refused");
+                        0
+                    }
+                    Err(why) => {
+                        tracing::debug!(host = %assign.host, %why, "placements not committed");
+                        0
+                    }
+                };
+                let refused = (assign.placements.len() as u64).saturating_sub(placed);
+                metrics::counter!(telemetry::PLACEMENTS).increment(placed);
+                metrics::counter!(telemetry::PLACEMENTS_REFUSED).increment(refused);
+                self.round_due |= refused > 0;
+                self.view.settle(&assign);
+            }
+            Landed::Registered(link, Ok(Ok(done)), hello) => self.greeted(link, HostId(done.id), *hello),
+            Landed::Registered(link, Ok(Err(refusal)), _) => self.hosts.refuse(link, refusal.to_string()),
+            Landed::Registered(link, Err(why), _) => {
+                tracing::debug!(%why, "a registration was not committed");
+                self.hosts.again(link);
+            }
+            Landed::Reported { link, host, sequence, hello, fate } => match fate {
+                Ok(Ok(_)) => {
+                    if hello {
+                        self.hosts.up(&self.session, link, host);
+                    }
+                    self.hosts.acknowledge(&self.session, link, sequence);
+                }
+                Ok(Err(refusal)) => {
+                    tracing::info!(%host, %refusal, "reports refused; the agent says hello again");
+                    self.hosts.again(link);
+                }
+                Err(why) if hello => {
+                    tracing::debug!(%host, %why, "a hello's reports were not committed");
+                    self.hosts.again(link);
+                }
+                Err(why) => tracing::debug!(%host, %why, "reports not committed; the agent sends them again"),
+            },
+            Landed::Silenced(host, fate) => {
+                self.silencing.retain(|other| *other != host);
+                self.complain("silence", fate);
+            }
+            Landed::Ticked(fate) => {
+                self.ticking = false;
+                self.complain("tick", fate);
+            }
+            Landed::Worked(fate) => {
+                self.working = false;
+                self.complain("work", fate);
+            }
+        }
+    }
+
+    fn complain(&self, what: &str, fate: Fate) {
+        match fate {
+            Ok(Ok(_)) | Ok(Err(Refusal { kind: RefusalKind::Stale, .. })) => {}
+            Ok(Err(refusal)) => tracing::warn!(what, %refusal, "State refused the leader's own command"),
+            Err(why) => tracing::debug!(what, %why, "not committed"),
+        }
+    }
+
+    /// Brings the view up to date, and notes which hosts are owed something.
+    fn look(&mut self) {
+        match self.hints.drain() {
+            Drained::Hints(hints) if hints.is_empty() => {}
+            Drained::Hints(hints) => {
+                let (session, view) = (&self.session, &mut self.view);
+                session.replica.read(|machine| view.absorb(&machine.state, &hints));
+                for hint in &hints {
+                    if let Hint::HostDirty(host) = hint {
+                        self.hosts.mark(*host);
+                    }
+                }
+                self.round_due = true;
+            }
+            Drained::Everything => {
+                self.view = self.session.replica.read(|machine| View::new(&machine.state));
+                self.hosts.mark_all();
+                self.round_due = true;
+            }
+        }
+    }
+
+    /// One round, when something has changed since the last.
+    fn decide(&mut self) {
+        let begun = Instant::now();
+        if !self.round_due || begun < self.round_after || self.flights.len() >= PROPOSALS_MAX {
+            return;
+        }
+        self.round_due = false;
+        let budget = Budget { placements: PLACEMENTS_PER_ROUND_MAX };
+        let round = engine::round(&self.view, Timestamp(self.session.clock.now_ms()), budget);
+        let placed: usize = round.assigns.iter().map(|assign| assign.placements.len()).sum();
+        for assign in round.assigns {
+            self.view.launch(&assign);
+            self.fly(Op::Assign(assign.clone()), move |fate| Landed::Assigned(assign, fate));
+        }
+        self.remember(&round.report);
+        metrics::histogram!(telemetry::ROUND_SECONDS).record(begun.elapsed().as_secs_f64());
+        if placed >= BUSY_ROUND {
+            self.round_after = Instant::now() + ROUND_PACE;
+            self.round_due = true;
+        }
+    }
+
+    fn remember(&self, report: &engine::round::Report) {
+        let mut reasons = BTreeMap::new();
+        for group in &report.pending {
+            let reason: Arc<str> = group.reason.to_string().into();
+            reasons.extend(group.tasks.iter().map(|task| (*task, reason.clone())));
+        }
+        *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
+    }
+
+    /// Deadlines, work items and silent hosts.
+    fn sweep(&mut self) {
+        let now = Timestamp(self.session.clock.now_ms());
+        let (deadline, work, live) = self.session.replica.read(|machine| {
+            let state = &machine.state;
+            let live: Vec<HostId> = state.hosts().filter(|host| !host.silent).map(|host| host.id).collect();
+            gauges(state);
+            (state.next_deadline(), state.next_work(), live)
+        });
+        if !self.ticking && deadline.is_some_and(|due| due <= now) {
+            self.ticking = true;
+            self.fly(Op::Tick, Landed::Ticked);
+        }
+        if let Some(work) = work.filter(|_| !self.working) {
+            self.working = true;
+            self.fly(Op::AdvanceWork(work), Landed::Worked);
+        }
+        for host in self.hosts.silent(live.into_iter()) {
+            if !self.silencing.contains(&host) {
+                self.silencing.push(host);
+                tracing::warn!(%host, "not heard for too long: its tasks are PARTITIONED");
+                self.fly(Op::Silence(host), move |fate| Landed::Silenced(host, fate));
+            }
+        }
+    }
+}
+
+fn gauges(state: &engine::State) {
+    for (status, count) in state.status_counts() {
+        metrics::gauge!(telemetry::TASKS, "status" => status.as_str()).set(count as f64);
+    }
+    metrics::gauge!(telemetry::JOBS).set(state.job_count() as f64);
+    let silent = state.hosts().filter(|host| host.silent).count();
+    metrics::gauge!(telemetry::HOSTS, "heard" => "no").set(silent as f64);
+    metrics::gauge!(telemetry::HOSTS, "heard" => "yes").set((state.hosts().count() - silent) as f64);
+}

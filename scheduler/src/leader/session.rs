@@ -1,0 +1,86 @@
+//! What the rest of the process knows of the leader's loop: how to propose, how to reach it, when it is over.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use engine::{Command, Op, Reply, Request, Timestamp};
+use proto::wire::AgentFrame;
+use proto::{Fence, TaskId};
+use replication::ProposeError;
+use tokio::sync::{mpsc, watch};
+
+use super::clock::SessionClock;
+use crate::outlet::Outlet;
+use crate::running::Replica;
+
+/// One agent's place in the leader's loop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkId(pub u64);
+
+/// What reaches the leader's loop from outside.
+#[derive(Debug)]
+pub enum Event {
+    /// An agent's stream came here.
+    Open(LinkId, Outlet),
+    /// It said something.
+    Frame(LinkId, AgentFrame),
+    /// It is gone.
+    Close(LinkId),
+}
+
+/// One replica's leadership of one term.
+#[derive(Debug)]
+pub struct Session {
+    /// Under which agents obey this session.
+    pub fence: Fence,
+    pub(super) cluster_id: String,
+    pub(super) lineage_id: String,
+    pub(super) replica: Replica,
+    pub(super) clock: SessionClock,
+    pub(super) inbox: mpsc::Sender<Event>,
+    pub(super) over: watch::Sender<bool>,
+    /// Why tasks are pending, from the newest round that looked at them.
+    pub(super) why_pending: Mutex<BTreeMap<TaskId, Arc<str>>>,
+    pub(super) next_link: AtomicU64,
+}
+
+impl Session {
+    /// Puts an operation through the log, stamped with State's time; returns what apply answered.
+    pub async fn propose(&self, op: Op, request: Option<Request>) -> Result<Reply, ProposeError> {
+        let command = Command { at: Timestamp(self.clock.now_ms()), request, op };
+        Ok(self.replica.propose(command.encode().into()).await?.reply)
+    }
+
+    /// Seats an agent; `None` if the loop is over or overloaded.
+    pub fn open(&self, outlet: Outlet) -> Option<LinkId> {
+        let link = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
+        self.inbox.try_send(Event::Open(link, outlet)).is_ok().then_some(link)
+    }
+
+    /// Passes an agent's frame on; false if the loop is over or overloaded.
+    pub fn frame(&self, link: LinkId, frame: AgentFrame) -> bool {
+        self.inbox.try_send(Event::Frame(link, frame)).is_ok()
+    }
+
+    /// The agent is gone. Lost when the inbox is full: then the link ends at its next unanswered frame.
+    pub fn close(&self, link: LinkId) {
+        let _ = self.inbox.try_send(Event::Close(link));
+    }
+
+    /// Resolves when the session is over.
+    pub async fn over(&self) {
+        let mut over = self.over.subscribe();
+        let _ = over.wait_for(|over| *over).await;
+    }
+
+    /// Why `task` is pending, as far as a round of this session has looked.
+    pub fn why_pending(&self, task: TaskId) -> Option<Arc<str>> {
+        self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).get(&task).cloned()
+    }
+
+    /// A point behind which every acknowledged change is visible on this replica.
+    pub async fn barrier(&self) -> Result<(), replication::ReadError> {
+        self.replica.barrier().await
+    }
+}

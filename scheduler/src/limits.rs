@@ -1,0 +1,44 @@
+//! Every maximum of the replica process, and how they relate. Full means "no, retry later", at once.
+
+use std::time::Duration;
+
+/// Events waiting for the leader's loop: agents' frames, opened and closed links.
+pub const LEADER_INBOX_MAX: usize = 16_384;
+/// Frames waiting for one agent; an agent that is slower than this is cut off and comes again.
+pub const AGENT_OUTBOX_MAX: usize = 64;
+/// Frames waiting on the stream between two replicas, either way.
+pub const RELAY_QUEUE_MAX: usize = 8_192;
+/// Agent streams one replica holds.
+pub const AGENT_STREAMS_MAX: usize = 60_000;
+/// Hints kept for the leader; more, and it reads the whole State anew.
+pub const HINTS_MAX: usize = 200_000;
+/// Commands the leader's loop has in the log at once. Requests of users are beside this.
+pub const PROPOSALS_MAX: usize = 512;
+/// Placements of one round.
+pub const PLACEMENTS_PER_ROUND_MAX: usize = 10_000;
+/// Bytes of one message from a user or an agent.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Tasks in one answer about a job.
+pub const TASKS_PER_ANSWER_MAX: usize = 10_000;
+/// Jobs in one answer.
+pub const JOBS_PER_ANSWER_MAX: usize = 100_000;
+
+/// How long a leader may trust its last acknowledgement by a quorum before it stops sending starts and kills.
+pub const LEADER_LEASE: Duration = Duration::from_secs(1);
+/// A host not heard for this long is PARTITIONED, whatever the fleet's size.
+pub const SILENCE: Duration = Duration::from_secs(15);
+/// A host whose newest wanted set is not obeyed after this long is sent it again.
+pub const RESEND: Duration = Duration::from_secs(1);
+/// How often the leader looks at deadlines and silent hosts.
+pub const SWEEP: Duration = Duration::from_millis(100);
+/// Between two rounds under load.
+pub const ROUND_PACE: Duration = Duration::from_millis(50);
+/// How long a request waits for a leader to appear before it is told that there is none.
+pub const LEADER_WAIT: Duration = Duration::from_secs(3);
+/// How long a request waits for the log before its fate is unknown.
+pub const REQUEST_WAIT: Duration = Duration::from_secs(10);
+/// How often replicas read each other's clocks.
+pub const CLOCK_READ: Duration = Duration::from_secs(5);
+
+const _: () = assert!(LEADER_LEASE.as_millis() * 5 < SILENCE.as_millis(), "starts must stop long before a host counts as lost");
+const _: () = assert!(PLACEMENTS_PER_ROUND_MAX <= HINTS_MAX, "one round's effects must not overflow the hints");

@@ -1,0 +1,59 @@
+//! All names of this process' metrics, and their help texts. Raft's are in `replication`'s file of the same name.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// 1 on the leader, else 0.
+pub const LEADING: &str = "borealis_scheduler_leading";
+/// Seconds spent deciding one round.
+pub const ROUND_SECONDS: &str = "borealis_scheduler_round_seconds";
+/// Placements that apply accepted.
+pub const PLACEMENTS: &str = "borealis_scheduler_placements_total";
+/// Placements that apply refused because State had moved on.
+pub const PLACEMENTS_REFUSED: &str = "borealis_scheduler_placements_refused_total";
+/// Live tasks by status.
+pub const TASKS: &str = "borealis_scheduler_tasks";
+/// Jobs.
+pub const JOBS: &str = "borealis_scheduler_jobs";
+/// Hosts by whether they are heard.
+pub const HOSTS: &str = "borealis_scheduler_hosts";
+/// Agent streams held by this replica.
+pub const AGENT_STREAMS: &str = "borealis_scheduler_agent_streams";
+/// Commands proposed by the leader, by kind and outcome.
+pub const PROPOSALS: &str = "borealis_scheduler_proposals_total";
+/// Requests of users, by operation and outcome.
+pub const REQUESTS: &str = "borealis_scheduler_requests_total";
+/// Seconds from a request's arrival to its answer.
+pub const REQUEST_SECONDS: &str = "borealis_scheduler_request_seconds";
+/// Wanted sets sent to hosts.
+pub const WANTED_SETS: &str = "borealis_scheduler_wanted_sets_total";
+/// Seconds from gaining leadership to the session's first round.
+pub const SESSION_START_SECONDS: &str = "borealis_scheduler_session_start_seconds";
+/// 1; the label says which version runs.
+pub const BUILD_INFO: &str = "borealis_scheduler_build_info";
+
+/// Gives every metric its help text, and the gauges a first value.
+pub fn describe() {
+    describe_gauge!(LEADING, "1 on the replica that leads, else 0.");
+    describe_histogram!(ROUND_SECONDS, Unit::Seconds, "Time to decide one scheduling round.");
+    describe_counter!(PLACEMENTS, "Placements that were committed and accepted.");
+    describe_counter!(PLACEMENTS_REFUSED, "Placements that apply refused because State had moved on.");
+    describe_gauge!(TASKS, "Live tasks, by status.");
+    describe_gauge!(JOBS, "Jobs with at least one live task.");
+    describe_gauge!(HOSTS, "Registered hosts, by whether they are heard.");
+    describe_gauge!(AGENT_STREAMS, "Streams of agents that this replica holds.");
+    describe_counter!(PROPOSALS, "Commands the leader's loop proposed, by kind and outcome.");
+    describe_counter!(REQUESTS, "Requests of users, by operation and outcome.");
+    describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Time from a request's arrival to its answer.");
+    describe_counter!(WANTED_SETS, "Wanted sets sent to hosts.");
+    describe_histogram!(SESSION_START_SECONDS, Unit::Seconds, "Time from gaining leadership to the first round.");
+    describe_gauge!(BUILD_INFO, "Always 1; the label says which version runs.");
+    metrics::gauge!(LEADING).set(0.0);
+    metrics::gauge!(AGENT_STREAMS).set(0.0);
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Bounds of every histogram in seconds: 50 microseconds to 30 seconds.
+pub const SECONDS_BUCKETS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0,
+];
