@@ -1,2 +1,2 @@
-//! Not yet.
+//! The program `borealis-executor TASK_DIR`.
 fn main() {}
