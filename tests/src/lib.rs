@@ -1,1 +1,19 @@
-//! Harness.
+//! The harness: what the tests, the demo and the benchmarks share.
+//!
+//! It drives real programs as processes of their own, on 127.0.0.1 and in temporary directories, and it judges
+//! what they left behind. The judging parts (`oracle`, `journal`, `tidy`, `figures`) are pure functions over
+//! values, so that each is itself tested with broken histories. Nothing here is used by the product.
+
+pub mod api;
+pub mod client;
+pub mod cluster;
+pub mod figures;
+pub mod fsync;
+pub mod jobs;
+pub mod journal;
+pub mod oracle;
+pub mod processes;
+pub mod programs;
+pub mod tidy;
+pub mod verdict;
+pub mod wait;

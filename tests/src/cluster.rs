@@ -1,0 +1,413 @@
+//! A cluster of real processes, children of this one, in a temporary directory on 127.0.0.1.
+//!
+//! One cluster at a time: on a small machine two of them would disturb each other's elections, and a test would
+//! then judge the machine. When a cluster is dropped, every process that belongs to its directory is killed by its
+//! pid, the tasks' too. After a failed test the directory stays, and the ends of the logs are printed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use proto::JobKey;
+use proto::wire;
+
+use crate::api::Api;
+use crate::client::Client;
+use crate::journal::{self, Journal, TaskOnDisk};
+use crate::processes::{self, Identity};
+use crate::programs::{AGENT, Programs, SCHEDULER};
+use crate::wait;
+
+/// One test at a time has a cluster.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// How long anything that should happen at once may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Scheduler replicas.
+    pub replicas: usize,
+    /// Agents.
+    pub agents: usize,
+    /// Raft timers: `fast` or `lan`.
+    pub profile: &'static str,
+    /// CPUs that each agent offers.
+    pub cpus: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup { replicas: 3, agents: 2, profile: "fast", cpus: 4 }
+    }
+}
+
+/// One program of the cluster.
+#[derive(Debug)]
+pub struct Member {
+    /// `replica-1`, `agent-2` ...
+    pub name: String,
+    /// Its data.
+    pub dir: PathBuf,
+    /// HOST:PORT of a replica's API; empty for agents.
+    pub api: String,
+    /// HOST:PORT for a replica's peers; empty for agents.
+    pub raft: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Member {
+    /// Starts the process; an error when it runs already.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "{} runs already", self.name);
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Pid of the running process.
+    pub fn pid(&self) -> Result<i32> {
+        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        Ok(child.id() as i32)
+    }
+
+    /// Sends a signal with kill(2).
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        processes::signal(self.pid()?, signal)
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.reap()
+    }
+
+    /// Waits for the end of a process that was told to end.
+    pub fn reap(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// An error when the process has ended by itself.
+    pub fn must_live(&mut self) -> Result<()> {
+        let name = &self.name;
+        let child = self.child.as_mut().with_context(|| format!("{name} does not run"))?;
+        match child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{name} ended by itself, with {status}; its log ends:\n{}", tail(&self.log)),
+        }
+    }
+
+    /// Whether it was started and not killed since.
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The programs it runs.
+    pub programs: Programs,
+    /// The cluster's name, first part of its job keys.
+    pub name: String,
+    /// The replicas, in order of joining.
+    pub replicas: Vec<Member>,
+    /// The agents.
+    pub agents: Vec<Member>,
+    apis: Vec<Api>,
+    dir: Option<tempfile::TempDir>,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts replicas and agents, and returns when there is a leader that knows all hosts.
+    pub async fn start(setup: Setup) -> Result<Cluster> {
+        let turn = TURN.lock().await;
+        let programs = Programs::find()?;
+        let dir = tempfile::Builder::new().prefix("borealis-test-").tempdir()?;
+        // Tasks run as their role's user, who must be able to reach the sandbox.
+        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let name = "test".to_owned();
+        let ports = free_ports(setup.replicas * 2)?;
+        let mut replicas = Vec::new();
+        for (n, ports) in ports.chunks(2).enumerate() {
+            let (api, raft) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
+            let member = dir.path().join(format!("replica-{}", n + 1));
+            let arguments = [
+                "--dir", &member.display().to_string(), "--cluster", &name, "--api", &api, "--raft", &raft,
+                "--profile", setup.profile,
+            ];
+            replicas.push(new_member(&programs, SCHEDULER, &member, &arguments, (&api, &raft)));
+        }
+        let apis: Vec<Api> = replicas.iter().map(|replica| Api::new(&replica.api)).collect::<Result<_>>()?;
+        let addresses: Vec<&str> = replicas.iter().map(|replica| replica.api.as_str()).collect();
+        let addresses = addresses.join(",");
+        let mut agents = Vec::new();
+        for n in 0..setup.agents {
+            let member = dir.path().join(format!("agent-{}", n + 1));
+            let first = free_range(TASK_PORTS)?;
+            let arguments = [
+                "--dir", &member.display().to_string(), "--name", &format!("host-{}", n + 1),
+                "--schedulers", &addresses, "--http", "127.0.0.1:0", "--attribute", &format!("rack=r{}", n + 1),
+                "--ports", &format!("{first}-{}", first + TASK_PORTS - 1), "--cpus", &setup.cpus.to_string(),
+            ];
+            agents.push(new_member(&programs, AGENT, &member, &arguments, ("", "")));
+        }
+        let mut cluster = Cluster { programs, name, replicas, agents, apis, dir: Some(dir), _turn: turn };
+        cluster.found().await?;
+        Ok(cluster)
+    }
+
+    async fn found(&mut self) -> Result<()> {
+        for replica in &mut self.replicas {
+            replica.start()?;
+        }
+        for n in 0..self.replicas.len() {
+            self.serves(n).await?;
+        }
+        self.apis[0].init().await.done().context("the first replica refused `init`")?;
+        for n in 1..self.replicas.len() {
+            let via = self.replicas[0].api.clone();
+            let what = format!("{} to join", self.replicas[n].name);
+            wait::until(&what, PATIENCE, async || self.apis[n].join(&via).await.done()).await?;
+        }
+        for agent in &mut self.agents {
+            agent.start()?;
+        }
+        self.leader().await?;
+        self.hosts_known().await
+    }
+
+    /// Waits until a replica answers for itself.
+    pub async fn serves(&mut self, n: usize) -> Result<wire::ClusterStatusReply> {
+        let (replica, api) = (&mut self.replicas[n], &self.apis[n]);
+        let what = format!("{} to answer", replica.name);
+        wait::until(&what, PATIENCE, async || {
+            replica.must_live()?;
+            api.status().await.done()
+        })
+        .await
+    }
+
+    /// Waits until the leader has heard every agent.
+    pub async fn hosts_known(&self) -> Result<()> {
+        wait::until("all agents to be known", PATIENCE, async || {
+            let hosts = self.any_api().list_hosts().await.done()?.hosts;
+            let loud = hosts.iter().filter(|host| !host.silent).count();
+            ensure!(loud == self.agents.len(), "{loud} of {} hosts are heard", self.agents.len());
+            Ok(())
+        })
+        .await
+    }
+
+    /// The directory of everything.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().expect("the directory lives as long as the cluster").path()
+    }
+
+    /// One replica's API.
+    pub fn api(&self, n: usize) -> &Api {
+        &self.apis[n]
+    }
+
+    /// All replicas' APIs.
+    pub fn apis(&self) -> &[Api] {
+        &self.apis
+    }
+
+    /// The API of the first replica that runs.
+    pub fn any_api(&self) -> &Api {
+        let running = self.replicas.iter().position(Member::runs).unwrap_or(0);
+        &self.apis[running]
+    }
+
+    /// The command line, pointed at all replicas.
+    pub fn client(&self) -> Client {
+        let addresses: Vec<String> = self.replicas.iter().map(|replica| replica.api.clone()).collect();
+        Client::new(&self.programs, &addresses)
+    }
+
+    /// A key for a job of this cluster.
+    pub fn key(&self, name: &str) -> JobKey {
+        crate::jobs::key(&self.name, name)
+    }
+
+    /// The replica that leads by its own word and by that of a majority, in the highest term; waits for one.
+    pub async fn leader(&self) -> Result<usize> {
+        wait::until("a leader", PATIENCE, async || self.leader_now().await).await
+    }
+
+    async fn leader_now(&self) -> Result<usize> {
+        let mut said = Vec::new();
+        for (n, api) in self.apis.iter().enumerate().filter(|(n, _)| self.replicas[*n].runs()) {
+            if let Ok(status) = api.within(Duration::from_secs(2)).status().await.done() {
+                said.push((n, status));
+            }
+        }
+        let term = said.iter().map(|(_, status)| status.term).max().unwrap_or(0);
+        let own = said.iter().find(|(_, s)| s.term == term && s.leader != 0 && s.leader == s.node_id);
+        let (n, own) = own.with_context(|| format!("of {} replicas that answer none leads", said.len()))?;
+        let followers = said.iter().filter(|(_, s)| s.term == term && s.leader == own.node_id).count();
+        ensure!(followers * 2 > self.replicas.len(), "{} has {followers} followers only", self.replicas[*n].name);
+        Ok(*n)
+    }
+
+    /// A job, asked of a running replica until one answers.
+    pub async fn job(&self, key: &JobKey) -> Result<wire::GetJobReply> {
+        wait::until("an answer about a job", PATIENCE, async || self.any_api().get_job(key).await.done()).await
+    }
+
+    /// Waits until exactly `instances` tasks of the job live, all RUNNING.
+    pub async fn all_running(&self, key: &JobKey, instances: u32) -> Result<wire::GetJobReply> {
+        wait::until(&format!("{instances} RUNNING tasks of {key}"), PATIENCE, async || {
+            let job = self.any_api().get_job(key).await.done()?;
+            let seen: Vec<_> = job.tasks.iter().map(|t| (t.instance, t.status(), t.message.clone())).collect();
+            let running = job.tasks.iter().filter(|task| task.status() == wire::Status::Running).count();
+            ensure!(job.tasks.len() == instances as usize && running == job.tasks.len(), "its tasks are {seen:?}");
+            Ok(job)
+        })
+        .await
+    }
+
+    /// Waits until no task of the job lives.
+    pub async fn all_gone(&self, key: &JobKey) -> Result<()> {
+        wait::until(&format!("no live task of {key}"), PATIENCE, async || {
+            match self.any_api().get_job(key).await {
+                crate::api::Answer::Refused(tonic::Code::NotFound, _) => Ok(()),
+                answer => {
+                    let left = answer.done()?.tasks;
+                    ensure!(left.is_empty(), "{} are left", left.len());
+                    Ok(())
+                }
+            }
+        })
+        .await
+    }
+
+    /// Every agent's launch journal.
+    pub fn journals(&self) -> Result<Vec<Journal>> {
+        self.agents.iter().map(|agent| journal::read(&agent.dir, &agent.name)).collect()
+    }
+
+    /// Every task that has a directory on an agent, by agent.
+    pub fn tasks_on_disk(&self) -> Result<Vec<(String, TaskOnDisk)>> {
+        let mut tasks = Vec::new();
+        for agent in self.agents.iter().filter(|agent| agent.dir.exists()) {
+            tasks.extend(journal::tasks(&agent.dir)?.into_iter().map(|task| (agent.name.clone(), task)));
+        }
+        Ok(tasks)
+    }
+
+    /// Every living process of every task, by task id and process name, executors included.
+    pub fn living(&self) -> Result<BTreeMap<(u64, String), Identity>> {
+        let mut living = BTreeMap::new();
+        for (_, task) in self.tasks_on_disk()? {
+            let id = task.task_id;
+            living.extend(task.living().into_iter().map(|(name, identity)| ((id, name), identity)));
+        }
+        Ok(living)
+    }
+
+    /// An error when a process of the cluster that should run has ended.
+    pub fn must_live(&mut self) -> Result<()> {
+        self.replicas.iter_mut().chain(&mut self.agents).filter(|m| m.runs()).try_for_each(Member::must_live)
+    }
+
+    /// Kills everything and says what was found alive afterwards, which is nothing or an error.
+    pub fn stop(&mut self) -> Result<()> {
+        for member in self.replicas.iter_mut().chain(&mut self.agents).filter(|m| m.runs()) {
+            // A stopped process (SIGSTOP) dies of SIGKILL as well.
+            let _ = member.kill();
+        }
+        processes::sweep(self.dir(), Duration::from_secs(20)).map(|_| ())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(why) = self.stop() {
+            eprintln!("processes of {} are left: {why:#}", self.dir().display());
+        }
+        if std::thread::panicking() {
+            for member in self.replicas.iter().chain(&self.agents) {
+                eprintln!("--- {} ends:\n{}", member.log.display(), tail(&member.log));
+            }
+            if let Some(dir) = self.dir.take() {
+                eprintln!("--- everything is kept in {}", dir.keep().display());
+            }
+        }
+    }
+}
+
+/// Ports for tasks on each agent.
+const TASK_PORTS: u16 = 50;
+
+fn new_member(
+    programs: &Programs,
+    program: &str,
+    dir: &Path,
+    arguments: &[&str],
+    (api, raft): (&str, &str),
+) -> Member {
+    Member {
+        name: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        dir: dir.into(),
+        api: api.into(),
+        raft: raft.into(),
+        program: programs.path(program),
+        arguments: arguments.iter().map(|argument| argument.to_string()).collect(),
+        log: dir.with_extension("log"),
+        child: None,
+    }
+}
+
+/// Ports that nobody listens on now, below those that the kernel hands out for outgoing connections: a replica that
+/// is down for a while must find its port free.
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let mut held = Vec::new();
+    for _ in 0..1000 {
+        if held.len() == count {
+            break;
+        }
+        let port = rand::random_range(20_000..30_000);
+        held.extend(TcpListener::bind(("127.0.0.1", port)));
+    }
+    ensure!(held.len() == count, "no {count} free ports between 20000 and 30000");
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+/// The first of `count` adjacent ports, all free now.
+pub fn free_range(count: u16) -> Result<u16> {
+    for _ in 0..1000 {
+        let first: u16 = rand::random_range(12_000..19_000);
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    bail!("no {count} adjacent free ports between 12000 and 19000")
+}
+
+/// The last lines of a log.
+pub fn tail(path: &Path) -> String {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}

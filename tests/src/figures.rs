@@ -1,0 +1,83 @@
+//! From measured times to figures: percentiles, and the machine they were measured on.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Fewer samples than this have no 99th percentile.
+const P99_SAMPLES_MIN: usize = 100;
+
+/// Of a set of times, in milliseconds with three decimals; `None` = too few samples to say.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// Median.
+    pub p50_ms: Option<f64>,
+    /// 90th percentile.
+    pub p90_ms: Option<f64>,
+    /// 99th, from 100 samples up.
+    pub p99_ms: Option<f64>,
+    /// The worst.
+    pub max_ms: Option<f64>,
+}
+
+/// By nearest rank: a figure is always one that was measured.
+pub fn percentiles(times: &[Duration]) -> Percentiles {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let ms = |time: &Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let rank = |percent: usize| {
+        let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+        sorted.get(at).map(ms)
+    };
+    Percentiles {
+        p50_ms: rank(50),
+        p90_ms: rank(90),
+        p99_ms: if sorted.len() >= P99_SAMPLES_MIN { rank(99) } else { None },
+        max_ms: sorted.last().map(ms),
+    }
+}
+
+/// What the figures were measured on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Processor's name.
+    pub cpu: String,
+    /// Processors this program may use.
+    pub cores: usize,
+    /// Memory, in MiB.
+    pub ram_mib: u64,
+    /// Kernel release.
+    pub kernel: String,
+}
+
+/// This machine.
+pub fn machine() -> Machine {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let ram_kib: u64 = field(&read("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
+    Machine {
+        cpu: field(&read("/proc/cpuinfo"), "model name"),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        ram_mib: ram_kib / 1024,
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_samples() {
+        let times: Vec<_> = (1..=20).map(Duration::from_millis).collect();
+        let want = Percentiles { p50_ms: Some(10.0), p90_ms: Some(18.0), p99_ms: None, max_ms: Some(20.0) };
+        assert_eq!(percentiles(&times), want);
+        let times: Vec<_> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(percentiles(&times).p99_ms, Some(99.0));
+        assert_eq!(percentiles(&[]).p50_ms, None);
+        assert_eq!(percentiles(&[Duration::from_micros(1500)]).p50_ms, Some(1.5));
+    }
+}
