@@ -7,6 +7,8 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/borealis
 # One target directory per clone, outside of it.
 export CARGO_TARGET_DIR ?= $(cache)/target-$(shell printf '%s' '$(CURDIR)' | sha256sum | cut -c1-12)
 bin = $(CARGO_TARGET_DIR)/debug
+# What the programs say they are, and what the tests demand of them.
+export BOREALIS_COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
 # RocksDB's library is built once and linked by every profile.
 rocksdb = export ROCKSDB_LIB_DIR="$$(deploy/setup/rocksdb.sh)" ROCKSDB_STATIC=1
 
@@ -20,11 +22,10 @@ setup:
 
 env: setup ## prints the variables that a bare cargo needs: eval "$(make env)"
 	@$(rocksdb)
-	echo "export CARGO_TARGET_DIR=$(CARGO_TARGET_DIR) ROCKSDB_LIB_DIR=$$ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 BOREALIS_BIN=$(bin)"
+	echo "export CARGO_TARGET_DIR=$(CARGO_TARGET_DIR) ROCKSDB_LIB_DIR=$$ROCKSDB_LIB_DIR ROCKSDB_STATIC=1 BOREALIS_BIN=$(bin) BOREALIS_COMMIT=$(BOREALIS_COMMIT)"
 
 build: setup ## all four programs
 	@$(rocksdb)
-	export BOREALIS_COMMIT="$$(git rev-parse HEAD 2>/dev/null || echo unknown)$$(git diff --quiet HEAD 2>/dev/null || echo -dirty)"
 	cargo build --locked --workspace --bins
 
 demo: build ## a local cluster, two real jobs, kills of leader, agent and all replicas; nothing is lost

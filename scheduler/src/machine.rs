@@ -5,8 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use engine::state::RowValue;
-use engine::{Command, Corrupt, Hint, Reply, State};
+use engine::{Command, Corrupt, Hint, Reply, RowValue, State};
 use tokio::sync::Notify;
 
 use crate::limits::HINTS_MAX;
@@ -93,7 +92,7 @@ impl replication::Row for EngineRow {
 }
 
 fn corrupt(why: Corrupt) -> replication::Corrupt {
-    replication::Corrupt::new(why.to_string())
+    replication::Corrupt::new("the engine's bytes", why.to_string())
 }
 
 impl replication::Machine for Machine {
@@ -116,13 +115,13 @@ impl replication::Machine for Machine {
         applied.reply
     }
 
-    fn load(rows: &mut replication::RowReader<'_>) -> Result<Self, replication::Corrupt> {
+    fn load(rows: &mut replication::Rows<'_>) -> Result<Self, replication::Corrupt> {
         let mut broken = None;
         let readable = rows.map_while(|row| row.map_err(|why| broken = Some(why)).ok());
-        let state = State::load(readable).map_err(corrupt);
+        let state = State::load(readable);
         match broken {
             Some(why) => Err(why),
-            None => Ok(Machine { state: state?, hints: Arc::default() }),
+            None => Ok(Machine { state: state.map_err(corrupt)?, hints: Arc::default() }),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `borealis-scheduler`: one replica of the scheduler.
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use scheduler::options::Options;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+    let commit = option_env!("BOREALIS_COMMIT").unwrap_or("unknown");
+    let version: &'static str = format!("{} ({commit})", env!("CARGO_PKG_VERSION")).leak();
+    let options = Options::from_arg_matches(&Options::command().version(version).get_matches())?;
     let filter = EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if options.log_format == "json" { log.json().init() } else { log.with_ansi(false).init() }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// A scheduler replica of Borealis.
 #[derive(clap::Parser, Clone, Debug)]
-#[command(name = "borealis-scheduler", version = crate::VERSION)]
+#[command(name = "borealis-scheduler")]
 pub struct Options {
     /// Directory of this replica's log, rows and identity.
     #[arg(long)]

@@ -8,7 +8,7 @@ use rpc::agents_server::AgentsServer;
 use rpc::borealis_server::BorealisServer;
 use rpc::cluster_server::ClusterServer;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tonic::Status;
 
 use crate::api::cluster::Operators;
@@ -32,6 +32,7 @@ pub struct Node {
     /// Held while the process becomes a member, so that it happens once.
     pub birth: Mutex<()>,
     running: OnceLock<Running>,
+    started: Notify,
     raft_listener: std::sync::Mutex<Option<TcpListener>>,
 }
 
@@ -48,12 +49,12 @@ impl Node {
 
     /// What replication is started with.
     pub fn replication(&self) -> anyhow::Result<replication::Options> {
-        let profile = self.options.profile.parse().map_err(|why| anyhow::anyhow!("--profile: {why}"))?;
+        let profile = self.options.profile.parse().map_err(|why: String| anyhow::anyhow!("--profile: {why}"))?;
         Ok(replication::Options::new(
             self.options.dir.clone(),
-            self.options.cluster.clone(),
-            self.options.raft_address().to_owned(),
-            self.options.api_address().to_owned(),
+            &self.options.cluster,
+            self.options.raft_address(),
+            self.options.api_address(),
             profile,
         ))
     }
@@ -79,7 +80,9 @@ impl Node {
         tokio::spawn(leader::run(replica.clone(), clocks.clone(), session_writer));
         tokio::spawn(route::keep(replica.clone(), self.peers.clone(), running.sessions.clone(), route_writer));
         tokio::spawn(clocks.keep(replica, self.peers.clone()));
-        Ok(self.running.get_or_init(|| running).clone())
+        let running = self.running.get_or_init(|| running).clone();
+        self.started.notify_one();
+        Ok(running)
     }
 }
 
@@ -109,6 +112,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         peers: Peers::default(),
         birth: Mutex::default(),
         running: OnceLock::new(),
+        started: Notify::new(),
         raft_listener: std::sync::Mutex::new(Some(raft)),
     });
     if replication::identity(&node.options.dir)?.is_some() {
@@ -131,6 +135,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::select! {
         served = axum::serve(api, router) => served.context("serving the API port")?,
         () = told_to_stop() => tracing::info!("told to stop"),
+        why = broken(&node) => anyhow::bail!("this replica cannot go on: {why}"),
     }
     if let Ok(running) = node.running() {
         running.replica.shutdown().await;
@@ -155,6 +160,16 @@ limited!(BorealisServer<Jobs>, ClusterServer<Operators>, AgentsServer<Gateway>);
 
 fn limited<S: Limited>(service: S) -> S {
     service.limit()
+}
+
+/// Resolves with the reason when the replica cannot go on.
+async fn broken(node: &Node) -> String {
+    loop {
+        match node.running() {
+            Ok(running) => return running.replica.stopped().await,
+            Err(_) => node.started.notified().await,
+        }
+    }
 }
 
 async fn told_to_stop() {

@@ -26,6 +26,9 @@ use crate::server::Node;
 /// How long a replica may take to apply up to the point of a fingerprint.
 const FINGERPRINT_WAIT: Duration = Duration::from_secs(10);
 
+/// A member that answered the leader within this time counts as heard.
+const HEARD_LATELY: Duration = Duration::from_secs(5);
+
 /// The service behind `borealis cluster`.
 #[derive(Debug)]
 pub struct Operators {
@@ -56,10 +59,10 @@ impl Operators {
             term: status.term,
             leader: status.leader.unwrap_or(0),
             members: status.members.iter().map(member_view).collect(),
-            last_log_index: status.last_log_index,
-            applied_index: status.applied_index,
-            stored_index: status.stored_index,
-            snapshot_index: status.snapshot_index,
+            last_log_index: status.last_log,
+            applied_index: status.applied,
+            stored_index: status.stored,
+            snapshot_index: status.snapshot,
             state: status.state,
             wall_ms: wall_ms(),
         }
@@ -72,8 +75,8 @@ fn member_view(member: &replication::Member) -> MemberView {
         raft_address: member.raft_address.clone(),
         api_address: member.api_address.clone(),
         voter: member.voter,
-        lag: member.lag,
-        heard: member.heard,
+        lag: member.lag.unwrap_or(0),
+        heard: member.heard.is_some_and(|ago| ago < HEARD_LATELY),
     }
 }
 
@@ -112,7 +115,7 @@ impl rpc::cluster_server::Cluster for Operators {
             )));
         }
         let options = self.node.replication().map_err(failed)?;
-        let store_uuid = replication::new_store_uuid(&options).await.map_err(failed)?;
+        let store_uuid = replication::store_uuid(&options.dir).map_err(failed)?;
         let ask = AdmitRequest {
             store_uuid: store_uuid.clone(),
             raft_address: self.node.options.raft_address().to_owned(),
@@ -152,10 +155,10 @@ impl rpc::cluster_server::Cluster for Operators {
             running.replica.admit(&ask.store_uuid, &ask.raft_address, &ask.api_address).await.map_err(failed)?;
         Ok(Response::new(AdmitReply {
             cluster_id: identity.cluster_id.clone(),
-            node_id: admitted.node_id,
-            members: running.replica.status().members.iter().map(member_view).collect(),
-            lineage_id: identity.lineage_id.clone(),
-            epoch: identity.epoch,
+            node_id: admitted.identity.node_id,
+            members: admitted.members.iter().map(member_view).collect(),
+            lineage_id: admitted.identity.lineage_id,
+            epoch: admitted.identity.epoch,
         }))
     }
 
@@ -170,11 +173,12 @@ impl rpc::cluster_server::Cluster for Operators {
             let deadline = tokio::time::Instant::now() + FINGERPRINT_WAIT;
             loop {
                 match running.replica.fingerprint_at() {
-                    Some((log_index, sum)) if log_index == at => {
-                        return Ok(Response::new(FingerprintReply { log_index, sum: convert::hex(&sum), replicas: vec![] }));
+                    Some(own) if own.index == at => {
+                        let sum = convert::hex(&own.sum);
+                        return Ok(Response::new(FingerprintReply { log_index: at, sum, replicas: vec![] }));
                     }
-                    Some((log_index, _)) if log_index > at => {
-                        return Err(failed(format!("a newer fingerprint, at {log_index}, has replaced the one at {at}")));
+                    Some(own) if own.index > at => {
+                        return Err(failed(format!("a newer fingerprint, at {}, has replaced the one at {at}", own.index)));
                     }
                     _ if tokio::time::Instant::now() > deadline => {
                         return Err(Status::unavailable(format!("this replica has not applied log index {at} yet")));

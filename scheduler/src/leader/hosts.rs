@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use engine::ConfigHash;
+use engine::{ConfigHash, Timestamp};
 use proto::wire::{AgentFrame, Hello, Reports, SchedulerFrame, agent_frame, scheduler_frame};
 use proto::{HostId, wire};
 
@@ -15,6 +15,9 @@ use super::session::{LinkId, Session};
 use crate::limits::{LEADER_LEASE, RESEND, SILENCE};
 use crate::outlet::Outlet;
 use crate::telemetry;
+
+/// Reports of one agent that may wait behind those in the log; more, and it starts over with a hello.
+const REPORTS_WAITING_MAX: usize = 10_000;
 
 /// All links, and which hosts are theirs.
 #[derive(Debug)]
@@ -38,6 +41,9 @@ struct Link {
     obeyed: u64,
     sent: Option<(u64, Instant)>,
     configs_sent: BTreeSet<ConfigHash>,
+    /// Reports are in the log; later ones wait, so that an acknowledgement never skips one that was lost.
+    reporting: bool,
+    waiting: Vec<wire::TaskReport>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +89,8 @@ impl Hosts {
             obeyed: 0,
             sent: None,
             configs_sent: BTreeSet::new(),
+            reporting: false,
+            waiting: Vec::new(),
         };
         self.links.insert(id, link);
     }
@@ -119,6 +127,8 @@ impl Hosts {
                 link.obeyed = 0;
                 link.sent = None;
                 link.configs_sent.clear();
+                link.reporting = true; // until what the hello said is applied
+                link.waiting.clear();
                 Some(Ask::Hello(id, Box::new(hello)))
             }
             agent_frame::Body::Heartbeat(heartbeat) => {
@@ -137,9 +147,18 @@ impl Hosts {
                 None
             }
             agent_frame::Body::Reports(Reports { reports, .. }) => {
-                let Stage::Up(host) = link.stage else { return None };
-                self.heard.insert(host, boottime());
-                Some(Ask::Reports(id, host, link.journal.clone(), reports))
+                if link.stage == Stage::Silent {
+                    return None; // the hello that was asked for repeats them
+                }
+                link.waiting.extend(reports);
+                if link.waiting.len() > REPORTS_WAITING_MAX {
+                    self.again(id);
+                    return None;
+                }
+                if let Stage::Up(host) = link.stage {
+                    self.heard.insert(host, boottime());
+                }
+                self.next_reports(id)
             }
         }
     }
@@ -171,15 +190,29 @@ impl Hosts {
     pub fn again(&mut self, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.stage = Stage::Silent;
+            link.waiting.clear();
             if !link.outlet.send(crate::route::resync()) {
                 self.hang_up(id);
             }
         }
     }
 
-    /// Reports up to `sequence` are applied.
-    pub fn acknowledge(&mut self, session: &Session, id: LinkId, sequence: u64) {
+    /// The reports that go through the log next, if none of this agent are there now.
+    fn next_reports(&mut self, id: LinkId) -> Option<Ask> {
+        let link = self.links.get_mut(&id)?;
+        let Stage::Up(host) = link.stage else { return None };
+        if link.reporting || link.waiting.is_empty() {
+            return None;
+        }
+        link.reporting = true;
+        Some(Ask::Reports(id, host, link.journal.clone(), std::mem::take(&mut link.waiting)))
+    }
+
+    /// Reports up to `sequence` are applied; returns those that waited behind them.
+    pub fn acknowledge(&mut self, session: &Session, id: LinkId, sequence: u64) -> Option<Ask> {
         self.send(session, id, scheduler_frame::Body::Acknowledged(wire::Acknowledged { sequence }));
+        self.links.get_mut(&id)?.reporting = false;
+        self.next_reports(id)
     }
 
     /// State changed what this host is owed.
@@ -212,8 +245,9 @@ impl Hosts {
         }
     }
 
-    /// Hosts of State that have not been heard for too long, of those that `known` lists as not silent.
-    pub fn silent(&mut self, known: impl Iterator<Item = HostId>) -> Vec<HostId> {
+    /// Hosts of State that have not been heard for too long, of those that `known` lists as not silent,
+    /// each with its registration.
+    pub fn silent(&mut self, known: impl Iterator<Item = (HostId, Timestamp)>) -> Vec<(HostId, Timestamp)> {
         let now = boottime();
         // Time in which this process itself did not run says nothing about the hosts.
         let stalled = now.saturating_sub(self.swept).saturating_sub(Duration::from_secs(1));
@@ -226,7 +260,7 @@ impl Hosts {
         let begun = self.begun;
         let heard = &self.heard;
         known
-            .filter(|host| now.saturating_sub(heard.get(host).copied().unwrap_or(begun).max(begun)) > SILENCE)
+            .filter(|(host, _)| now.saturating_sub(heard.get(host).copied().unwrap_or(begun).max(begun)) > SILENCE)
             .collect()
     }
 
@@ -279,7 +313,7 @@ fn wanted_set(session: &Session, host: HostId, configs_sent: &mut BTreeSet<Confi
         for task in &wanted.tasks {
             if configs_sent.insert(task.config) {
                 let config = machine.state.config(&task.config)?;
-                configs.push(wire::StoredConfig { hash: task.config.to_vec().into(), config: Some(config.to_wire()) });
+                configs.push(wire::StoredConfig { hash: task.config.0.to_vec().into(), config: Some(config.wire.clone()) });
             }
         }
         let tasks = wanted
@@ -293,9 +327,13 @@ fn wanted_set(session: &Session, host: HostId, configs_sent: &mut BTreeSet<Confi
                     engine::Want::Kill => wire::Want::Kill,
                 }
                 .into(),
-                config_hash: task.config.to_vec().into(),
+                config_hash: task.config.0.to_vec().into(),
                 instance: task.instance,
-                ports: task.ports,
+                ports: task
+                    .ports
+                    .into_iter()
+                    .map(|(name, port)| wire::NamedPort { name: name.to_string(), port: port.into() })
+                    .collect(),
             })
             .collect();
         Some(wire::WantedSet { generation: wanted.generation, tasks, configs })

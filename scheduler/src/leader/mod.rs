@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use engine::round::Budget;
-use engine::{Assign, Command, Hint, Op, Refusal, RefusalKind, Reply, Timestamp, View};
+use engine::state::command::StartSession;
+use engine::{Assign, Command, Hint, HostIdentity, HostSpec, Op, Refusal, RefusalKind, Reply, Report, State, Timestamp, View};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use proto::wire::{Hello, TaskReport};
@@ -81,20 +82,20 @@ async fn begin(replica: &Replica, clocks: &Clocks, now: &Leadership) -> Result<(
     let readings_ms = clocks.readings_ms();
     let state_ms = replica.read(|machine| machine.state.clock().0);
     let at = Timestamp(session_start(state_ms, wall_ms(), &readings_ms, voters));
-    let op = Op::StartSession {
+    let op = Op::StartSession(StartSession {
         term: now.term,
         leader: identity.node_id,
-        wall_clocks_ms: readings_ms,
+        wall_clocks: readings_ms.into_iter().map(Timestamp).collect(),
         cluster: identity.cluster.clone(),
-        lineage_id: identity.lineage_id.clone(),
+        lineage: identity.lineage_id.clone(),
         epoch: identity.epoch,
-    };
-    let command = Command { at, request: None, op };
+    });
+    let command = Command::new(at, op);
     if let Err(refusal) = replica.propose(command.encode().into()).await?.reply {
         tracing::error!(%refusal, "State refused the session's first command");
     }
     let (epoch, clock_ms, hints) =
-        replica.read(|machine| (machine.state.epoch(), machine.state.clock().0, machine.hints.clone()));
+        replica.read(|machine| (machine.state.cluster().epoch, machine.state.clock().0, machine.hints.clone()));
     hints.collect(true);
     let (inbox, events) = mpsc::channel(LEADER_INBOX_MAX);
     let session = Arc::new(Session {
@@ -188,36 +189,48 @@ impl Leader {
         match event {
             Event::Open(link, outlet) => self.hosts.open(link, outlet),
             Event::Close(link) => self.hosts.close(link),
-            Event::Frame(link, frame) => match self.hosts.frame(&self.session, link, frame) {
-                None => {}
-                Some(Ask::Hello(link, hello)) => self.greet(link, hello),
-                Some(Ask::Reports(link, host, journal, reports)) => self.report(link, host, journal, reports, false),
-            },
+            Event::Frame(link, frame) => {
+                let ask = self.hosts.frame(&self.session, link, frame);
+                self.heed(ask);
+            }
+        }
+    }
+
+    fn heed(&mut self, ask: Option<Ask>) {
+        match ask {
+            None => {}
+            Some(Ask::Hello(link, hello)) => self.greet(link, hello),
+            Some(Ask::Reports(link, host, journal, reports)) => self.report(link, host, journal, reports, false),
         }
     }
 
     /// Registers a host, unless State knows it just so.
     fn greet(&mut self, link: LinkId, hello: Box<Hello>) {
         let (Some(identity), Some(spec)) = (&hello.identity, &hello.spec) else { return };
-        let op = match Op::register_host(identity, spec) {
-            Ok(op) => op,
-            Err(bad) => return self.hosts.refuse(link, format!("the agent's hello is not understood: {bad}")),
+        let (identity, spec) = match (HostIdentity::try_from(identity), HostSpec::try_from(spec)) {
+            (Ok(identity), Ok(spec)) => (identity, spec),
+            (Err(bad), _) | (_, Err(bad)) => {
+                return self.hosts.refuse(link, format!("the agent's hello is not understood: {bad}"));
+            }
         };
-        let known = self.session.replica.read(|machine| machine.state.is_registered(&op));
+        let known = self.session.replica.read(|machine| registered(&machine.state, &identity, &spec));
         if let Some(host) = known {
             return self.greeted(link, host, *hello);
         }
-        self.fly(op, move |fate| Landed::Registered(link, fate, hello));
+        self.fly(Op::RegisterHost { identity, spec }, move |fate| Landed::Registered(link, fate, hello));
     }
 
     /// The host is registered; what its agent knows of tasks is applied before it is told anything.
     fn greeted(&mut self, link: LinkId, host: HostId, hello: Hello) {
         let journal = hello.identity.map(|identity| identity.journal_id).unwrap_or_default();
+        let newest = hello.tasks.iter().map(|report| report.sequence).max().unwrap_or(0);
         let news: Vec<TaskReport> = self.session.replica.read(|machine| {
-            hello.tasks.into_iter().filter(|report| machine.state.is_news(host, &journal, report)).collect()
+            hello.tasks.into_iter().filter(|report| is_news(&machine.state, host, report)).collect()
         });
         if news.is_empty() {
             self.hosts.up(&self.session, link, host);
+            let waited = self.hosts.acknowledge(&self.session, link, newest);
+            self.heed(waited);
         } else {
             self.report(link, host, journal, news, true);
         }
@@ -225,11 +238,11 @@ impl Leader {
 
     fn report(&mut self, link: LinkId, host: HostId, journal: String, reports: Vec<TaskReport>, hello: bool) {
         let sequence = reports.iter().map(|report| report.sequence).max().unwrap_or(0);
-        let op = match Op::reports(host, journal, &reports) {
-            Ok(op) => op,
+        let reports = match reports.iter().map(Report::try_from).collect() {
+            Ok(reports) => reports,
             Err(bad) => return self.hosts.refuse(link, format!("the agent's report is not understood: {bad}")),
         };
-        self.fly(op, move |fate| Landed::Reported { link, host, sequence, hello, fate });
+        self.fly(Op::ApplyReports { host, journal, reports }, move |fate| Landed::Reported { link, host, sequence, hello, fate });
     }
 
     /// Puts `op` in flight. The number in flight is bounded by the agents and the queue of proposals.
@@ -280,17 +293,17 @@ impl Leader {
                     if hello {
                         self.hosts.up(&self.session, link, host);
                     }
-                    self.hosts.acknowledge(&self.session, link, sequence);
+                    let waited = self.hosts.acknowledge(&self.session, link, sequence);
+                    self.heed(waited);
                 }
                 Ok(Err(refusal)) => {
                     tracing::info!(%host, %refusal, "reports refused; the agent says hello again");
                     self.hosts.again(link);
                 }
-                Err(why) if hello => {
-                    tracing::debug!(%host, %why, "a hello's reports were not committed");
+                Err(why) => {
+                    tracing::debug!(%host, %why, "reports not committed; the agent says hello again");
                     self.hosts.again(link);
                 }
-                Err(why) => tracing::debug!(%host, %why, "reports not committed; the agent sends them again"),
             },
             Landed::Silenced(host, fate) => {
                 self.silencing.retain(|other| *other != host);
@@ -327,7 +340,7 @@ impl Leader {
                         self.hosts.mark(*host);
                     }
                 }
-                self.round_due = true;
+                self.round_due |= hints.iter().any(|hint| hint.wakes_round());
             }
             Drained::Everything => {
                 self.view = self.session.replica.read(|machine| View::new(&machine.state));
@@ -373,7 +386,8 @@ impl Leader {
         let now = Timestamp(self.session.clock.now_ms());
         let (deadline, work, live) = self.session.replica.read(|machine| {
             let state = &machine.state;
-            let live: Vec<HostId> = state.hosts().filter(|host| !host.silent).map(|host| host.id).collect();
+            let live: Vec<_> =
+                state.hosts().filter(|host| !host.is_silent()).map(|host| (host.id(), host.record.since)).collect();
             gauges(state);
             (state.next_deadline(), state.next_work(), live)
         });
@@ -385,22 +399,37 @@ impl Leader {
             self.working = true;
             self.fly(Op::AdvanceWork(work), Landed::Worked);
         }
-        for host in self.hosts.silent(live.into_iter()) {
-            if !self.silencing.contains(&host) {
+        let stopped = self.session.replica.read(|machine| machine.state.is_stopped());
+        for (host, since) in self.hosts.silent(live.into_iter()) {
+            if !stopped && !self.silencing.contains(&host) {
                 self.silencing.push(host);
                 tracing::warn!(%host, "not heard for too long: its tasks are PARTITIONED");
-                self.fly(Op::Silence(host), move |fate| Landed::Silenced(host, fate));
+                self.fly(Op::Silence { host, since }, move |fate| Landed::Silenced(host, fate));
             }
         }
     }
 }
 
-fn gauges(state: &engine::State) {
+/// The host of exactly this identity and spec, if State has it and hears it.
+fn registered(state: &State, identity: &HostIdentity, spec: &HostSpec) -> Option<HostId> {
+    let host = state.host_by_name(&spec.name).filter(|host| !host.is_silent())?;
+    let known = HostIdentity { host: identity.host, ..HostIdentity::clone(&host.record.identity) };
+    (known == *identity && *host.record.spec == *spec && identity.host.is_none_or(|id| id == host.id())).then(|| host.id())
+}
+
+/// Whether State may learn something from a report that a hello repeats.
+fn is_news(state: &State, host: HostId, report: &TaskReport) -> bool {
+    let acknowledged = state.host(host).map_or(0, |host| host.record.acknowledged);
+    let differs = |task: &engine::Task| task.host == Some(host) && task.status.to_wire() != report.status();
+    report.sequence > acknowledged || state.task(proto::TaskId(report.task_id)).is_some_and(differs)
+}
+
+fn gauges(state: &State) {
     for (status, count) in state.status_counts() {
         metrics::gauge!(telemetry::TASKS, "status" => status.as_str()).set(count as f64);
     }
     metrics::gauge!(telemetry::JOBS).set(state.job_count() as f64);
-    let silent = state.hosts().filter(|host| host.silent).count();
+    let silent = state.hosts().filter(|host| host.is_silent()).count();
     metrics::gauge!(telemetry::HOSTS, "heard" => "no").set(silent as f64);
     metrics::gauge!(telemetry::HOSTS, "heard" => "yes").set((state.hosts().count() - silent) as f64);
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use engine::{Command, Op, Reply, Request, Timestamp};
+use engine::state::command::Request;
+use engine::{Command, Op, Reply, Timestamp};
 use proto::wire::AgentFrame;
 use proto::{Fence, TaskId};
 use replication::ProposeError;
@@ -48,7 +49,7 @@ pub struct Session {
 impl Session {
     /// Puts an operation through the log, stamped with State's time; returns what apply answered.
     pub async fn propose(&self, op: Op, request: Option<Request>) -> Result<Reply, ProposeError> {
-        let command = Command { at: Timestamp(self.clock.now_ms()), request, op };
+        let command = Command { request, ..Command::new(Timestamp(self.clock.now_ms()), op) };
         Ok(self.replica.propose(command.encode().into()).await?.reply)
     }
 

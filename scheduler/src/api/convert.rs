@@ -1,0 +1,104 @@
+//! State into messages, refusals into statuses. The only file that does.
+
+use engine::{EndedTask, Refusal, RefusalKind, State, Task};
+use proto::wire::{HostSpec, HostView, JobSummary, NamedPort, TaskView};
+use proto::{JobKey, TaskId};
+use replication::{ProposeError, ReadError};
+use tonic::{Code, Status};
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What apply refused, for a client.
+pub fn refused(refusal: &Refusal) -> Status {
+    let code = match refusal.kind {
+        RefusalKind::NotFound => Code::NotFound,
+        RefusalKind::AlreadyExists => Code::AlreadyExists,
+        RefusalKind::Invalid | RefusalKind::RequestReused => Code::InvalidArgument,
+        RefusalKind::Stale | RefusalKind::HostRefused | RefusalKind::RequestExpired => Code::FailedPrecondition,
+        RefusalKind::Limit => Code::ResourceExhausted,
+    };
+    Status::new(code, refusal.message.clone())
+}
+
+/// What became of a proposal that has no answer.
+pub fn unproposed(why: ProposeError) -> Status {
+    match why {
+        ProposeError::NotLeader { .. } | ProposeError::Stopped { .. } | ProposeError::Busy { .. } => {
+            Status::unavailable(format!("{why}; nothing was done"))
+        }
+        ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => Status::invalid_argument(why.to_string()),
+        ProposeError::Unknown { .. } => Status::deadline_exceeded(format!(
+            "{why}: repeat the request with the same request id, or look"
+        )),
+    }
+}
+
+/// Why a read was not possible.
+pub fn unread(why: ReadError) -> Status {
+    Status::unavailable(format!("{why}; try again"))
+}
+
+/// A live task. `reason` is why it is pending, if a round has looked at it.
+pub fn task_view(state: &State, task: &Task, reason: Option<&str>) -> TaskView {
+    let host = task.host.and_then(|host| state.host(host));
+    let message = reason.or(task.message.as_deref()).unwrap_or_default();
+    TaskView {
+        task_id: task.id.0,
+        instance: task.instance,
+        status: task.status.to_wire().into(),
+        since_ms: task.since.0,
+        host: host.map(|host| host.name().to_string()).unwrap_or_default(),
+        agent_address: host.map(|host| host.record.spec.address.clone()).unwrap_or_default(),
+        ports: task.named_ports().map(|(name, port)| NamedPort { name: name.to_string(), port: port.into() }).collect(),
+        message: message.to_owned(),
+        ancestor: task.ancestor.map_or(0, |TaskId(id)| id),
+    }
+}
+
+/// An ended task.
+pub fn ended_view(state: &State, task: &EndedTask) -> TaskView {
+    let agent = task.host.as_deref().and_then(|name| state.host_by_name(name));
+    TaskView {
+        task_id: task.id.0,
+        instance: task.instance,
+        status: task.status.to_wire().into(),
+        since_ms: task.at.0,
+        host: task.host.as_deref().unwrap_or_default().to_owned(),
+        agent_address: agent.map(|host| host.record.spec.address.clone()).unwrap_or_default(),
+        ports: Vec::new(),
+        message: task.message.as_deref().unwrap_or_default().to_owned(),
+        ancestor: task.ancestor.map_or(0, |TaskId(id)| id),
+    }
+}
+
+/// A line of `job list`.
+pub fn summary(job: &engine::Job) -> JobSummary {
+    let counts = job.counts();
+    JobSummary {
+        key: Some(key(job.key())),
+        instances: job.instances(),
+        pending: counts.waiting(),
+        active: counts.moving(),
+        running: counts.of(engine::Status::Running),
+        service: job.config().service,
+    }
+}
+
+/// A job key.
+pub fn key(key: &JobKey) -> proto::wire::JobKey {
+    key.into()
+}
+
+/// A host and what it has left.
+pub fn host_view(host: &engine::Host) -> HostView {
+    HostView {
+        host_id: host.id().0,
+        spec: Some(HostSpec::from(&*host.record.spec)),
+        free: Some(host.free().into()),
+        tasks: u32::try_from(host.tasks().len()).unwrap_or(u32::MAX),
+        silent: host.is_silent(),
+    }
+}
