@@ -1,2 +1,5 @@
-//! Not yet.
-fn main() {}
+//! `borealis`: the command line for people and scripts.
+
+fn main() -> std::process::ExitCode {
+    client::main(std::env::args_os())
+}

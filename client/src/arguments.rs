@@ -1,0 +1,309 @@
+//! What can be typed: commands, arguments, flags, and the words of `--help`. Not here: what they mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::duration;
+use crate::error::{Error, Kind};
+
+/// Runs jobs on a Borealis cluster, and looks after the cluster.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "borealis", version, max_term_width = 110, infer_subcommands = false, after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 ok, 3 invalid config, 4 failed, 5 invalid command, 6 invalid parameter, \
+7 no leader or no network, 9 time is over (fate unknown), 10 refused by the cluster, 20 unknown, 30 authentication, \
+130 interrupted.";
+
+/// Flags that every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Replicas to ask, as HOST:PORT,HOST:PORT; default: the cluster's in ~/.config/borealis/clusters.json, else 127.0.0.1:8081-8083
+    #[arg(
+        long,
+        global = true,
+        env = "BOREALIS_ADDR",
+        value_name = "A,B,C",
+        value_delimiter = ',',
+        help_heading = "Common"
+    )]
+    pub addr: Vec<String>,
+    /// Which cluster, where no job key says so
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Common")]
+    pub cluster: Option<String>,
+    /// How long to try, as 30s or 2m; default 30s, with --wait and for `dev` 60s
+    #[arg(long, global = true, value_name = "TIME", value_parser = duration::parse, help_heading = "Common")]
+    pub timeout: Option<Duration>,
+    /// Answer as JSON
+    #[arg(long, global = true, help_heading = "Common")]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Jobs: create, look, kill
+    #[command(subcommand)]
+    Job(Job),
+    /// Tasks: what they print
+    #[command(subcommand)]
+    Task(Task),
+    /// The machines that run tasks
+    #[command(subcommand)]
+    Host(Host),
+    /// The scheduler replicas
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Start a local cluster of real processes and keep it running until Ctrl-C
+    Dev(Dev),
+    /// Print the completion script of a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `borealis job`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Job {
+    /// Create a job that a file describes
+    Create(JobCreate),
+    /// Show a job's instances, and why they wait
+    Status {
+        /// CLUSTER/ROLE/ENV/NAME
+        key: String,
+        /// Take any replica's word, which may be a moment old
+        #[arg(long)]
+        stale: bool,
+    },
+    /// List jobs
+    List {
+        /// ROLE, ROLE/ENV, CLUSTER, CLUSTER/ROLE or CLUSTER/ROLE/ENV; default: all
+        which: Option<String>,
+        /// Take any replica's word, which may be a moment old
+        #[arg(long)]
+        stale: bool,
+    },
+    /// Kill some instances of a job
+    Kill {
+        /// CLUSTER/ROLE/ENV/NAME/INSTANCES, with instances like 0,2-4
+        key: String,
+        #[command(flatten)]
+        kill: Kill,
+    },
+    /// Kill all instances of a job, which ends it
+    Killall {
+        /// CLUSTER/ROLE/ENV/NAME
+        key: String,
+        #[command(flatten)]
+        kill: Kill,
+    },
+    /// Print a job's config as JSON: a running job's by its key, or what a file describes
+    Inspect {
+        /// CLUSTER/ROLE/ENV/NAME, or a file
+        target: String,
+        /// The file, where the first argument chooses one of its jobs
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        bind: Bind,
+    },
+}
+
+/// `borealis job create`.
+#[derive(Args, Clone, Debug)]
+pub struct JobCreate {
+    /// CLUSTER/ROLE/ENV/NAME
+    pub key: String,
+    /// The .aurora or .json file that describes it; `-` is standard input (as .aurora)
+    pub file: PathBuf,
+    /// Wait until every instance is RUNNING, or has ended
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub bind: Bind,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub again: Again,
+}
+
+/// Values for a file's open templates.
+#[derive(Args, Clone, Debug)]
+pub struct Bind {
+    /// Value of a template that the file leaves open, as profile.port=8080; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub bind: Vec<String>,
+}
+
+/// For requests that change something.
+#[derive(Args, Clone, Debug)]
+pub struct Again {
+    /// Repeat the request of this id: it is done at most once
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+}
+
+/// Flags of `kill` and `killall`.
+#[derive(Args, Clone, Debug)]
+pub struct Kill {
+    /// Wait until they have ended
+    #[arg(long)]
+    pub wait: bool,
+    /// Why, for the tasks' history
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    pub message: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub again: Again,
+}
+
+/// `borealis task`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Task {
+    /// Print what a task's process has printed
+    Logs(TaskLogs),
+}
+
+/// `borealis task logs`.
+#[derive(Args, Clone, Debug)]
+pub struct TaskLogs {
+    /// CLUSTER/ROLE/ENV/NAME/INSTANCE, or a task id like task-17-42
+    pub task: String,
+    /// Which process; default: the first of the task
+    #[arg(long, short)]
+    pub process: Option<String>,
+    /// What it printed to stderr
+    #[arg(long)]
+    pub stderr: bool,
+    /// Go on as it prints more, until the task has ended
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// `borealis host`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Host {
+    /// List the hosts, what they have and what is free
+    List,
+}
+
+/// `borealis cluster`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Cluster {
+    /// Show every replica as it sees itself
+    Status,
+    /// Make a new cluster of the one replica at --addr
+    Init,
+    /// Let the replica at --addr join the cluster that has a member at --via
+    Join {
+        /// API address of a member
+        #[arg(long, value_name = "HOST:PORT")]
+        via: String,
+    },
+    /// Compare the replicas' states at one point of the log
+    Fingerprint,
+}
+
+/// `borealis dev`.
+#[derive(Args, Clone, Debug)]
+pub struct Dev {
+    /// Directory of the local cluster; made if missing, taken up again if it is one
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Scheduler replicas; default 3, or as in the directory
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub replicas: Option<u16>,
+    /// Agents; default 2, or as in the directory
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub agents: Option<u16>,
+    /// Timers of the replicas: fast, lan or wan
+    #[arg(long, default_value = "lan")]
+    pub profile: String,
+    /// API port of the first replica; the next ones follow, raft ports lie 10 higher; default 8081, or as in the directory
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1024..=65_500))]
+    pub base_port: Option<u16>,
+    /// Ports that tasks may get, FIRST-LAST, shared out among the agents
+    #[arg(long, default_value = "31000-31999", value_name = "FIRST-LAST")]
+    pub task_ports: String,
+    /// How long a dead process stays dead
+    #[arg(long, default_value = "3s", value_parser = duration::parse)]
+    pub restart_after: Duration,
+    /// Leave the tasks running when the cluster stops
+    #[arg(long)]
+    pub keep_tasks: bool,
+}
+
+/// Reads the command line. `Ok(Err(text))` is help or a version that was asked for.
+pub fn parse(
+    words: impl IntoIterator<Item = std::ffi::OsString>,
+) -> Result<Result<Arguments, String>, Error> {
+    use clap::error::ErrorKind;
+    let why = match Arguments::try_parse_from(words) {
+        Ok(arguments) => return Ok(Ok(arguments)),
+        Err(why) => why,
+    };
+    let kind = match why.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Ok(Err(why.to_string())),
+        ErrorKind::InvalidSubcommand
+        | ErrorKind::MissingSubcommand
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Kind::InvalidCommand,
+        _ => Kind::InvalidParameter,
+    };
+    Err(Error::new(kind, why.to_string()).rendered())
+}
+
+/// The command's shape, for completion.
+pub fn shape() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(line: &str) -> u8 {
+        match parse(line.split_whitespace().map(Into::into)) {
+            Ok(_) => 0,
+            Err(error) => error.exit_code(),
+        }
+    }
+
+    #[test]
+    fn the_shape_is_sound() {
+        shape().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_have_exit_codes() {
+        for (line, want) in [
+            ("borealis job create a/b/c/d x.aurora --wait --timeout 60s --request-id x", 0),
+            ("borealis job kill a/b/c/d/0,2-4 --addr a:1,b:2 --json", 0),
+            ("borealis --json cluster join --addr a:1 --via b:2", 0),
+            ("borealis task logs task-1-2 --process p --stderr --follow", 0),
+            ("borealis dev --dir d --replicas 3 --agents 2 --profile lan --cluster west", 0),
+            ("borealis --help", 0),
+            ("borealis --version", 0),
+            ("borealis", 5),
+            ("borealis job", 5),
+            ("borealis jbo list", 5),
+            ("borealis job creat", 5),
+            ("borealis job create", 6),
+            ("borealis job list --nope", 6),
+            ("borealis job list --timeout soon", 6),
+            ("borealis dev --dir d --replicas 0", 6),
+            ("borealis dev", 6),
+            ("borealis completion tcsh", 6),
+        ] {
+            assert_eq!(exit(line), want, "{line}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! `borealis cluster`: one file per verb; `init` and `join` share one.
+
+pub(crate) mod birth;
+pub(crate) mod fingerprint;
+pub(crate) mod status;

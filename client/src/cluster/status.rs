@@ -1,0 +1,197 @@
+//! `borealis cluster status`: what each replica says of itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::NodeId;
+use proto::wire::{ClusterStatusReply, ClusterStatusRequest};
+use rpc::cluster_client::ClusterClient;
+use serde_json::{Value, json};
+
+use crate::connection::{connect, words};
+use crate::error::{Error, Kind};
+use crate::table::{clean, table};
+use crate::{Context, TIMEOUT, duration};
+
+/// How long one replica may take to speak of itself.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Replicas that are asked.
+const REPLICAS_MAX: usize = 64;
+
+/// By address: what the replica said, or why it did not.
+pub(crate) type Answers = BTreeMap<String, Result<ClusterStatusReply, String>>;
+
+/// Asks each replica once. No leader is a failure.
+pub(crate) async fn run(context: &Context<'_>) -> Result<(), Error> {
+    let connection = context.connect(None, TIMEOUT)?;
+    let answers = ask_all(connection.addresses(), connection.timeout().min(ANSWER_MAX)).await;
+    context.output.answer(&text(&answers), &value(&answers))?;
+    match leader(&answers) {
+        Some(_) => Ok(()),
+        None if answers.values().all(Result::is_err) => Err(Error::new(Kind::Network, "no replica answered")
+            .hint("start a cluster with `borealis dev`, or name yours with --addr or BOREALIS_ADDR")),
+        None => Err(Error::new(Kind::Network, "no replica knows of a leader")
+            .hint("a majority of the replicas must run and reach each other")),
+    }
+}
+
+/// Asks the replicas at these addresses, and the members that they name, at the same time.
+pub(crate) async fn ask_all(addresses: &[String], timeout: Duration) -> Answers {
+    let mut answers = Answers::new();
+    let mut asked: Vec<String> = addresses.to_vec();
+    while !asked.is_empty() {
+        let replies = futures::future::join_all(asked.iter().map(|address| ask(address, timeout))).await;
+        answers.extend(asked.drain(..).zip(replies));
+        // A member is known by its node id: it may be reached under another name than the one we were given.
+        let seen: Vec<u64> = answers.values().flatten().map(|reply| reply.node_id).collect();
+        let members = answers.values().flatten().flat_map(|reply| &reply.members);
+        let mut more: Vec<String> = members
+            .filter(|member| !seen.contains(&member.node_id) && !answers.contains_key(&member.api_address))
+            .map(|member| member.api_address.clone())
+            .collect();
+        more.sort();
+        more.dedup();
+        more.truncate(REPLICAS_MAX.saturating_sub(answers.len()));
+        asked = more;
+    }
+    answers
+}
+
+/// Asks one replica about itself.
+pub(crate) async fn ask(address: &str, timeout: Duration) -> Result<ClusterStatusReply, String> {
+    let channel = connect(address, timeout).await?;
+    match tokio::time::timeout(timeout, ClusterClient::new(channel).status(ClusterStatusRequest {})).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(words(&status)),
+        Err(_) => Err(format!("no answer within {}", duration::words(timeout))),
+    }
+}
+
+/// The leader of the highest term that any replica knows of.
+pub(crate) fn leader(answers: &Answers) -> Option<u64> {
+    let known = answers.values().flatten().filter(|reply| reply.leader != 0);
+    known.max_by_key(|reply| (reply.epoch, reply.term)).map(|reply| reply.leader)
+}
+
+fn value(answers: &Answers) -> Value {
+    let replicas: Vec<Value> = answers
+        .iter()
+        .map(|(address, answer)| match answer {
+            Err(problem) => json!({ "address": address, "problem": problem }),
+            Ok(reply) => replica_json(address, reply),
+        })
+        .collect();
+    let cluster = answers.values().flatten().next().map(|reply| reply.cluster.clone());
+    json!({ "cluster": cluster, "leader": leader(answers), "replicas": replicas })
+}
+
+fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
+    let members: Vec<Value> = reply
+        .members
+        .iter()
+        .map(|m| {
+            json!({
+                "node_id": m.node_id,
+                "raft_address": m.raft_address,
+                "api_address": m.api_address,
+                "voter": m.voter,
+                "lag": m.lag,
+                "heard": m.heard,
+            })
+        })
+        .collect();
+    json!({
+        "address": address,
+        "cluster": reply.cluster,
+        "cluster_id": reply.cluster_id,
+        "node_id": reply.node_id,
+        "epoch": reply.epoch,
+        "term": reply.term,
+        "leader": (reply.leader != 0).then_some(reply.leader),
+        "last_log_index": reply.last_log_index,
+        "applied_index": reply.applied_index,
+        "stored_index": reply.stored_index,
+        "snapshot_index": reply.snapshot_index,
+        "state": reply.state,
+        "members": members,
+    })
+}
+
+fn text(answers: &Answers) -> String {
+    let cluster = answers.values().flatten().next().map_or("?", |reply| reply.cluster.as_str());
+    let leader = leader(answers);
+    let rows: Vec<Vec<String>> = answers
+        .iter()
+        .map(|(address, answer)| match answer {
+            Err(problem) => {
+                let mut row = vec![address.clone()];
+                row.resize(6, "-".to_owned());
+                row.push(clean(problem));
+                row
+            }
+            Ok(reply) => {
+                let role = match reply.node_id {
+                    0 => "-",
+                    id if Some(id) == leader => "leader",
+                    id if reply.members.iter().any(|m| m.node_id == id && !m.voter) => "learner",
+                    _ => "follower",
+                };
+                let node =
+                    if reply.node_id == 0 { "-".to_owned() } else { NodeId(reply.node_id).to_string() };
+                vec![
+                    address.clone(),
+                    node,
+                    role.to_owned(),
+                    reply.term.to_string(),
+                    reply.applied_index.to_string(),
+                    reply.stored_index.to_string(),
+                    clean(&reply.state),
+                ]
+            }
+        })
+        .collect();
+    let led = leader.map_or("no leader".to_owned(), |leader| format!("led by {}", NodeId(leader)));
+    format!(
+        "cluster {}, {led}\n\n{}",
+        clean(cluster),
+        table(&["ADDRESS", "REPLICA", "ROLE", "TERM", "APPLIED", "STORED", "STATE"], &rows)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_lines_even_silent_ones() {
+        let reply = |node_id, term, leader, state: &str| ClusterStatusReply {
+            cluster: "west".into(),
+            cluster_id: "c".into(),
+            node_id,
+            epoch: 1,
+            term,
+            leader,
+            applied_index: 40 + node_id,
+            stored_index: 30,
+            state: state.into(),
+            ..ClusterStatusReply::default()
+        };
+        let answers: Answers = [
+            ("a:1".to_owned(), Ok(reply(1, 2, 1, "stopped hearing the others"))),
+            ("a:2".to_owned(), Ok(reply(2, 3, 2, "leads"))),
+            ("a:3".to_owned(), Err("connection refused".to_owned())),
+        ]
+        .into();
+        expect_test::expect![[r#"
+            cluster west, led by node-2
+
+            ADDRESS  REPLICA  ROLE      TERM  APPLIED  STORED  STATE
+            a:1      node-1   follower  2     41       30      stopped hearing the others
+            a:2      node-2   leader    3     42       30      leads
+            a:3      -        -         -     -        -       connection refused
+        "#]]
+        .assert_eq(&text(&answers));
+        assert_eq!(value(&answers)["leader"], 2);
+        assert_eq!(value(&answers)["replicas"][2]["problem"], "connection refused");
+    }
+}

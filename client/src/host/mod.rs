@@ -1,0 +1,3 @@
+//! `borealis host`: one file per verb.
+
+pub(crate) mod list;

@@ -1,0 +1,3 @@
+//! `borealis task`: one file per verb.
+
+pub(crate) mod logs;
