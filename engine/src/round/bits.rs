@@ -1,0 +1,68 @@
+//! A set of host slots, one bit each.
+
+/// A set of slots below a fixed number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Bits {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl Bits {
+    pub(super) fn empty(len: usize) -> Bits {
+        Bits { words: vec![0; len.div_ceil(64)], len }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn grow(&mut self, len: usize) {
+        self.len = self.len.max(len);
+        self.words.resize(self.len.div_ceil(64), 0);
+    }
+
+    pub(super) fn set(&mut self, at: usize, on: bool) {
+        if at >= self.len {
+            return;
+        }
+        let (word, bit) = (&mut self.words[at / 64], 1 << (at % 64));
+        if on { *word |= bit } else { *word &= !bit }
+    }
+
+    pub(super) fn has(&self, at: usize) -> bool {
+        self.words.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+
+    pub(super) fn intersect(&mut self, other: &Bits) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            *word &= other.words.get(at).copied().unwrap_or(0);
+        }
+    }
+
+    pub(super) fn subtract(&mut self, other: &Bits) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            *word &= !other.words.get(at).copied().unwrap_or(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_do_what_sets_do() {
+        let of = |slots: &[usize]| {
+            let mut bits = Bits::empty(130);
+            slots.iter().for_each(|&slot| bits.set(slot, true));
+            bits
+        };
+        let mut a = of(&[0, 63, 64, 129]);
+        a.intersect(&of(&[63, 129]));
+        assert_eq!(a, of(&[63, 129]));
+        a.subtract(&of(&[63]));
+        assert!(a.has(129) && !a.has(63) && !a.has(64));
+        a.grow(500);
+        assert!(a.len() == 500 && a.has(129) && !a.has(499));
+    }
+}

@@ -1,0 +1,93 @@
+//! The one door: `apply` is an exhaustive match. Each op first checks and may refuse, then changes and cannot fail.
+
+use proto::TaskId;
+
+use super::command::{Applied, Command, Done, Forgotten, Op, Refusal, RefusalKind, Reply};
+use super::request::Known;
+use super::touch::{Key, Touch};
+use super::{State, record};
+use crate::limits::{FORGET_PER_COMMAND_MAX, LEVEL};
+
+impl State {
+    /// Carries out one command. The same on every replica: it reads State and the command, nothing else.
+    pub fn apply(&mut self, command: Command) -> Applied {
+        let mut touch = Touch::default();
+        let reply = self.carry_out(command, &mut touch);
+        let (changed, hints) = touch.settle(self);
+        Applied { reply, changed, hints }
+    }
+
+    fn carry_out(&mut self, command: Command, touch: &mut Touch) -> Reply {
+        let Command { level, at, request, op } = command;
+        if level != LEVEL {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!(
+                    "the command counts on behaviour of level {level}; this cluster acts at level {LEVEL}"
+                ),
+            ));
+        }
+        if let Op::StartSession(session) = op {
+            return self.start_session(at, session, touch);
+        }
+        self.check_clock(at)?;
+        self.cluster.clock = self.cluster.clock.max(at);
+        touch.row(Key::Cluster);
+        let Some(request) = request else { return self.carry_out_op(op, "", touch) };
+        match self.look_up_request(&request) {
+            Known::Answered(reply) => reply,
+            Known::Refused(refusal) => Err(refusal),
+            Known::New => {
+                let reply = self.carry_out_op(op, &request.identity, touch);
+                self.remember(request, &reply, touch);
+                reply
+            }
+        }
+    }
+
+    fn carry_out_op(&mut self, op: Op, identity: &str, touch: &mut Touch) -> Reply {
+        match op {
+            Op::StartSession(_) => {
+                Err(Refusal::new(RefusalKind::Invalid, "a session is not started by request"))
+            }
+            Op::CreateJob(spec) => self.create_job(spec, touch),
+            Op::KillTasks { job, instances, message } => {
+                self.kill_tasks(&job, instances, &message, identity, touch)
+            }
+            Op::RegisterHost { identity, spec } => self.register_host(identity, spec, touch),
+            Op::Assign(assign) => self.assign(assign, touch),
+            Op::ApplyReports { host, journal, reports } => self.apply_reports(host, &journal, reports, touch),
+            Op::Silence { host, since } => self.silence(host, since, touch),
+            Op::Tick => self.tick(touch),
+            Op::Forget(tasks) => self.forget(tasks, touch),
+            Op::AdvanceWork(work) => self.advance_work(work, touch),
+            Op::Freeze { frozen } => self.freeze(frozen, touch),
+        }
+    }
+
+    /// Deletes rows of history. Live tasks cannot be forgotten.
+    fn forget(&mut self, tasks: Vec<Forgotten>, touch: &mut Touch) -> Reply {
+        if tasks.len() > FORGET_PER_COMMAND_MAX {
+            return Err(Refusal::new(
+                RefusalKind::Limit,
+                format!("one command forgets at most {FORGET_PER_COMMAND_MAX} tasks, not {}", tasks.len()),
+            ));
+        }
+        let mut forgotten = 0;
+        for Forgotten { task, events } in tasks {
+            if self.tasks.contains_key(&task) {
+                continue;
+            }
+            self.forget_task(task, events, touch);
+            forgotten += 1;
+        }
+        Ok(Done { id: 0, tasks: forgotten })
+    }
+
+    fn forget_task(&mut self, task: TaskId, events: u32, touch: &mut Touch) {
+        touch.forget_row(record::history_key(task));
+        for number in 0..events.min(crate::limits::EVENTS_PER_TASK_MAX) {
+            touch.forget_row(record::event_key(task, number));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What the tasks of a job have in common, parsed once. Stored once in State, under the hash of its encoding.
+//!
+//! The message it was parsed from is carried along unopened, for hosts and for people.
+
+use std::fmt;
+use std::sync::Arc;
+
+use proto::{JobKey, Resources, wire};
+
+/// SHA-256 of a config's encoding; its name everywhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConfigHash(pub [u8; 32]);
+
+impl fmt::Display for ConfigHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ConfigHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "config-{:02x}{:02x}{:02x}", self.0[0], self.0[1], self.0[2])
+    }
+}
+
+/// Who may displace whom.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tier {
+    /// Production.
+    Preferred,
+    /// May be displaced.
+    Preemptible,
+    /// Uses what others have reserved and do not use.
+    Revocable,
+}
+
+impl Tier {
+    /// The tier of that name.
+    pub fn named(name: &str) -> Option<Tier> {
+        match name {
+            "preferred" => Some(Tier::Preferred),
+            "preemptible" => Some(Tier::Preemptible),
+            "revocable" => Some(Tier::Revocable),
+            _ => None,
+        }
+    }
+}
+
+/// One demand on a host's attributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Constraint {
+    /// Name of the attribute; `host` is the host's own name.
+    pub attribute: String,
+    /// What is demanded of it.
+    pub rule: Rule,
+}
+
+/// What a constraint demands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// The host has any of the values; negated: it has none of them.
+    Value {
+        /// Whether the values are forbidden.
+        negated: bool,
+        /// At least one.
+        values: Vec<String>,
+    },
+    /// At most `count` of the job's tasks on hosts that share a value.
+    Limit {
+        /// At least 1.
+        count: u32,
+    },
+}
+
+/// A parsed task config. Equal when the hashes are.
+#[derive(Clone, Debug)]
+pub struct TaskConfig {
+    /// Its name.
+    pub hash: ConfigHash,
+    /// The job it belongs to.
+    pub job: JobKey,
+    /// What one task takes from its host.
+    pub demand: Resources,
+    /// Names of the ports a task needs, in order.
+    pub ports: Vec<Arc<str>>,
+    /// Demands on the host's attributes.
+    pub constraints: Vec<Constraint>,
+    /// Whether an ended task is always replaced.
+    pub service: bool,
+    /// Who may displace it.
+    pub tier: Tier,
+    /// Higher is served first.
+    pub priority: i32,
+    /// Failures until a batch task is given up; -1 = never.
+    pub max_task_failures: i32,
+    /// The message this was parsed from, for hosts and people.
+    pub wire: wire::TaskConfig,
+}
+
+impl PartialEq for TaskConfig {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+impl Eq for TaskConfig {}
+
+impl TaskConfig {
+    /// The value of the `dedicated` constraint, if there is one.
+    pub fn dedicated(&self) -> Option<&str> {
+        self.constraints.iter().find_map(|c| match &c.rule {
+            Rule::Value { negated: false, values } if c.attribute == "dedicated" => {
+                values.first().map(String::as_str)
+            }
+            _ => None,
+        })
+    }
+
+    /// The limit constraints: (attribute, count).
+    pub fn limits(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.constraints.iter().filter_map(|c| match c.rule {
+            Rule::Limit { count } => Some((c.attribute.as_str(), count)),
+            Rule::Value { .. } => None,
+        })
+    }
+
+    /// Whether a task with so many failures, the newest included, is tried again.
+    pub fn retries_after(&self, failures: u32) -> bool {
+        self.service
+            || self.max_task_failures == -1
+            || i64::from(failures) < i64::from(self.max_task_failures)
+    }
+}
+
+/// A job as a person wants it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JobSpec {
+    /// What its tasks are.
+    pub config: Arc<TaskConfig>,
+    /// How many.
+    pub instances: u32,
+}

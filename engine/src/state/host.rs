@@ -1,0 +1,141 @@
+//! A machine: who it is, what it offers, what of that is taken.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proto::{HostId, Resources, TaskId};
+
+use crate::limits::SILENT_HOST_MS;
+use crate::time::Timestamp;
+
+/// Who a host says it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostIdentity {
+    /// What the cluster called it; `None` = not yet known.
+    pub host: Option<HostId>,
+    /// Random, made with the agent's journal; another one means the disk was wiped.
+    pub journal: String,
+    /// Of the machine; another one means a cloned image.
+    pub machine: String,
+    /// Of the boot.
+    pub boot: String,
+}
+
+/// What a host is and offers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostSpec {
+    /// Unique in the cluster; also the attribute `host`.
+    pub name: Arc<str>,
+    /// host:port of the agent's own pages.
+    pub address: String,
+    /// All it has.
+    pub capacity: Resources,
+    /// Ranges it gives ports from, inclusive, sorted, apart.
+    pub ports: Vec<(u16, u16)>,
+    /// (name, value), sorted; a name may stand several times.
+    pub attributes: Vec<(String, String)>,
+    /// Of the agent.
+    pub version: String,
+}
+
+impl HostSpec {
+    /// The values of an attribute. `host` is the name where no attribute says otherwise.
+    pub fn values<'a>(&'a self, attribute: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        let start = self.attributes.partition_point(|(name, _)| name.as_str() < attribute);
+        let said = self.attributes[start..].iter().take_while(move |(name, _)| name == attribute);
+        let said = said.map(|(_, value)| value.as_str());
+        let own = (attribute == "host" && said.clone().next().is_none()).then_some(&*self.name);
+        said.chain(own)
+    }
+
+    /// Whether a port lies in one of the ranges.
+    pub fn offers_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|&(first, last)| first <= port && port <= last)
+    }
+
+    /// How many ports the ranges hold.
+    pub fn port_count(&self) -> usize {
+        self.ports.iter().map(|&(first, last)| usize::from(last - first) + 1).sum()
+    }
+
+    /// The lowest ports that are not in use, in order.
+    pub fn free_ports<'a>(&'a self, used: impl Fn(u16) -> bool + 'a) -> impl Iterator<Item = u16> + 'a {
+        self.ports.iter().flat_map(|&(first, last)| first..=last).filter(move |&port| !used(port))
+    }
+}
+
+/// What is stored of a host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostRecord {
+    /// Which.
+    pub id: HostId,
+    /// Who it says it is.
+    pub identity: Arc<HostIdentity>,
+    /// What it is and offers.
+    pub spec: Arc<HostSpec>,
+    /// Rises with every change of what it is owed.
+    pub generation: u64,
+    /// Highest sequence of a report applied, for this journal.
+    pub acknowledged: u64,
+    /// When it registered.
+    pub since: Timestamp,
+    /// Since when it is not heard; `None` = heard.
+    pub silent_since: Option<Timestamp>,
+    /// It came back smaller than what it runs.
+    pub overcommitted: bool,
+}
+
+/// A host with all that it carries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// What is stored.
+    pub record: HostRecord,
+    pub(crate) used: Resources,
+    pub(crate) ports: BTreeSet<u16>,
+    pub(crate) tasks: BTreeSet<TaskId>,
+}
+
+impl Host {
+    pub(crate) fn new(record: HostRecord) -> Host {
+        Host { record, used: Resources::default(), ports: BTreeSet::new(), tasks: BTreeSet::new() }
+    }
+
+    /// Which.
+    pub fn id(&self) -> HostId {
+        self.record.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.record.spec.name
+    }
+
+    /// Whether it was not heard for too long.
+    pub fn is_silent(&self) -> bool {
+        self.record.silent_since.is_some()
+    }
+
+    /// What its tasks take.
+    pub fn used(&self) -> Resources {
+        self.used
+    }
+
+    /// What is left.
+    pub fn free(&self) -> Resources {
+        self.record.spec.capacity.minus_or_zero(self.used)
+    }
+
+    /// Ports that its tasks have.
+    pub fn used_ports(&self) -> &BTreeSet<u16> {
+        &self.ports
+    }
+
+    /// Its live tasks, in id order.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = TaskId> {
+        self.tasks.iter().copied()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.record.silent_since.map(|at| at.plus_ms(SILENT_HOST_MS))
+    }
+}

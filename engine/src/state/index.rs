@@ -1,0 +1,149 @@
+//! The derived look-ups. Every birth, change and end of a row passes through here; `load` uses the same doors.
+
+use std::sync::Arc;
+
+use proto::HostId;
+
+use super::config::TaskConfig;
+use super::host::Host;
+use super::job::Job;
+use super::status::Status;
+use super::task::Task;
+use super::touch::{Key, Touch};
+use super::{Due, State, StoredConfig};
+
+impl State {
+    /// One more job or task refers to the config. Gives back the stored one, so that there is one copy.
+    pub(super) fn refer(&mut self, config: &Arc<TaskConfig>, touch: &mut Touch) -> Arc<TaskConfig> {
+        let stored = self.configs.entry(config.hash).or_insert_with(|| {
+            touch.row(Key::Config(config.hash));
+            StoredConfig { config: config.clone(), references: 0 }
+        });
+        stored.references += 1;
+        stored.config.clone()
+    }
+
+    /// One job or task less refers to the config.
+    pub(super) fn release(&mut self, config: &TaskConfig, touch: &mut Touch) {
+        let stored = self.configs.get_mut(&config.hash).expect("law: a referred config is stored");
+        stored.references -= 1;
+        if stored.references == 0 {
+            self.configs.remove(&config.hash);
+            touch.row(Key::Config(config.hash));
+        }
+    }
+
+    /// Enters a task into all look-ups. Its config is referred to already.
+    pub(super) fn link_task(&mut self, task: Task) {
+        let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
+        let before = job.live.insert(task.instance, task.id);
+        assert!(
+            before.is_none(),
+            "law: one live task per instance; {} has {before:?} and {}",
+            task.instance,
+            task.id
+        );
+        job.counts.add(task.status);
+        if let Some(at) = task.deadline() {
+            self.deadlines.insert((at, Due::Task(task.id)));
+        }
+        if let Some(host) = task.host {
+            self.occupy(host, &task);
+        }
+        self.tasks.insert(task.id, task);
+    }
+
+    /// Takes a task out of all look-ups.
+    pub(super) fn unlink_task(&mut self, id: proto::TaskId) -> Task {
+        let task = self.tasks.remove(&id).expect("the caller has found the task");
+        let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
+        job.live.remove(&task.instance);
+        job.counts.remove(task.status);
+        if let Some(at) = task.deadline() {
+            self.deadlines.remove(&(at, Due::Task(id)));
+        }
+        if let Some(host) = task.host {
+            self.vacate(host, &task);
+        }
+        task
+    }
+
+    /// Changes a task's own fields; not its id, job, instance, config, host or ports.
+    pub(super) fn alter_task(&mut self, id: proto::TaskId, change: impl FnOnce(&mut Task)) {
+        let task = self.tasks.get_mut(&id).expect("the caller has found the task");
+        let (status, deadline): (Status, _) = (task.status, task.deadline());
+        change(task);
+        let (new_status, new_deadline) = (task.status, task.deadline());
+        if status != new_status {
+            let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
+            job.counts.remove(status);
+            job.counts.add(new_status);
+        }
+        if deadline != new_deadline {
+            if let Some(at) = deadline {
+                self.deadlines.remove(&(at, Due::Task(id)));
+            }
+            if let Some(at) = new_deadline {
+                self.deadlines.insert((at, Due::Task(id)));
+            }
+        }
+    }
+
+    /// A task takes its part of a host.
+    pub(super) fn occupy(&mut self, host: HostId, task: &Task) {
+        let host = self.hosts.get_mut(&host).expect("law: a task's host is known");
+        host.used = host.used.plus(task.demand());
+        host.ports.extend(task.ports.iter().copied());
+        host.tasks.insert(task.id);
+    }
+
+    fn vacate(&mut self, host: HostId, task: &Task) {
+        let host = self.hosts.get_mut(&host).expect("law: a task's host is known");
+        host.used = host.used.minus(task.demand()).expect("law: a host's use is the sum of its tasks'");
+        for port in task.ports.iter() {
+            host.ports.remove(port);
+        }
+        host.tasks.remove(&task.id);
+        if host.record.overcommitted && host.used.fits_in(&host.record.spec.capacity) {
+            host.record.overcommitted = false;
+        }
+    }
+
+    /// Enters a job, without tasks.
+    pub(super) fn link_job(&mut self, job: Job) {
+        if let Some(at) = job.deadline() {
+            self.deadlines.insert((at, Due::Job(job.id())));
+        }
+        self.keys.insert(job.record.key.clone(), job.id());
+        self.jobs.insert(job.id(), job);
+    }
+
+    /// Enters a host, without tasks.
+    pub(super) fn link_host(&mut self, host: Host) {
+        if let Some(at) = host.deadline() {
+            self.deadlines.insert((at, Due::Host(host.id())));
+        }
+        self.names.insert(host.name().clone(), host.id());
+        self.hosts.insert(host.id(), host);
+    }
+
+    /// Changes a host's record; not its id.
+    pub(super) fn alter_host(&mut self, id: HostId, change: impl FnOnce(&mut super::host::HostRecord)) {
+        let host = self.hosts.get_mut(&id).expect("the caller has found the host");
+        let (deadline, name) = (host.deadline(), host.name().clone());
+        change(&mut host.record);
+        let (new_deadline, new_name) = (host.deadline(), host.name().clone());
+        if name != new_name {
+            self.names.remove(&name);
+            self.names.insert(new_name, id);
+        }
+        if deadline != new_deadline {
+            if let Some(at) = deadline {
+                self.deadlines.remove(&(at, Due::Host(id)));
+            }
+            if let Some(at) = new_deadline {
+                self.deadlines.insert((at, Due::Host(id)));
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A job: its record, its live tasks, and the newest of its ended ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::{JobId, JobKey, TaskId};
+
+use super::config::TaskConfig;
+use super::status::Status;
+use crate::limits::JOB_HISTORY_MS;
+use crate::time::Timestamp;
+
+/// What is stored of a job.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JobRecord {
+    /// Of this life of the job; one created anew has another.
+    pub id: JobId,
+    /// What people call it.
+    pub key: Arc<JobKey>,
+    /// Of newly created tasks.
+    pub config: Arc<TaskConfig>,
+    /// Slots.
+    pub instances: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Since when no task of it lives and none is still to be made.
+    pub ended: Option<Timestamp>,
+}
+
+/// How many live tasks a job has in each status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts([u32; Status::ALL.len()]);
+
+impl Counts {
+    /// Live tasks in `status`.
+    pub fn of(&self, status: Status) -> u32 {
+        self.0[status as usize]
+    }
+
+    /// Live tasks that no host carries.
+    pub fn waiting(&self) -> u32 {
+        self.of(Status::Pending) + self.of(Status::Throttled)
+    }
+
+    /// Live tasks on a host that do not run, or no more as they should.
+    pub fn moving(&self) -> u32 {
+        self.total() - self.waiting() - self.of(Status::Running)
+    }
+
+    /// All live tasks.
+    pub fn total(&self) -> u32 {
+        self.0.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, status: Status) {
+        self.0[status as usize] += 1;
+    }
+
+    pub(crate) fn remove(&mut self, status: Status) {
+        self.0[status as usize] -= 1;
+    }
+}
+
+/// What State remembers of an ended task; the rest is a row of history.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndedTask {
+    /// The job it belonged to.
+    pub job: JobId,
+    /// Which.
+    pub id: TaskId,
+    /// The slot it filled.
+    pub instance: u32,
+    /// Terminal.
+    pub status: Status,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Why, in words.
+    pub message: Option<Arc<str>>,
+    /// Name of the host it was on.
+    pub host: Option<Arc<str>>,
+    /// The task it had replaced.
+    pub ancestor: Option<TaskId>,
+}
+
+/// A job with all that lives of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Job {
+    /// What is stored.
+    pub record: JobRecord,
+    pub(crate) live: BTreeMap<u32, TaskId>,
+    pub(crate) counts: Counts,
+    pub(crate) ended: BTreeMap<(Timestamp, TaskId), Arc<EndedTask>>,
+}
+
+impl Job {
+    pub(crate) fn new(record: JobRecord) -> Job {
+        Job { record, live: BTreeMap::new(), counts: Counts::default(), ended: BTreeMap::new() }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> JobId {
+        self.record.id
+    }
+
+    /// What people call it.
+    pub fn key(&self) -> &JobKey {
+        &self.record.key
+    }
+
+    /// Of newly created tasks.
+    pub fn config(&self) -> &Arc<TaskConfig> {
+        &self.record.config
+    }
+
+    /// Slots.
+    pub fn instances(&self) -> u32 {
+        self.record.instances
+    }
+
+    /// Live tasks per status.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether it has live tasks, or some are still to be made.
+    pub fn is_active(&self) -> bool {
+        self.record.ended.is_none()
+    }
+
+    /// Live tasks: (instance, task), by instance.
+    pub fn live(&self) -> impl Iterator<Item = (u32, TaskId)> {
+        self.live.iter().map(|(&instance, &task)| (instance, task))
+    }
+
+    /// The newest ended tasks, newest first; bounded.
+    pub fn ended(&self) -> impl Iterator<Item = &EndedTask> {
+        self.ended.values().rev().map(AsRef::as_ref)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.record.ended.map(|at| at.plus_ms(JOB_HISTORY_MS))
+    }
+}

@@ -1,0 +1,164 @@
+//! Every law across tables, as code. Run after every command in tests, and on a sample in production.
+
+use std::collections::BTreeMap;
+
+use proto::{Resources, TaskId};
+
+use super::State;
+use super::host::Host;
+use super::job::Job;
+use super::status::Status;
+use super::{Due, StoredConfig};
+use crate::limits::{ENDED_PER_JOB_MAX, TASKS_PER_HOST_MAX};
+
+/// A law that does not hold. State made this mistake, not a person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a law of State is broken: {0}")]
+pub struct Broken(pub String);
+
+/// Checks all laws; costs a walk over all tables.
+pub fn check(state: &State) -> Result<(), Broken> {
+    for host in state.hosts.values() {
+        check_host(state, host)?;
+    }
+    for job in state.jobs.values() {
+        check_job(state, job)?;
+    }
+    check_tasks(state)?;
+    check_configs(state)?;
+    check_look_ups(state)?;
+    check_deadlines(state)
+}
+
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), Broken> {
+    if holds { Ok(()) } else { Err(Broken(message())) }
+}
+
+fn check_host(state: &State, host: &Host) -> Result<(), Broken> {
+    let name = host.name();
+    let capacity = host.record.spec.capacity;
+    let (mut used, mut ports) = (Resources::default(), Vec::new());
+    for id in host.tasks() {
+        let task = state
+            .tasks
+            .get(&id)
+            .ok_or_else(|| Broken(format!("{name} carries {id}, which does not live")))?;
+        ensure(task.host == Some(host.id()), || format!("{name} carries {id}, which is on {:?}", task.host))?;
+        ensure(!host.is_silent() || task.status == Status::Partitioned, || {
+            format!("{name} is silent and {id} is {}", task.status)
+        })?;
+        used = used.plus(task.demand());
+        ports.extend(task.ports.iter().copied());
+    }
+    ensure(used == host.used, || format!("{name} has {} in use, its tasks take {used}", host.used))?;
+    ensure(used.fits_in(&capacity) || host.record.overcommitted, || {
+        format!("{name} has {capacity} and carries {used}")
+    })?;
+    let count = ports.len();
+    ports.sort_unstable();
+    ports.dedup();
+    ensure(ports.len() == count, || format!("{name} gave a port twice: {ports:?}"))?;
+    ensure(ports.iter().eq(host.ports.iter()), || {
+        format!("{name} has ports {:?}, its tasks {ports:?}", host.ports)
+    })?;
+    ensure(host.tasks.len() <= TASKS_PER_HOST_MAX, || format!("{name} carries {} tasks", host.tasks.len()))
+}
+
+fn check_job(state: &State, job: &Job) -> Result<(), Broken> {
+    let key = job.key();
+    let mut counts = super::job::Counts::default();
+    for (instance, id) in job.live() {
+        let task =
+            state.tasks.get(&id).ok_or_else(|| Broken(format!("{key} has {id}, which does not live")))?;
+        ensure((task.job, task.instance) == (job.id(), instance), || {
+            format!("{key}/{instance} is not {id}'s")
+        })?;
+        ensure(instance < job.instances(), || format!("{key} has no instance {instance}"))?;
+        counts.add(task.status);
+    }
+    ensure(counts == job.counts, || format!("{key} counts {:?}, its tasks are {counts:?}", job.counts))?;
+    let making = state
+        .work
+        .values()
+        .any(|work| work.job() == job.id() && matches!(work.rest, super::work::Rest::Create { .. }));
+    ensure(job.is_active() != (job.live.is_empty() && !making), || {
+        format!("{key} ended {:?} with {} live tasks", job.record.ended, job.live.len())
+    })?;
+    ensure(job.ended.len() <= ENDED_PER_JOB_MAX, || {
+        format!("{key} remembers {} ended tasks", job.ended.len())
+    })?;
+    ensure(job.ended.values().all(|ended| ended.job == job.id() && ended.status.is_terminal()), || {
+        format!("{key} remembers ended tasks that are not its own or not ended")
+    })
+}
+
+fn check_tasks(state: &State) -> Result<(), Broken> {
+    for task in state.tasks.values() {
+        let id = task.id;
+        let own = state.jobs.get(&task.job).and_then(|job| job.live.get(&task.instance));
+        ensure(own == Some(&id), || format!("{id} lives, and its instance has {own:?}"))?;
+        ensure(!task.status.is_terminal() && task.status != Status::Init, || {
+            format!("{id} lives as {}", task.status)
+        })?;
+        ensure(task.status.is_on_host() == task.host.is_some(), || {
+            format!("{id} is {} on {:?}", task.status, task.host)
+        })?;
+        if let Some(host) = task.host {
+            let carried = state.hosts.get(&host).is_some_and(|host| host.tasks.contains(&id));
+            ensure(carried, || format!("{id} is on {host}, which does not carry it"))?;
+            ensure(task.ports.len() == task.config.ports.len(), || {
+                format!("{id} has {} ports", task.ports.len())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn check_configs(state: &State) -> Result<(), Broken> {
+    let mut references: BTreeMap<_, u64> = BTreeMap::new();
+    let of_jobs = state.jobs.values().map(|job| job.config().hash);
+    for hash in of_jobs.chain(state.tasks.values().map(|task| task.config.hash)) {
+        *references.entry(hash).or_default() += 1;
+    }
+    for (hash, StoredConfig { references: stored, config }) in &state.configs {
+        ensure(config.hash == *hash, || format!("{hash:?} is stored under another hash"))?;
+        let counted = references.remove(hash).unwrap_or(0);
+        ensure(*stored == counted && counted > 0, || {
+            format!("{hash:?} has {stored} references, {counted} counted")
+        })?;
+    }
+    ensure(references.is_empty(), || format!("configs are not stored: {references:?}"))
+}
+
+fn check_look_ups(state: &State) -> Result<(), Broken> {
+    for (key, id) in &state.keys {
+        ensure(state.jobs.get(id).is_some_and(|job| job.key() == &**key), || format!("{key} leads to {id}"))?;
+    }
+    ensure(state.keys.len() == state.jobs.len(), || "a job has no key, or two have one".to_owned())?;
+    for (name, id) in &state.names {
+        ensure(state.hosts.get(id).is_some_and(|host| host.name() == name), || {
+            format!("{name} leads to {id}")
+        })?;
+    }
+    ensure(state.names.len() == state.hosts.len(), || "a host has no name, or two have one".to_owned())?;
+    let counter = (1 << proto::ids::COUNTER_BITS) - 1;
+    let newest: Option<&TaskId> = state.tasks.keys().next_back();
+    ensure(newest.is_none_or(|id| id.0 & counter < state.cluster.next_id), || {
+        format!("{newest:?} is not older than the next id")
+    })
+}
+
+fn check_deadlines(state: &State) -> Result<(), Broken> {
+    let tasks = state.tasks.values().filter_map(|task| Some((task.deadline()?, Due::Task(task.id))));
+    let jobs = state.jobs.values().filter_map(|job| Some((job.deadline()?, Due::Job(job.id()))));
+    let hosts = state.hosts.values().filter_map(|host| Some((host.deadline()?, Due::Host(host.id()))));
+    let requests = state.requests.values().map(|known| (known.until, Due::Request(known.key.clone())));
+    let mut count = 0;
+    for deadline in tasks.chain(jobs).chain(hosts).chain(requests) {
+        ensure(state.deadlines.contains(&deadline), || {
+            format!("{deadline:?} is not in the order of deadlines")
+        })?;
+        count += 1;
+    }
+    ensure(count == state.deadlines.len(), || format!("{} deadlines, {count} are due", state.deadlines.len()))
+}

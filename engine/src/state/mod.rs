@@ -1,0 +1,220 @@
+//! `State`: every table, and what each is the truth for.
+//!
+//! Stored (rows): the cluster row, configs, jobs with their newest ended tasks, live tasks, hosts, remembered
+//! requests, work items. Derived, kept by apply and rebuilt by `load`: look-ups by key and name, live tasks per
+//! job and host, counts, use of hosts, references to configs, the order of deadlines. `laws` compares both.
+
+pub mod apply;
+pub mod command;
+pub mod config;
+mod deadline;
+pub mod host;
+mod index;
+pub mod job;
+pub mod laws;
+mod place;
+pub mod record;
+mod register;
+mod report;
+pub mod request;
+mod session;
+pub mod status;
+mod submit;
+pub mod task;
+mod touch;
+mod transition;
+pub mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proto::{HostId, JobId, JobKey, TaskId, WorkId};
+
+use crate::time::Timestamp;
+use command::Hint;
+use config::{ConfigHash, TaskConfig};
+use deadline::Due;
+use host::Host;
+use job::Job;
+use request::{Remembered, RequestKey};
+use task::{Task, Want, Wanted, WantedTask};
+use work::Work;
+
+/// Facts about the cluster as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cluster {
+    /// What `apply` does; rises by a command.
+    pub level: u32,
+    /// Of the cluster's history; 0 = no session yet.
+    pub epoch: u64,
+    /// State's time.
+    pub clock: Timestamp,
+    /// Counter part of the next id.
+    pub next_id: u64,
+    /// Of the newest session.
+    pub term: u64,
+    /// Node id, of the newest session.
+    pub leader: u64,
+    /// No placements, no silence, no expiry, until thawed.
+    pub frozen: bool,
+    /// After a restore: the same and no work, until resumed.
+    pub held: bool,
+    /// What people call it.
+    pub name: Arc<str>,
+    /// The same through restores.
+    pub lineage: Arc<str>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Cluster {
+            level: crate::limits::LEVEL,
+            epoch: 0,
+            clock: Timestamp(0),
+            next_id: 1,
+            term: 0,
+            leader: 0,
+            frozen: false,
+            held: false,
+            name: "".into(),
+            lineage: "".into(),
+        }
+    }
+}
+
+/// A config and how many jobs and live tasks refer to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct StoredConfig {
+    pub(crate) config: Arc<TaskConfig>,
+    pub(crate) references: u64,
+}
+
+/// The replicated state. Changed by `apply` only.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct State {
+    pub(crate) cluster: Cluster,
+    pub(crate) configs: BTreeMap<ConfigHash, StoredConfig>,
+    pub(crate) jobs: BTreeMap<JobId, Job>,
+    pub(crate) keys: BTreeMap<Arc<JobKey>, JobId>,
+    pub(crate) tasks: BTreeMap<TaskId, Task>,
+    pub(crate) hosts: BTreeMap<HostId, Host>,
+    pub(crate) names: BTreeMap<Arc<str>, HostId>,
+    pub(crate) requests: BTreeMap<Arc<RequestKey>, Arc<Remembered>>,
+    pub(crate) work: BTreeMap<WorkId, Work>,
+    pub(crate) deadlines: BTreeSet<(Timestamp, Due)>,
+}
+
+impl State {
+    /// Facts about the cluster as a whole.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// State's time.
+    pub fn clock(&self) -> Timestamp {
+        self.cluster.clock
+    }
+
+    /// Whether decisions (placements, silence, expiry) are stopped: frozen by a person, or held after a restore.
+    pub fn is_stopped(&self) -> bool {
+        self.cluster.frozen || self.cluster.held
+    }
+
+    /// The config of that hash.
+    pub fn config(&self, hash: &ConfigHash) -> Option<&Arc<TaskConfig>> {
+        self.configs.get(hash).map(|stored| &stored.config)
+    }
+
+    /// The newest job of that key; it may have ended.
+    pub fn job(&self, key: &JobKey) -> Option<&Job> {
+        self.keys.get(key).and_then(|id| self.jobs.get(id))
+    }
+
+    /// The job of that id.
+    pub fn job_by_id(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id)
+    }
+
+    /// Jobs in key order; of a role and environment, where they are given.
+    pub fn jobs<'a>(
+        &'a self,
+        role: Option<&'a str>,
+        environment: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Job> + 'a {
+        self.keys
+            .iter()
+            .filter(move |(key, _)| role.is_none_or(|role| key.role == role))
+            .filter(move |(key, _)| environment.is_none_or(|environment| key.environment == environment))
+            .filter_map(|(_, id)| self.jobs.get(id))
+    }
+
+    /// The live task of that id.
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        self.tasks.get(&id)
+    }
+
+    /// All live tasks, in id order.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    /// Live tasks of a job, by instance.
+    pub fn tasks_of<'a>(&'a self, job: &'a Job) -> impl Iterator<Item = &'a Task> + 'a {
+        job.live.values().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// The host of that id.
+    pub fn host(&self, id: HostId) -> Option<&Host> {
+        self.hosts.get(&id)
+    }
+
+    /// The host of that name.
+    pub fn host_by_name(&self, name: &str) -> Option<&Host> {
+        self.names.get(name).and_then(|id| self.hosts.get(id))
+    }
+
+    /// All hosts, in id order.
+    pub fn hosts(&self) -> impl ExactSizeIterator<Item = &Host> {
+        self.hosts.values()
+    }
+
+    /// All that a host shall run; `None` when State does not know it.
+    pub fn wanted(&self, host: HostId) -> Option<Wanted> {
+        let host = self.hosts.get(&host)?;
+        let tasks = host.tasks.iter().filter_map(|id| self.tasks.get(id));
+        let tasks = tasks.filter_map(|task| {
+            Some(WantedTask {
+                id: task.id,
+                want: Want::of(task.status)?,
+                config: task.config.hash,
+                instance: task.instance,
+                ports: task.named_ports().map(|(name, port)| (name.clone(), port)).collect(),
+            })
+        });
+        Some(Wanted { generation: host.record.generation, tasks: tasks.collect() })
+    }
+
+    /// When the next `Tick` is due; `None` while nothing waits or decisions are stopped.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        if self.is_stopped() { None } else { self.deadlines.first().map(|(at, _)| *at) }
+    }
+
+    /// A work item that `AdvanceWork` should advance, if there is one.
+    pub fn next_work(&self) -> Option<WorkId> {
+        if self.cluster.held { None } else { self.work.keys().next().copied() }
+    }
+
+    /// All that a new leader must look at, since it has no hints of its predecessor's.
+    pub fn hints_after_election(&self) -> Vec<Hint> {
+        let hosts = self.hosts.keys().map(|&host| Hint::HostDirty(host));
+        let pending = self.tasks.values().filter(|task| task.status == status::Status::Pending);
+        let pending = pending.map(|task| Hint::TaskPending(task.id));
+        let work = self.work.keys().map(|&work| Hint::WorkDue(work));
+        hosts.chain(pending).chain(work).chain([Hint::DeadlineChanged, Hint::FreezeChanged]).collect()
+    }
+
+    /// Remembered requests.
+    pub fn requests_remembered(&self) -> usize {
+        self.requests.len()
+    }
+}

@@ -1,0 +1,90 @@
+//! Leader sessions, State's clock, ids, and the freeze.
+
+use super::State;
+use super::command::{Done, Hint, Refusal, RefusalKind, Reply, StartSession};
+use super::touch::{Key, Touch};
+use crate::limits::{CLOCK_JUMP_MAX_MS, CLOCK_MEDIAN_DISTANCE_MAX_MS};
+use crate::time::Timestamp;
+
+/// The median; of an even number of readings the lower one.
+fn median(readings: &[Timestamp]) -> Option<Timestamp> {
+    let mut sorted = readings.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied()
+}
+
+impl State {
+    /// The next id: `epoch << 40 | counter`.
+    pub(super) fn new_id(&mut self) -> u64 {
+        let id = self.cluster.epoch << proto::ids::COUNTER_BITS | self.cluster.next_id;
+        self.cluster.next_id += 1;
+        id
+    }
+
+    /// Whether an op other than the session's first may move the clock to `at`.
+    pub(super) fn check_clock(&self, at: Timestamp) -> Result<(), Refusal> {
+        if self.cluster.epoch == 0 {
+            return Err(Refusal::new(RefusalKind::Stale, "no leader session has started yet"));
+        }
+        let clock = self.cluster.clock;
+        if at > clock.plus_ms(CLOCK_JUMP_MAX_MS) {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!("the command's time {at} is more than an hour after the cluster's time {clock}"),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_session(&mut self, at: Timestamp, session: StartSession, touch: &mut Touch) -> Reply {
+        let named = (session.term, session.leader);
+        let newest = (self.cluster.term, self.cluster.leader);
+        if named < newest {
+            return Err(Refusal::new(
+                RefusalKind::Stale,
+                format!(
+                    "the session of term {} (node {}) is older than that of term {} (node {})",
+                    named.0, named.1, newest.0, newest.1
+                ),
+            ));
+        }
+        let first = self.cluster.epoch == 0;
+        if first && session.epoch == 0 {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                "the first session must bring the cluster's epoch",
+            ));
+        }
+        let clock = self.cluster.clock;
+        if at > clock.plus_ms(CLOCK_JUMP_MAX_MS) {
+            let near = median(&session.wall_clocks)
+                .is_some_and(|wall| wall.since_ms(at).max(at.since_ms(wall)) <= CLOCK_MEDIAN_DISTANCE_MAX_MS);
+            if !near {
+                return Err(Refusal::new(
+                    RefusalKind::Invalid,
+                    format!(
+                        "the session's time {at} is far from the cluster's time {clock} and not within a minute of the median of its members' clocks"
+                    ),
+                ));
+            }
+        }
+        let cluster = &mut self.cluster;
+        if first {
+            cluster.epoch = session.epoch;
+            cluster.name = session.cluster.into();
+            cluster.lineage = session.lineage.into();
+        }
+        (cluster.term, cluster.leader) = named;
+        cluster.clock = clock.max(at);
+        touch.row(Key::Cluster);
+        Ok(Done::default())
+    }
+
+    pub(super) fn freeze(&mut self, frozen: bool, touch: &mut Touch) -> Reply {
+        self.cluster.frozen = frozen;
+        touch.row(Key::Cluster);
+        touch.hint(Hint::FreezeChanged);
+        touch.deadlines();
+        Ok(Done::default())
+    }
+}

@@ -1,0 +1,46 @@
+//! Changes too large for one command: the leader advances them step by step.
+
+use std::sync::Arc;
+
+use proto::{JobId, WorkId};
+
+/// A work item.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// Which.
+    pub id: WorkId,
+    /// What is left to do.
+    pub rest: Rest,
+}
+
+/// What is left of a work item.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// Instances `next..end` of a job are still to be made.
+    Create {
+        /// Whose.
+        job: JobId,
+        /// The first that is missing.
+        next: u32,
+        /// One past the last.
+        end: u32,
+    },
+    /// Instances from `next` on are still to be killed.
+    Kill {
+        /// Whose.
+        job: JobId,
+        /// The first to look at.
+        next: u32,
+        /// Why, in words.
+        message: Arc<str>,
+    },
+}
+
+impl Work {
+    /// The job it is about.
+    pub fn job(&self) -> JobId {
+        match self.rest {
+            Rest::Create { job, .. } | Rest::Kill { job, .. } => job,
+        }
+    }
+}
