@@ -37,10 +37,15 @@ impl Clocks {
             let own = replica.identity().node_id;
             for member in replica.status().members.into_iter().filter(|member| member.node_id != own) {
                 let mut client = ClusterClient::new(peers.channel(&member.api_address));
-                let answer = tokio::time::timeout(Duration::from_secs(1), client.status(ClusterStatusRequest {})).await;
+                let answer =
+                    tokio::time::timeout(Duration::from_secs(1), client.status(ClusterStatusRequest {}))
+                        .await;
                 if let Ok(Ok(status)) = answer {
                     let reading = (status.into_inner().wall_ms, boottime());
-                    self.0.lock().unwrap_or_else(|broken| broken.into_inner()).insert(member.node_id, reading);
+                    self.0
+                        .lock()
+                        .unwrap_or_else(|broken| broken.into_inner())
+                        .insert(member.node_id, reading);
                 }
             }
             tokio::time::sleep(CLOCK_READ).await;

@@ -37,7 +37,10 @@ impl Gateway {
 impl rpc::agents_server::Agents for Gateway {
     type AttachStream = BoxStream<'static, Result<SchedulerFrame, Status>>;
 
-    async fn attach(&self, request: Request<Streaming<AgentFrame>>) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(
+        &self,
+        request: Request<Streaming<AgentFrame>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
         let running = self.node.running()?;
         let Ok(permit) = self.streams.clone().try_acquire_owned() else {
             return Err(Status::resource_exhausted(format!(

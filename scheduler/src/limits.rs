@@ -40,5 +40,9 @@ pub const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// How often replicas read each other's clocks.
 pub const CLOCK_READ: Duration = Duration::from_secs(5);
 
-const _: () = assert!(LEADER_LEASE.as_millis() * 5 < SILENCE.as_millis(), "starts must stop long before a host counts as lost");
-const _: () = assert!(PLACEMENTS_PER_ROUND_MAX <= HINTS_MAX, "one round's effects must not overflow the hints");
+const _: () = assert!(
+    LEADER_LEASE.as_millis() * 5 < SILENCE.as_millis(),
+    "starts must stop long before a host counts as lost"
+);
+const _: () =
+    assert!(PLACEMENTS_PER_ROUND_MAX <= HINTS_MAX, "one round's effects must not overflow the hints");

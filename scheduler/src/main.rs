@@ -8,14 +8,22 @@ fn main() -> anyhow::Result<()> {
     let commit = option_env!("BOREALIS_COMMIT").unwrap_or("unknown");
     let version: &'static str = format!("{} ({commit})", env!("CARGO_PKG_VERSION")).leak();
     let options = Options::from_arg_matches(&Options::command().version(version).get_matches())?;
-    let filter = EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter =
+        EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if options.log_format == "json" { log.json().init() } else { log.with_ansi(false).init() }
+    if options.log_format == "json" {
+        log.json().init()
+    } else {
+        log.with_ansi(false).init()
+    }
     // A broken invariant must stop the replica, whichever thread finds it.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         report(info);
         std::process::abort();
     }));
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(scheduler::server::run(options))
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(scheduler::server::run(options))
 }

@@ -48,7 +48,9 @@ async fn leader_health(State(pages): State<Pages>) -> impl IntoResponse {
         return (StatusCode::OK, "leader\n".to_owned());
     }
     match running.replica.leadership().borrow().leader.as_ref() {
-        Some(member) => (StatusCode::SERVICE_UNAVAILABLE, format!("follower; the leader is {}\n", member.api_address)),
+        Some(member) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("follower; the leader is {}\n", member.api_address))
+        }
         None => (StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n".to_owned()),
     }
 }

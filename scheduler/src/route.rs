@@ -97,7 +97,10 @@ impl Relay {
     }
 
     /// Opens the stream to the leader.
-    async fn open(from: u64, leader: Channel) -> Result<(Arc<Self>, tonic::Streaming<proto::wire::RelayDown>), tonic::Status> {
+    async fn open(
+        from: u64,
+        leader: Channel,
+    ) -> Result<(Arc<Self>, tonic::Streaming<proto::wire::RelayDown>), tonic::Status> {
         let (up, queue) = mpsc::channel(RELAY_QUEUE_MAX);
         let mut client = rpc::cluster_client::ClusterClient::new(leader)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -116,10 +119,13 @@ impl Relay {
             };
             let outlet = self.streams().get(&message.stream).cloned();
             let Some(outlet) = outlet else { continue };
-            match message.body {
-                Some(relay_down::Body::Frame(frame)) if !outlet.send(frame) => outlet.close(),
-                Some(relay_down::Body::Frame(_)) | None => {}
-                Some(relay_down::Body::Closed(_)) => outlet.close(),
+            let open = match message.body {
+                Some(relay_down::Body::Frame(frame)) => outlet.send(frame),
+                Some(relay_down::Body::Closed(_)) => false,
+                None => true,
+            };
+            if !open {
+                outlet.close();
             }
         }
     }
@@ -132,7 +138,12 @@ pub fn resync() -> SchedulerFrame {
 }
 
 /// Keeps the route up to date until the replica stops.
-pub async fn keep(replica: Replica, peers: Peers, mut sessions: watch::Receiver<Option<Arc<Session>>>, route: watch::Sender<Route>) {
+pub async fn keep(
+    replica: Replica,
+    peers: Peers,
+    mut sessions: watch::Receiver<Option<Arc<Session>>>,
+    route: watch::Sender<Route>,
+) {
     let mut leadership = replica.leadership();
     loop {
         let session = sessions.borrow_and_update().clone();
@@ -158,7 +169,9 @@ pub async fn keep(replica: Replica, peers: Peers, mut sessions: watch::Receiver<
                         tracing::info!(leader = member.node_id, %why, "the stream to the leader ended");
                         route.send_replace(Route::Nowhere);
                     }
-                    Err(why) => tracing::debug!(leader = member.node_id, %why, "the leader takes no relay yet"),
+                    Err(why) => {
+                        tracing::debug!(leader = member.node_id, %why, "the leader takes no relay yet")
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

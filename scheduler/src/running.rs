@@ -14,7 +14,7 @@ use crate::route::Route;
 pub type Replica = replication::Replica<Machine>;
 
 /// The parts of a replica that belongs to a cluster.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Running {
     /// Log, rows and State.
     pub replica: Replica,
@@ -26,6 +26,12 @@ pub struct Running {
     pub routes: watch::Receiver<Route>,
     /// What the others' clocks show.
     pub clocks: Clocks,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Running({})", self.replica.identity().node_id)
+    }
 }
 
 impl Running {

@@ -49,7 +49,8 @@ impl Node {
 
     /// What replication is started with.
     pub fn replication(&self) -> anyhow::Result<replication::Options> {
-        let profile = self.options.profile.parse().map_err(|why: String| anyhow::anyhow!("--profile: {why}"))?;
+        let profile =
+            self.options.profile.parse().map_err(|why: String| anyhow::anyhow!("--profile: {why}"))?;
         Ok(replication::Options::new(
             self.options.dir.clone(),
             &self.options.cluster,
@@ -76,9 +77,20 @@ impl Node {
         let (session_writer, sessions) = watch::channel(None);
         let (route_writer, routes) = watch::channel(Route::Nowhere);
         let clocks = Clocks::default();
-        let running = Running { replica: replica.clone(), peers: self.peers.clone(), sessions, routes, clocks: clocks.clone() };
+        let running = Running {
+            replica: replica.clone(),
+            peers: self.peers.clone(),
+            sessions,
+            routes,
+            clocks: clocks.clone(),
+        };
         tokio::spawn(leader::run(replica.clone(), clocks.clone(), session_writer));
-        tokio::spawn(route::keep(replica.clone(), self.peers.clone(), running.sessions.clone(), route_writer));
+        tokio::spawn(route::keep(
+            replica.clone(),
+            self.peers.clone(),
+            running.sessions.clone(),
+            route_writer,
+        ));
         tokio::spawn(clocks.keep(replica, self.peers.clone()));
         let running = self.running.get_or_init(|| running).clone();
         self.started.notify_one();
@@ -174,7 +186,9 @@ async fn broken(node: &Node) -> String {
 
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -45,7 +45,11 @@ pub fn describe() {
     describe_counter!(REQUESTS, "Requests of users, by operation and outcome.");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Time from a request's arrival to its answer.");
     describe_counter!(WANTED_SETS, "Wanted sets sent to hosts.");
-    describe_histogram!(SESSION_START_SECONDS, Unit::Seconds, "Time from gaining leadership to the first round.");
+    describe_histogram!(
+        SESSION_START_SECONDS,
+        Unit::Seconds,
+        "Time from gaining leadership to the first round."
+    );
     describe_gauge!(BUILD_INFO, "Always 1; the label says which version runs.");
     metrics::gauge!(LEADING).set(0.0);
     metrics::gauge!(AGENT_STREAMS).set(0.0);
@@ -54,6 +58,6 @@ pub fn describe() {
 
 /// Bounds of every histogram in seconds: 50 microseconds to 30 seconds.
 pub const SECONDS_BUCKETS: [f64; 18] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    30.0,
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
 ];

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::{
-    AdmitReply, AdmitRequest, ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest, InitReply,
-    InitRequest, JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, relay_up,
+    AdmitReply, AdmitRequest, ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest,
+    InitReply, InitRequest, JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, relay_up,
 };
 use rpc::cluster_client::ClusterClient;
 use tokio::sync::mpsc;
@@ -45,7 +45,8 @@ impl Operators {
         let Ok(running) = self.node.running() else {
             return ClusterStatusReply {
                 cluster: self.node.options.cluster.clone(),
-                state: "belongs to no cluster yet: run `borealis cluster init` or `borealis cluster join`".to_owned(),
+                state: "belongs to no cluster yet: run `borealis cluster init` or `borealis cluster join`"
+                    .to_owned(),
                 wall_ms: wall_ms(),
                 ..ClusterStatusReply::default()
             };
@@ -151,8 +152,11 @@ impl rpc::cluster_server::Cluster for Operators {
         if let Place::There(channel) = place {
             return call(&running, Kind::Change, ClusterClient::new(channel).admit(mark(ask))).await;
         }
-        let admitted =
-            running.replica.admit(&ask.store_uuid, &ask.raft_address, &ask.api_address).await.map_err(failed)?;
+        let admitted = running
+            .replica
+            .admit(&ask.store_uuid, &ask.raft_address, &ask.api_address)
+            .await
+            .map_err(failed)?;
         Ok(Response::new(AdmitReply {
             cluster_id: identity.cluster_id.clone(),
             node_id: admitted.identity.node_id,
@@ -166,7 +170,10 @@ impl rpc::cluster_server::Cluster for Operators {
         Ok(Response::new(self.status_now()))
     }
 
-    async fn fingerprint(&self, request: Request<FingerprintRequest>) -> Result<Response<FingerprintReply>, Status> {
+    async fn fingerprint(
+        &self,
+        request: Request<FingerprintRequest>,
+    ) -> Result<Response<FingerprintReply>, Status> {
         let running = self.node.running()?;
         if request.get_ref().at > 0 {
             let at = request.into_inner().at;
@@ -178,35 +185,57 @@ impl rpc::cluster_server::Cluster for Operators {
                         return Ok(Response::new(FingerprintReply { log_index: at, sum, replicas: vec![] }));
                     }
                     Some(own) if own.index > at => {
-                        return Err(failed(format!("a newer fingerprint, at {}, has replaced the one at {at}", own.index)));
+                        return Err(failed(format!(
+                            "a newer fingerprint, at {}, has replaced the one at {at}",
+                            own.index
+                        )));
                     }
                     _ if tokio::time::Instant::now() > deadline => {
-                        return Err(Status::unavailable(format!("this replica has not applied log index {at} yet")));
+                        return Err(Status::unavailable(format!(
+                            "this replica has not applied log index {at} yet"
+                        )));
                     }
                     _ => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
         }
         if let Place::There(channel) = leader(&running, &request).await? {
-            return call(&running, Kind::Read, ClusterClient::new(channel).fingerprint(mark(request.into_inner()))).await;
+            return call(
+                &running,
+                Kind::Read,
+                ClusterClient::new(channel).fingerprint(mark(request.into_inner())),
+            )
+            .await;
         }
         let own = running.replica.fingerprint().await.map_err(convert::unproposed)?;
         let asked = running.replica.status().members.into_iter().map(|member| {
             let (peers, mine) = (running.peers.clone(), member.node_id == running.replica.identity().node_id);
             async move {
                 if mine {
-                    return ReplicaSum { node_id: member.node_id, sum: convert::hex(&own.sum), problem: String::new() };
+                    return ReplicaSum {
+                        node_id: member.node_id,
+                        sum: convert::hex(&own.sum),
+                        problem: String::new(),
+                    };
                 }
                 let ask = FingerprintRequest { at: own.index };
                 let mut client = ClusterClient::new(peers.channel(&member.api_address));
                 match tokio::time::timeout(FINGERPRINT_WAIT, client.fingerprint(ask)).await {
-                    Ok(Ok(reply)) => {
-                        ReplicaSum { node_id: member.node_id, sum: reply.into_inner().sum, problem: String::new() }
-                    }
-                    Ok(Err(why)) => {
-                        ReplicaSum { node_id: member.node_id, sum: String::new(), problem: why.message().to_owned() }
-                    }
-                    Err(_) => ReplicaSum { node_id: member.node_id, sum: String::new(), problem: "no answer".to_owned() },
+                    Ok(Ok(reply)) => ReplicaSum {
+                        node_id: member.node_id,
+                        sum: reply.into_inner().sum,
+                        problem: String::new(),
+                    },
+                    Ok(Err(why)) => ReplicaSum {
+                        node_id: member.node_id,
+                        sum: String::new(),
+                        problem: why.message().to_owned(),
+                    },
+                    Err(_) => ReplicaSum {
+                        node_id: member.node_id,
+                        sum: String::new(),
+                        problem: "no answer".to_owned(),
+                    },
                 }
             }
         });
@@ -216,7 +245,10 @@ impl rpc::cluster_server::Cluster for Operators {
 
     type RelayStream = BoxStream<'static, Result<RelayDown, Status>>;
 
-    async fn relay(&self, request: Request<Streaming<RelayUp>>) -> Result<Response<Self::RelayStream>, Status> {
+    async fn relay(
+        &self,
+        request: Request<Streaming<RelayUp>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
         let running = self.node.running()?;
         let session = running.session().ok_or_else(|| Status::unavailable("this replica does not lead"))?;
         let (down, frames) = mpsc::channel(RELAY_QUEUE_MAX);

@@ -1,7 +1,8 @@
 //! State into messages, refusals into statuses. The only file that does.
 
+use engine::state::record::{host_spec_wire, status_wire};
 use engine::{EndedTask, Refusal, RefusalKind, State, Task};
-use proto::wire::{HostSpec, HostView, JobSummary, NamedPort, TaskView};
+use proto::wire::{HostView, JobSummary, NamedPort, TaskView};
 use proto::{JobKey, TaskId};
 use replication::{ProposeError, ReadError};
 use tonic::{Code, Status};
@@ -17,7 +18,9 @@ pub fn refused(refusal: &Refusal) -> Status {
         RefusalKind::NotFound => Code::NotFound,
         RefusalKind::AlreadyExists => Code::AlreadyExists,
         RefusalKind::Invalid | RefusalKind::RequestReused => Code::InvalidArgument,
-        RefusalKind::Stale | RefusalKind::HostRefused | RefusalKind::RequestExpired => Code::FailedPrecondition,
+        RefusalKind::Stale | RefusalKind::HostRefused | RefusalKind::RequestExpired => {
+            Code::FailedPrecondition
+        }
         RefusalKind::Limit => Code::ResourceExhausted,
     };
     Status::new(code, refusal.message.clone())
@@ -29,10 +32,12 @@ pub fn unproposed(why: ProposeError) -> Status {
         ProposeError::NotLeader { .. } | ProposeError::Stopped { .. } | ProposeError::Busy { .. } => {
             Status::unavailable(format!("{why}; nothing was done"))
         }
-        ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => Status::invalid_argument(why.to_string()),
-        ProposeError::Unknown { .. } => Status::deadline_exceeded(format!(
-            "{why}: repeat the request with the same request id, or look"
-        )),
+        ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => {
+            Status::invalid_argument(why.to_string())
+        }
+        ProposeError::Unknown { .. } => {
+            Status::deadline_exceeded(format!("{why}: repeat the request with the same request id, or look"))
+        }
     }
 }
 
@@ -48,11 +53,14 @@ pub fn task_view(state: &State, task: &Task, reason: Option<&str>) -> TaskView {
     TaskView {
         task_id: task.id.0,
         instance: task.instance,
-        status: task.status.to_wire().into(),
+        status: status_wire(task.status).into(),
         since_ms: task.since.0,
         host: host.map(|host| host.name().to_string()).unwrap_or_default(),
         agent_address: host.map(|host| host.record.spec.address.clone()).unwrap_or_default(),
-        ports: task.named_ports().map(|(name, port)| NamedPort { name: name.to_string(), port: port.into() }).collect(),
+        ports: task
+            .named_ports()
+            .map(|(name, port)| NamedPort { name: name.to_string(), port: port.into() })
+            .collect(),
         message: message.to_owned(),
         ancestor: task.ancestor.map_or(0, |TaskId(id)| id),
     }
@@ -64,7 +72,7 @@ pub fn ended_view(state: &State, task: &EndedTask) -> TaskView {
     TaskView {
         task_id: task.id.0,
         instance: task.instance,
-        status: task.status.to_wire().into(),
+        status: status_wire(task.status).into(),
         since_ms: task.at.0,
         host: task.host.as_deref().unwrap_or_default().to_owned(),
         agent_address: agent.map(|host| host.record.spec.address.clone()).unwrap_or_default(),
@@ -96,7 +104,7 @@ pub fn key(key: &JobKey) -> proto::wire::JobKey {
 pub fn host_view(host: &engine::Host) -> HostView {
     HostView {
         host_id: host.id().0,
-        spec: Some(HostSpec::from(&*host.record.spec)),
+        spec: Some(host_spec_wire(&host.record.spec)),
         free: Some(host.free().into()),
         tasks: u32::try_from(host.tasks().len()).unwrap_or(u32::MAX),
         silent: host.is_silent(),

@@ -58,7 +58,9 @@ pub async fn leader<T>(running: &Running, request: &Request<T>) -> Result<Place,
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(no_leader("no leader is known: a majority of the replicas must run and reach each other"));
+            return Err(no_leader(
+                "no leader is known: a majority of the replicas must run and reach each other",
+            ));
         }
         tokio::select! {
             _ = sessions.changed() => {}
@@ -76,7 +78,11 @@ pub fn mark<T>(message: T) -> Request<T> {
 }
 
 /// Awaits a forwarded call, and says honestly what a lost answer means.
-pub async fn call<T>(running: &Running, kind: Kind, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<Response<T>, Status> {
+pub async fn call<T>(
+    running: &Running,
+    kind: Kind,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<Response<T>, Status> {
     let mut leadership = running.replica.leadership();
     let before = leadership.borrow_and_update().clone();
     let moved = async {
@@ -123,7 +129,10 @@ fn judge(kind: Kind, status: Status) -> Status {
 }
 
 /// Counts a request and its time.
-pub async fn measured<T>(operation: &'static str, work: impl Future<Output = Result<Response<T>, Status>>) -> Result<Response<T>, Status> {
+pub async fn measured<T>(
+    operation: &'static str,
+    work: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<Response<T>, Status> {
     let begun = Instant::now();
     let answer = work.await;
     let outcome = match &answer {
@@ -133,6 +142,7 @@ pub async fn measured<T>(operation: &'static str, work: impl Future<Output = Res
         Err(_) => "refused",
     };
     metrics::counter!(telemetry::REQUESTS, "operation" => operation, "outcome" => outcome).increment(1);
-    metrics::histogram!(telemetry::REQUEST_SECONDS, "operation" => operation).record(begun.elapsed().as_secs_f64());
+    metrics::histogram!(telemetry::REQUEST_SECONDS, "operation" => operation)
+        .record(begun.elapsed().as_secs_f64());
     answer
 }

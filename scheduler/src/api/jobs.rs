@@ -7,8 +7,8 @@ use engine::state::command::Request as Asked;
 use prost::Message;
 use proto::JobKey;
 use proto::wire::{
-    self, CreateJobReply, CreateJobRequest, GetJobReply, GetJobRequest, KillTasksReply, KillTasksRequest, ListHostsReply,
-    ListHostsRequest, ListJobsReply, ListJobsRequest,
+    self, CreateJobReply, CreateJobRequest, GetJobReply, GetJobRequest, KillTasksReply, KillTasksRequest,
+    ListHostsReply, ListHostsRequest, ListJobsReply, ListJobsRequest,
 };
 use rpc::borealis_client::BorealisClient;
 use sha2::Digest as _;
@@ -53,7 +53,9 @@ impl Jobs {
 #[allow(clippy::result_large_err, reason = "tonic's own error type, at the door")]
 fn asked(request: Option<wire::Request>, body: &impl Message) -> Result<Asked, Status> {
     let request = request.filter(|request| !request.id.is_empty()).ok_or_else(|| {
-        Status::invalid_argument("the request has no request id; without one a repeated request would be done twice")
+        Status::invalid_argument(
+            "the request has no request id; without one a repeated request would be done twice",
+        )
     })?;
     Ok(Asked {
         identity: request.identity,
@@ -80,22 +82,32 @@ async fn change(session: &Session, op: Op, asked: Asked) -> Result<engine::Done,
 async fn fresh(session: &Session) -> Result<(), Status> {
     match tokio::time::timeout(REQUEST_WAIT, session.barrier()).await {
         Ok(answer) => answer.map_err(convert::unread),
-        Err(_) => Err(Status::unavailable("no majority of the replicas confirmed the leader in time; try again")),
+        Err(_) => {
+            Err(Status::unavailable("no majority of the replicas confirmed the leader in time; try again"))
+        }
     }
 }
 
-fn read_job(running: &Running, session: Option<&Session>, key: &JobKey, config: bool) -> Result<GetJobReply, Box<Status>> {
+fn read_job(
+    running: &Running,
+    session: Option<&Session>,
+    key: &JobKey,
+    config: bool,
+) -> Result<GetJobReply, Box<Status>> {
     running.replica.read(|machine| {
         let state = &machine.state;
         let job = state.job(key).ok_or_else(|| {
-            Status::not_found(format!("there is no job {key}; `borealis job list {}` shows those of the role", key.role))
+            Status::not_found(format!(
+                "there is no job {key}; `borealis job list {}` shows those of the role",
+                key.role
+            ))
         })?;
         let tasks = state.tasks_of(job).take(TASKS_PER_ANSWER_MAX).map(|task| {
             let reason = match task.status {
-                engine::Status::Pending => session.and_then(|session| session.why_pending(task.id)),
+                engine::Status::Pending => session.and_then(|session| session.why_pending(&task.config.hash)),
                 _ => None,
             };
-            convert::task_view(state, task, reason.as_deref())
+            convert::task_view(state, task, reason.as_ref().map(|group| group.reason.as_str()))
         });
         let mut spec = wire::JobSpec { config: None, instances: job.instances() };
         if config {
@@ -126,7 +138,10 @@ fn read_jobs(running: &Running, ask: &ListJobsRequest) -> ListJobsReply {
 
 #[tonic::async_trait]
 impl rpc::borealis_server::Borealis for Jobs {
-    async fn create_job(&self, request: Request<CreateJobRequest>) -> Result<Response<CreateJobReply>, Status> {
+    async fn create_job(
+        &self,
+        request: Request<CreateJobRequest>,
+    ) -> Result<Response<CreateJobReply>, Status> {
         measured("create_job", async {
             let running = self.node.running()?;
             let place = leader(&running, &request).await?;
@@ -134,7 +149,8 @@ impl rpc::borealis_server::Borealis for Jobs {
             let session = match place {
                 Place::Here(session) => session,
                 Place::There(channel) => {
-                    return call(&running, Kind::Change, BorealisClient::new(channel).create_job(mark(ask))).await;
+                    return call(&running, Kind::Change, BorealisClient::new(channel).create_job(mark(ask)))
+                        .await;
                 }
             };
             let spec = ask.spec.ok_or_else(|| Status::invalid_argument("the request describes no job"))?;
@@ -148,7 +164,10 @@ impl rpc::borealis_server::Borealis for Jobs {
         .await
     }
 
-    async fn kill_tasks(&self, request: Request<KillTasksRequest>) -> Result<Response<KillTasksReply>, Status> {
+    async fn kill_tasks(
+        &self,
+        request: Request<KillTasksRequest>,
+    ) -> Result<Response<KillTasksReply>, Status> {
         measured("kill_tasks", async {
             let running = self.node.running()?;
             let place = leader(&running, &request).await?;
@@ -156,7 +175,8 @@ impl rpc::borealis_server::Borealis for Jobs {
             let session = match place {
                 Place::Here(session) => session,
                 Place::There(channel) => {
-                    return call(&running, Kind::Change, BorealisClient::new(channel).kill_tasks(mark(ask))).await;
+                    return call(&running, Kind::Change, BorealisClient::new(channel).kill_tasks(mark(ask)))
+                        .await;
                 }
             };
             let by = ask.request.take();
@@ -179,7 +199,9 @@ impl rpc::borealis_server::Borealis for Jobs {
             let running = self.node.running()?;
             let key = self.key(request.get_ref().job.as_ref())?;
             if request.get_ref().stale {
-                return read_job(&running, None, &key, request.get_ref().config).map(Response::new).map_err(|why| *why);
+                return read_job(&running, None, &key, request.get_ref().config)
+                    .map(Response::new)
+                    .map_err(|why| *why);
             }
             match leader(&running, &request).await? {
                 Place::Here(session) => {
@@ -217,13 +239,18 @@ impl rpc::borealis_server::Borealis for Jobs {
         .await
     }
 
-    async fn list_hosts(&self, request: Request<ListHostsRequest>) -> Result<Response<ListHostsReply>, Status> {
+    async fn list_hosts(
+        &self,
+        request: Request<ListHostsRequest>,
+    ) -> Result<Response<ListHostsReply>, Status> {
         measured("list_hosts", async {
             let running = self.node.running()?;
             match leader(&running, &request).await? {
                 Place::Here(session) => {
                     fresh(&session).await?;
-                    let hosts = running.replica.read(|machine| machine.state.hosts().map(convert::host_view).collect());
+                    let hosts = running
+                        .replica
+                        .read(|machine| machine.state.hosts().map(convert::host_view).collect());
                     Ok(Response::new(ListHostsReply { hosts }))
                 }
                 Place::There(channel) => {

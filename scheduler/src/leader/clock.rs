@@ -79,7 +79,11 @@ mod tests {
     fn a_session_jumps_to_wall_time_only_with_a_quorum_behind_it() {
         assert_eq!(session_start(5, 100_000, &[100_000, 101_000], 3), 100_000);
         assert_eq!(session_start(5, 100_000, &[100_000], 3), 5, "one reading of three is no quorum");
-        assert_eq!(session_start(5, 900_000, &[900_000, 100_000, 101_000], 3), 5, "its own clock is the odd one");
+        assert_eq!(
+            session_start(5, 900_000, &[900_000, 100_000, 101_000], 3),
+            5,
+            "its own clock is the odd one"
+        );
         assert_eq!(session_start(200_000, 100_000, &[100_000, 100_000], 3), 200_000, "never back");
         assert_eq!(session_start(5, 7, &[7], 1), 7);
     }

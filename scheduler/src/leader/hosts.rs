@@ -21,7 +21,7 @@ const REPORTS_WAITING_MAX: usize = 10_000;
 
 /// All links, and which hosts are theirs.
 #[derive(Debug)]
-pub struct Hosts {
+pub(super) struct Hosts {
     links: BTreeMap<LinkId, Link>,
     by_host: BTreeMap<HostId, LinkId>,
     /// When each host was last heard, by CLOCK_BOOTTIME.
@@ -58,7 +58,7 @@ enum Stage {
 
 /// What the loop shall propose on behalf of an agent.
 #[derive(Debug)]
-pub enum Ask {
+pub(super) enum Ask {
     /// Register, or find out that nothing has changed.
     Hello(LinkId, Box<Hello>),
     /// Reports to apply and then acknowledge.
@@ -122,7 +122,8 @@ impl Hosts {
                     return None;
                 }
                 link.stage = Stage::Registering;
-                link.journal = hello.identity.as_ref().map(|identity| identity.journal_id.clone()).unwrap_or_default();
+                link.journal =
+                    hello.identity.as_ref().map(|identity| identity.journal_id.clone()).unwrap_or_default();
                 link.heartbeat = None;
                 link.obeyed = 0;
                 link.sent = None;
@@ -138,7 +139,9 @@ impl Hosts {
                 link.obeyed = heartbeat.generation;
                 let Stage::Up(host) = link.stage else { return None };
                 self.heard.insert(host, boottime());
-                let late = link.sent.is_none_or(|(generation, at)| generation > link.obeyed && at.elapsed() >= RESEND);
+                let late = link
+                    .sent
+                    .is_none_or(|(generation, at)| generation > link.obeyed && at.elapsed() >= RESEND);
                 if late {
                     self.dirty.insert(host);
                 } else {
@@ -253,14 +256,19 @@ impl Hosts {
         let stalled = now.saturating_sub(self.swept).saturating_sub(Duration::from_secs(1));
         self.swept = now;
         if !stalled.is_zero() {
-            tracing::warn!(stalled_ms = stalled.as_millis(), "this replica itself stood still; hosts get that time back");
+            tracing::warn!(
+                stalled_ms = stalled.as_millis(),
+                "this replica itself stood still; hosts get that time back"
+            );
             self.begun += stalled;
             self.heard.values_mut().for_each(|heard| *heard += stalled);
         }
         let begun = self.begun;
         let heard = &self.heard;
         known
-            .filter(|(host, _)| now.saturating_sub(heard.get(host).copied().unwrap_or(begun).max(begun)) > SILENCE)
+            .filter(|(host, _)| {
+                now.saturating_sub(heard.get(host).copied().unwrap_or(begun).max(begun)) > SILENCE
+            })
             .collect()
     }
 
@@ -290,7 +298,9 @@ fn acknowledged(session: &Session) -> bool {
 /// Why a hello cannot be taken at all.
 fn refusal(session: &Session, hello: &Hello) -> Option<String> {
     let (Some(_), Some(_)) = (&hello.identity, &hello.spec) else {
-        return Some("the hello names no identity or no capacity; is the agent of another version?".to_owned());
+        return Some(
+            "the hello names no identity or no capacity; is the agent of another version?".to_owned(),
+        );
     };
     if hello.cluster_id.is_empty() || hello.cluster_id == session.cluster_id {
         return None;
@@ -306,14 +316,21 @@ fn refusal(session: &Session, hello: &Hello) -> Option<String> {
 }
 
 /// What State says the host shall run, with the configs it has not been sent on this stream.
-fn wanted_set(session: &Session, host: HostId, configs_sent: &mut BTreeSet<ConfigHash>) -> Option<wire::WantedSet> {
+fn wanted_set(
+    session: &Session,
+    host: HostId,
+    configs_sent: &mut BTreeSet<ConfigHash>,
+) -> Option<wire::WantedSet> {
     session.replica.read(|machine| {
         let wanted = machine.state.wanted(host)?;
         let mut configs = Vec::new();
         for task in &wanted.tasks {
             if configs_sent.insert(task.config) {
                 let config = machine.state.config(&task.config)?;
-                configs.push(wire::StoredConfig { hash: task.config.0.to_vec().into(), config: Some(config.wire.clone()) });
+                configs.push(wire::StoredConfig {
+                    hash: task.config.0.to_vec().into(),
+                    config: Some(config.wire.clone()),
+                });
             }
         }
         let tasks = wanted

@@ -11,15 +11,17 @@ pub mod clock;
 mod hosts;
 mod session;
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use engine::round::Budget;
 use engine::state::command::StartSession;
-use engine::{Assign, Command, Hint, HostIdentity, HostSpec, Op, Refusal, RefusalKind, Reply, Report, State, Timestamp, View};
+use engine::state::record::{read_host_spec, read_identity, read_report, status_wire};
+use engine::{
+    Assign, Command, Hint, HostIdentity, HostSpec, Op, Refusal, RefusalKind, Reply, State, Status, Timestamp,
+    View,
+};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use proto::wire::{Hello, TaskReport};
@@ -37,6 +39,8 @@ use crate::machine::{Drained, Hints};
 use crate::running::Replica;
 use crate::telemetry;
 
+/// How often the gauges of State are brought up to date.
+const GAUGES: Duration = Duration::from_secs(1);
 /// Events taken in one turn of the loop before it looks at State again.
 const EVENTS_PER_TURN: usize = 1_024;
 /// A round that placed this many is followed by a pause of `ROUND_PACE`, so that its effects arrive first.
@@ -75,7 +79,11 @@ pub async fn run(replica: Replica, clocks: Clocks, sessions: watch::Sender<Optio
 }
 
 /// The first command of the term; when it is applied, State is as new as anything acknowledged.
-async fn begin(replica: &Replica, clocks: &Clocks, now: &Leadership) -> Result<(Leader, mpsc::Receiver<Event>), ProposeError> {
+async fn begin(
+    replica: &Replica,
+    clocks: &Clocks,
+    now: &Leadership,
+) -> Result<(Leader, mpsc::Receiver<Event>), ProposeError> {
     let begun = Instant::now();
     let identity = replica.identity();
     let voters = replica.status().members.iter().filter(|member| member.voter).count();
@@ -94,8 +102,8 @@ async fn begin(replica: &Replica, clocks: &Clocks, now: &Leadership) -> Result<(
     if let Err(refusal) = replica.propose(command.encode().into()).await?.reply {
         tracing::error!(%refusal, "State refused the session's first command");
     }
-    let (epoch, clock_ms, hints) =
-        replica.read(|machine| (machine.state.cluster().epoch, machine.state.clock().0, machine.hints.clone()));
+    let (epoch, clock_ms, hints) = replica
+        .read(|machine| (machine.state.cluster().epoch, machine.state.clock().0, machine.hints.clone()));
     hints.collect(true);
     let (inbox, events) = mpsc::channel(LEADER_INBOX_MAX);
     let session = Arc::new(Session {
@@ -122,6 +130,7 @@ async fn begin(replica: &Replica, clocks: &Clocks, now: &Leadership) -> Result<(
         ticking: false,
         working: false,
         silencing: Vec::new(),
+        shown: Instant::now(),
     };
     Ok((leader, events))
 }
@@ -150,10 +159,17 @@ struct Leader {
     ticking: bool,
     working: bool,
     silencing: Vec<HostId>,
+    /// When the gauges were last brought up to date.
+    shown: Instant,
 }
 
 impl Leader {
-    async fn lead(&mut self, term: &Leadership, leadership: &mut watch::Receiver<Leadership>, inbox: &mut mpsc::Receiver<Event>) {
+    async fn lead(
+        &mut self,
+        term: &Leadership,
+        leadership: &mut watch::Receiver<Leadership>,
+        inbox: &mut mpsc::Receiver<Event>,
+    ) {
         let hints = self.hints.clone();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -190,7 +206,7 @@ impl Leader {
             Event::Open(link, outlet) => self.hosts.open(link, outlet),
             Event::Close(link) => self.hosts.close(link),
             Event::Frame(link, frame) => {
-                let ask = self.hosts.frame(&self.session, link, frame);
+                let ask = self.hosts.frame(&self.session, link, *frame);
                 self.heed(ask);
             }
         }
@@ -200,18 +216,19 @@ impl Leader {
         match ask {
             None => {}
             Some(Ask::Hello(link, hello)) => self.greet(link, hello),
-            Some(Ask::Reports(link, host, journal, reports)) => self.report(link, host, journal, reports, false),
+            Some(Ask::Reports(link, host, journal, reports)) => {
+                self.report(link, host, journal, reports, false)
+            }
         }
     }
 
     /// Registers a host, unless State knows it just so.
     fn greet(&mut self, link: LinkId, hello: Box<Hello>) {
         let (Some(identity), Some(spec)) = (&hello.identity, &hello.spec) else { return };
-        let (identity, spec) = match (HostIdentity::try_from(identity), HostSpec::try_from(spec)) {
-            (Ok(identity), Ok(spec)) => (identity, spec),
-            (Err(bad), _) | (_, Err(bad)) => {
-                return self.hosts.refuse(link, format!("the agent's hello is not understood: {bad}"));
-            }
+        let identity = read_identity(identity.clone());
+        let spec = match read_host_spec(spec.clone()) {
+            Ok(spec) => spec,
+            Err(bad) => return self.hosts.refuse(link, format!("the agent's hello is not valid: {bad}")),
         };
         let known = self.session.replica.read(|machine| registered(&machine.state, &identity, &spec));
         if let Some(host) = known {
@@ -238,17 +255,20 @@ impl Leader {
 
     fn report(&mut self, link: LinkId, host: HostId, journal: String, reports: Vec<TaskReport>, hello: bool) {
         let sequence = reports.iter().map(|report| report.sequence).max().unwrap_or(0);
-        let reports = match reports.iter().map(Report::try_from).collect() {
-            Ok(reports) => reports,
-            Err(bad) => return self.hosts.refuse(link, format!("the agent's report is not understood: {bad}")),
-        };
-        self.fly(Op::ApplyReports { host, journal, reports }, move |fate| Landed::Reported { link, host, sequence, hello, fate });
+        let reports = reports.into_iter().filter_map(read_report).collect();
+        self.fly(Op::ApplyReports { host, journal, reports }, move |fate| Landed::Reported {
+            link,
+            host,
+            sequence,
+            hello,
+            fate,
+        });
     }
 
     /// Puts `op` in flight. The number in flight is bounded by the agents and the queue of proposals.
     fn fly(&mut self, op: Op, landed: impl FnOnce(Fate) -> Landed + Send + 'static) {
         let session = self.session.clone();
-        let kind = op.kind();
+        let kind = kind(&op);
         self.flights.push(Box::pin(async move {
             let fate = session.propose(op, None).await;
             let outcome = match &fate {
@@ -265,7 +285,7 @@ impl Leader {
     fn land(&mut self, landed: Landed) {
         match landed {
             Landed::Assigned(assign, fate) => {
-                let placed = match fate {
+                let placed = match &fate {
                     Ok(Ok(done)) => u64::from(done.tasks),
                     Ok(Err(refusal)) => {
                         tracing::debug!(host = %assign.host, %refusal, "placements refused");
@@ -280,7 +300,10 @@ impl Leader {
                 metrics::counter!(telemetry::PLACEMENTS).increment(placed);
                 metrics::counter!(telemetry::PLACEMENTS_REFUSED).increment(refused);
                 self.round_due |= refused > 0;
-                self.view.settle(&assign);
+                if !matches!(fate, Err(ProposeError::Unknown { .. })) {
+                    let view = &mut self.view;
+                    self.session.replica.read(|machine| view.settle(&machine.state, &assign));
+                }
             }
             Landed::Registered(link, Ok(Ok(done)), hello) => self.greeted(link, HostId(done.id), *hello),
             Landed::Registered(link, Ok(Err(refusal)), _) => self.hosts.refuse(link, refusal.to_string()),
@@ -357,38 +380,43 @@ impl Leader {
             return;
         }
         self.round_due = false;
-        let budget = Budget { placements: PLACEMENTS_PER_ROUND_MAX };
-        let round = engine::round(&self.view, Timestamp(self.session.clock.now_ms()), budget);
-        let placed: usize = round.assigns.iter().map(|assign| assign.placements.len()).sum();
+        let round =
+            engine::round(&self.view, Timestamp(self.session.clock.now_ms()), PLACEMENTS_PER_ROUND_MAX);
+        self.view.launch(&round);
+        self.remember(&round.report);
         for assign in round.assigns {
-            self.view.launch(&assign);
             self.fly(Op::Assign(assign.clone()), move |fate| Landed::Assigned(assign, fate));
         }
-        self.remember(&round.report);
         metrics::histogram!(telemetry::ROUND_SECONDS).record(begun.elapsed().as_secs_f64());
-        if placed >= BUSY_ROUND {
+        if round.report.placed >= BUSY_ROUND {
             self.round_after = Instant::now() + ROUND_PACE;
             self.round_due = true;
         }
     }
 
     fn remember(&self, report: &engine::round::Report) {
-        let mut reasons = BTreeMap::new();
-        for group in &report.pending {
-            let reason: Arc<str> = group.reason.to_string().into();
-            reasons.extend(group.tasks.iter().map(|task| (*task, reason.clone())));
-        }
+        let waiting = report.groups.iter().filter(|group| group.waiting > 0 && !group.reason.is_empty());
+        let reasons = waiting.map(|group| (group.config, group.clone())).collect();
         *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
     }
 
     /// Deadlines, work items and silent hosts.
     fn sweep(&mut self) {
         let now = Timestamp(self.session.clock.now_ms());
+        let show = self.shown.elapsed() >= GAUGES;
+        if show {
+            self.shown = Instant::now();
+        }
         let (deadline, work, live) = self.session.replica.read(|machine| {
             let state = &machine.state;
-            let live: Vec<_> =
-                state.hosts().filter(|host| !host.is_silent()).map(|host| (host.id(), host.record.since)).collect();
-            gauges(state);
+            let live: Vec<_> = state
+                .hosts()
+                .filter(|host| !host.is_silent())
+                .map(|host| (host.id(), host.record.since))
+                .collect();
+            if show {
+                gauges(state);
+            }
             (state.next_deadline(), state.next_work(), live)
         });
         if !self.ticking && deadline.is_some_and(|due| due <= now) {
@@ -410,26 +438,50 @@ impl Leader {
     }
 }
 
+/// The name of an operation of the loop, for metrics.
+fn kind(op: &Op) -> &'static str {
+    match op {
+        Op::Assign(_) => "assign",
+        Op::RegisterHost { .. } => "register_host",
+        Op::ApplyReports { .. } => "reports",
+        Op::Silence { .. } => "silence",
+        Op::Tick => "tick",
+        Op::AdvanceWork(_) => "advance_work",
+        Op::Forget(_) => "forget",
+        Op::StartSession(_) | Op::CreateJob(_) | Op::KillTasks { .. } | Op::Freeze { .. } => "other",
+    }
+}
+
 /// The host of exactly this identity and spec, if State has it and hears it.
 fn registered(state: &State, identity: &HostIdentity, spec: &HostSpec) -> Option<HostId> {
     let host = state.host_by_name(&spec.name).filter(|host| !host.is_silent())?;
     let known = HostIdentity { host: identity.host, ..HostIdentity::clone(&host.record.identity) };
-    (known == *identity && *host.record.spec == *spec && identity.host.is_none_or(|id| id == host.id())).then(|| host.id())
+    (known == *identity && *host.record.spec == *spec && identity.host.is_none_or(|id| id == host.id()))
+        .then(|| host.id())
 }
 
 /// Whether State may learn something from a report that a hello repeats.
 fn is_news(state: &State, host: HostId, report: &TaskReport) -> bool {
     let acknowledged = state.host(host).map_or(0, |host| host.record.acknowledged);
-    let differs = |task: &engine::Task| task.host == Some(host) && task.status.to_wire() != report.status();
+    let differs =
+        |task: &engine::Task| task.host == Some(host) && status_wire(task.status) != report.status();
     report.sequence > acknowledged || state.task(proto::TaskId(report.task_id)).is_some_and(differs)
 }
 
 fn gauges(state: &State) {
-    for (status, count) in state.status_counts() {
-        metrics::gauge!(telemetry::TASKS, "status" => status.as_str()).set(count as f64);
+    let mut tasks = [0_u64; Status::ALL.len()];
+    let mut active = 0_u32;
+    for job in state.jobs(None, None).filter(|job| job.is_active()) {
+        active += 1;
+        for status in Status::ALL {
+            tasks[status as usize] += u64::from(job.counts().of(status));
+        }
     }
-    metrics::gauge!(telemetry::JOBS).set(state.job_count() as f64);
+    for status in Status::ALL.into_iter().filter(|status| !status.is_terminal()) {
+        metrics::gauge!(telemetry::TASKS, "status" => status.name()).set(tasks[status as usize] as f64);
+    }
+    metrics::gauge!(telemetry::JOBS).set(f64::from(active));
     let silent = state.hosts().filter(|host| host.is_silent()).count();
     metrics::gauge!(telemetry::HOSTS, "heard" => "no").set(silent as f64);
-    metrics::gauge!(telemetry::HOSTS, "heard" => "yes").set((state.hosts().count() - silent) as f64);
+    metrics::gauge!(telemetry::HOSTS, "heard" => "yes").set((state.hosts().len() - silent) as f64);
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use engine::round::GroupReport;
 use engine::state::command::Request;
-use engine::{Command, Op, Reply, Timestamp};
+use engine::{Command, ConfigHash, Op, Reply, Timestamp};
+use proto::Fence;
 use proto::wire::AgentFrame;
-use proto::{Fence, TaskId};
 use replication::ProposeError;
 use tokio::sync::{mpsc, watch};
 
@@ -25,13 +26,12 @@ pub enum Event {
     /// An agent's stream came here.
     Open(LinkId, Outlet),
     /// It said something.
-    Frame(LinkId, AgentFrame),
+    Frame(LinkId, Box<AgentFrame>),
     /// It is gone.
     Close(LinkId),
 }
 
 /// One replica's leadership of one term.
-#[derive(Debug)]
 pub struct Session {
     /// Under which agents obey this session.
     pub fence: Fence,
@@ -41,9 +41,15 @@ pub struct Session {
     pub(super) clock: SessionClock,
     pub(super) inbox: mpsc::Sender<Event>,
     pub(super) over: watch::Sender<bool>,
-    /// Why tasks are pending, from the newest round that looked at them.
-    pub(super) why_pending: Mutex<BTreeMap<TaskId, Arc<str>>>,
+    /// Why tasks are pending, by their config, from the newest round.
+    pub(super) why_pending: Mutex<BTreeMap<ConfigHash, Arc<GroupReport>>>,
     pub(super) next_link: AtomicU64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({})", self.fence)
+    }
 }
 
 impl Session {
@@ -61,7 +67,7 @@ impl Session {
 
     /// Passes an agent's frame on; false if the loop is over or overloaded.
     pub fn frame(&self, link: LinkId, frame: AgentFrame) -> bool {
-        self.inbox.try_send(Event::Frame(link, frame)).is_ok()
+        self.inbox.try_send(Event::Frame(link, Box::new(frame))).is_ok()
     }
 
     /// The agent is gone. Lost when the inbox is full: then the link ends at its next unanswered frame.
@@ -75,9 +81,9 @@ impl Session {
         let _ = over.wait_for(|over| *over).await;
     }
 
-    /// Why `task` is pending, as far as a round of this session has looked.
-    pub fn why_pending(&self, task: TaskId) -> Option<Arc<str>> {
-        self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).get(&task).cloned()
+    /// Why tasks of that config are pending, as far as a round of this session has looked.
+    pub fn why_pending(&self, config: &ConfigHash) -> Option<Arc<GroupReport>> {
+        self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).get(config).cloned()
     }
 
     /// A point behind which every acknowledged change is visible on this replica.
