@@ -1,3 +1,9 @@
-//! All tests that need more than one room, in one binary: each extra one would link RocksDB again.
+//! All tests that need more than one room, in one binary: each extra one would have to be linked by itself.
+//!
+//! `tidy` reads the sources. The others run real programs: `path` what must hold while processes die, `doors` what
+//! comes in from people and networks, `chaos` many kills under load.
 
+mod chaos;
+mod doors;
+mod path;
 mod tidy;

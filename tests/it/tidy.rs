@@ -82,15 +82,31 @@ fn sources_say_only_what_their_room_may() {
         }
     }
     // The harness may use everything, but is held to the same habits.
-    let tests = tidy::Room { name: "tests", dir: "tests", never_said: &[], ours: EVERYTHING, ..*tidy::room("client") };
+    let tests = tidy::Room {
+        name: "tests",
+        dir: "tests",
+        never_said: &[],
+        ours: EVERYTHING,
+        ..*tidy::room("client")
+    };
     for path in sources_under(&files, "tests") {
         complaints.extend(tidy::check_source(&tests, &path, &read(&path)));
     }
     complain(complaints);
 }
 
-const EVERYTHING: &[&str] =
-    &["proto", "rpc", "engine", "replication", "scheduler", "isolation", "executor", "agent", "config", "client"];
+const EVERYTHING: &[&str] = &[
+    "proto",
+    "rpc",
+    "engine",
+    "replication",
+    "scheduler",
+    "isolation",
+    "executor",
+    "agent",
+    "config",
+    "client",
+];
 
 #[test]
 fn the_engine_is_pure() {
@@ -104,10 +120,15 @@ fn the_engine_is_pure() {
             tidy::test_modules(&read(path)).into_iter().map(move |name| format!("{folder}/{name}"))
         })
         .collect();
-    let only_for_tests =
-        |path: &String| tests.iter().any(|t| path == &format!("{t}.rs") || path.starts_with(&format!("{t}/")));
+    let only_for_tests = |path: &String| {
+        tests.iter().any(|t| path == &format!("{t}.rs") || path.starts_with(&format!("{t}/")))
+    };
     complain(
-        sources.iter().filter(|path| !only_for_tests(path)).flat_map(|p| tidy::check_purity(p, &read(p))).collect(),
+        sources
+            .iter()
+            .filter(|path| !only_for_tests(path))
+            .flat_map(|p| tidy::check_purity(p, &read(p)))
+            .collect(),
     );
 }
 
@@ -140,10 +161,13 @@ fn every_golden_file_has_a_test() {
         let folder = rest.split('/').next().unwrap_or_default();
         let named = |source: &String| {
             let text = read(source);
-            text.contains("testdata") && (!rest.contains('/') || text.contains(folder)) || text.contains(path.as_str())
+            text.contains("testdata") && (!rest.contains('/') || text.contains(folder))
+                || text.contains(path.as_str())
         };
         if !sources_under(&files, room).iter().any(named) {
-            complaints.push(format!("{path}: no source of `{room}` names its folder; write the test that reads it"));
+            complaints.push(format!(
+                "{path}: no source of `{room}` names its folder; write the test that reads it"
+            ));
         }
     }
     complain(complaints);
@@ -172,7 +196,11 @@ fn a_broken_table_is_seen() {
         ("executor", "executor v0.1.0\nproto v0.1.0\nisolation v0.1.0\ntokio v1.54.0 (*)\n", 1),
         ("proto", "proto v0.1.0\ntonic v0.14.9\n", 1),
         ("config", "config v0.1.0\nproto v0.1.0\nhyper v1.0.0\n", 1),
-        ("scheduler", "scheduler v0.1.0\nengine v0.1.0\nreplication v0.1.0\nrocksdb v0.25.0\nagent v0.1.0\n", 1),
+        (
+            "scheduler",
+            "scheduler v0.1.0\nengine v0.1.0\nreplication v0.1.0\nrocksdb v0.25.0\nagent v0.1.0\n",
+            1,
+        ),
         ("isolation", "isolation v0.1.0\nproto v0.1.0\n", 1),
         ("replication", "replication v0.1.0\nengine v0.1.0\nproto v0.1.0\n", 1),
         ("rpc", "rpc v0.1.0\nproto v0.1.0\ntests v0.1.0\n", 1),
@@ -242,7 +270,8 @@ fn an_impure_engine_is_seen() {
 
 #[test]
 fn unused_metrics_missing_rows_and_large_files_are_seen() {
-    let telemetry = "//! X.\n/// A.\npub const A: &str = \"a\";\n/// B.\npub const B: &str = \"b\";\n".to_owned();
+    let telemetry =
+        "//! X.\n/// A.\npub const A: &str = \"a\";\n/// B.\npub const B: &str = \"b\";\n".to_owned();
     let user = "fn f() { counter!(telemetry::A) }".to_owned();
     assert_eq!(tidy::check_metrics("telemetry.rs", &telemetry, &[telemetry.clone(), user]).len(), 1);
     let whole = "`proto/` `proto/rpc` `engine/` `replication/` `scheduler/` `isolation/` `executor/` `agent/` \
@@ -256,7 +285,8 @@ fn unused_metrics_missing_rows_and_large_files_are_seen() {
 
 #[test]
 fn comments_and_strings_are_not_code() {
-    let text = "a /* b /* c */ d */ e \"f \\\" g\" h r#\"i \" j\"# k 'l' '\\'' m<'n> b\"o\" br\"p\" for_r\"q\"";
+    let text =
+        "a /* b /* c */ d */ e \"f \\\" g\" h r#\"i \" j\"# k 'l' '\\'' m<'n> b\"o\" br\"p\" for_r\"q\"";
     let words: Vec<String> = tidy::code_only(text).split_whitespace().map(str::to_owned).collect();
     assert_eq!(words, ["a", "e", "h", "k", "m<'n>", "b", "b", "for_r"]);
 }

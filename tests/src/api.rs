@@ -112,10 +112,7 @@ impl Api {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
-    async fn call<T>(
-        &self,
-        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    ) -> Answer<T> {
+    async fn call<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Answer<T> {
         match tokio::time::timeout(self.deadline, call).await {
             Ok(answer) => answer.into(),
             Err(_) => Answer::Unknown(format!("no answer from {} within {:?}", self.address, self.deadline)),
@@ -123,7 +120,11 @@ impl Api {
     }
 
     /// Creates a job.
-    pub async fn create_job(&self, request: &wire::Request, spec: &wire::JobSpec) -> Answer<wire::CreateJobReply> {
+    pub async fn create_job(
+        &self,
+        request: &wire::Request,
+        spec: &wire::JobSpec,
+    ) -> Answer<wire::CreateJobReply> {
         let message = wire::CreateJobRequest { request: Some(request.clone()), spec: Some(spec.clone()) };
         self.call(self.users().create_job(message)).await
     }

@@ -26,7 +26,13 @@ impl Ended {
         if self.code == Some(0) {
             return Ok(self.stdout);
         }
-        bail!("exit code {:?} after {:.1?}\nstdout: {}\nstderr: {}", self.code, self.took, self.stdout, self.stderr)
+        bail!(
+            "exit code {:?} after {:.1?}\nstdout: {}\nstderr: {}",
+            self.code,
+            self.took,
+            self.stdout,
+            self.stderr
+        )
     }
 }
 
@@ -81,7 +87,12 @@ pub fn run(command: &mut Command, within: Duration) -> Result<Ended> {
     let ended = Ended { code: code.flatten(), stdout: text(stdout), stderr: text(stderr), took };
     match code {
         Some(_) => Ok(ended),
-        None => bail!("{named} hung: killed after {:.1?}\nstdout: {}\nstderr: {}", took, ended.stdout, ended.stderr),
+        None => bail!(
+            "{named} hung: killed after {:.1?}\nstdout: {}\nstderr: {}",
+            took,
+            ended.stdout,
+            ended.stderr
+        ),
     }
 }
 
@@ -103,7 +114,8 @@ mod tests {
     fn a_hang_is_an_error_and_leaves_no_process() {
         let why = run(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
         assert!(why.to_string().contains("hung"), "{why}");
-        let ended = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(5));
+        let ended =
+            run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(5));
         let ended = ended.unwrap();
         assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(3), "out\n", "err\n"));
     }

@@ -111,7 +111,9 @@ impl Member {
         let child = self.child.as_mut().with_context(|| format!("{name} does not run"))?;
         match child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("{name} ended by itself, with {status}; its log ends:\n{}", tail(&self.log)),
+            Some(status) => {
+                bail!("{name} ended by itself, with {status}; its log ends:\n{}", tail(&self.log))
+            }
         }
     }
 
@@ -134,6 +136,8 @@ pub struct Cluster {
     pub agents: Vec<Member>,
     apis: Vec<Api>,
     dir: Option<tempfile::TempDir>,
+    /// A test that ends without having stopped its cluster has failed.
+    stopped: bool,
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
@@ -152,8 +156,16 @@ impl Cluster {
             let (api, raft) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
             let member = dir.path().join(format!("replica-{}", n + 1));
             let arguments = [
-                "--dir", &member.display().to_string(), "--cluster", &name, "--api", &api, "--raft", &raft,
-                "--profile", setup.profile,
+                "--dir",
+                &member.display().to_string(),
+                "--cluster",
+                &name,
+                "--api",
+                &api,
+                "--raft",
+                &raft,
+                "--profile",
+                setup.profile,
             ];
             replicas.push(new_member(&programs, SCHEDULER, &member, &arguments, (&api, &raft)));
         }
@@ -165,13 +177,25 @@ impl Cluster {
             let member = dir.path().join(format!("agent-{}", n + 1));
             let first = free_range(TASK_PORTS)?;
             let arguments = [
-                "--dir", &member.display().to_string(), "--name", &format!("host-{}", n + 1),
-                "--schedulers", &addresses, "--http", "127.0.0.1:0", "--attribute", &format!("rack=r{}", n + 1),
-                "--ports", &format!("{first}-{}", first + TASK_PORTS - 1), "--cpus", &setup.cpus.to_string(),
+                "--dir",
+                &member.display().to_string(),
+                "--name",
+                &format!("host-{}", n + 1),
+                "--schedulers",
+                &addresses,
+                "--http",
+                "127.0.0.1:0",
+                "--attribute",
+                &format!("rack=r{}", n + 1),
+                "--ports",
+                &format!("{first}-{}", first + TASK_PORTS - 1),
+                "--cpus",
+                &setup.cpus.to_string(),
             ];
             agents.push(new_member(&programs, AGENT, &member, &arguments, ("", "")));
         }
-        let mut cluster = Cluster { programs, name, replicas, agents, apis, dir: Some(dir), _turn: turn };
+        let mut cluster =
+            Cluster { programs, name, replicas, agents, apis, dir: Some(dir), stopped: false, _turn: turn };
         cluster.found().await?;
         Ok(cluster)
     }
@@ -266,22 +290,31 @@ impl Cluster {
         let own = said.iter().find(|(_, s)| s.term == term && s.leader != 0 && s.leader == s.node_id);
         let (n, own) = own.with_context(|| format!("of {} replicas that answer none leads", said.len()))?;
         let followers = said.iter().filter(|(_, s)| s.term == term && s.leader == own.node_id).count();
-        ensure!(followers * 2 > self.replicas.len(), "{} has {followers} followers only", self.replicas[*n].name);
+        ensure!(
+            followers * 2 > self.replicas.len(),
+            "{} has {followers} followers only",
+            self.replicas[*n].name
+        );
         Ok(*n)
     }
 
     /// A job, asked of a running replica until one answers.
     pub async fn job(&self, key: &JobKey) -> Result<wire::GetJobReply> {
-        wait::until("an answer about a job", PATIENCE, async || self.any_api().get_job(key).await.done()).await
+        wait::until("an answer about a job", PATIENCE, async || self.any_api().get_job(key).await.done())
+            .await
     }
 
     /// Waits until exactly `instances` tasks of the job live, all RUNNING.
     pub async fn all_running(&self, key: &JobKey, instances: u32) -> Result<wire::GetJobReply> {
         wait::until(&format!("{instances} RUNNING tasks of {key}"), PATIENCE, async || {
             let job = self.any_api().get_job(key).await.done()?;
-            let seen: Vec<_> = job.tasks.iter().map(|t| (t.instance, t.status(), t.message.clone())).collect();
+            let seen: Vec<_> =
+                job.tasks.iter().map(|t| (t.instance, t.status(), t.message.clone())).collect();
             let running = job.tasks.iter().filter(|task| task.status() == wire::Status::Running).count();
-            ensure!(job.tasks.len() == instances as usize && running == job.tasks.len(), "its tasks are {seen:?}");
+            ensure!(
+                job.tasks.len() == instances as usize && running == job.tasks.len(),
+                "its tasks are {seen:?}"
+            );
             Ok(job)
         })
         .await
@@ -300,6 +333,25 @@ impl Cluster {
             }
         })
         .await
+    }
+
+    /// Creates a job, whatever it takes: the same request is repeated until it is done.
+    pub async fn create(&self, spec: &wire::JobSpec) -> Result<()> {
+        let request = crate::api::request("test");
+        wait::until("a job to be created", PATIENCE, async || {
+            self.any_api().create_job(&request, spec).await.done().map(|_| ())
+        })
+        .await
+    }
+
+    /// Sees that the present leader commands every agent: each starts a task for it. `tag` is new each time.
+    pub async fn commands_all_agents(&self, tag: &str) -> Result<()> {
+        for n in 1..=self.agents.len() {
+            let key = self.key(&format!("{tag}-on-{n}"));
+            self.create(&crate::jobs::sleeper_on(&key, &format!("host-{n}"))).await?;
+            self.all_running(&key, 1).await?;
+        }
+        Ok(())
     }
 
     /// Every agent's launch journal.
@@ -331,8 +383,13 @@ impl Cluster {
         self.replicas.iter_mut().chain(&mut self.agents).filter(|m| m.runs()).try_for_each(Member::must_live)
     }
 
-    /// Kills everything and says what was found alive afterwards, which is nothing or an error.
+    /// Kills everything; the last step of a test that held. An error when a process is left.
     pub fn stop(&mut self) -> Result<()> {
+        self.stopped = true;
+        self.kill_all()
+    }
+
+    fn kill_all(&mut self) -> Result<()> {
         for member in self.replicas.iter_mut().chain(&mut self.agents).filter(|m| m.runs()) {
             // A stopped process (SIGSTOP) dies of SIGKILL as well.
             let _ = member.kill();
@@ -343,10 +400,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Err(why) = self.stop() {
+        if let Err(why) = self.kill_all() {
             eprintln!("processes of {} are left: {why:#}", self.dir().display());
         }
-        if std::thread::panicking() {
+        if !self.stopped || std::thread::panicking() {
             for member in self.replicas.iter().chain(&self.agents) {
                 eprintln!("--- {} ends:\n{}", member.log.display(), tail(&member.log));
             }

@@ -1,8 +1,11 @@
 //! From measured times to figures: percentiles, and the machine they were measured on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
+
+use crate::journal::Launch;
 
 /// Fewer samples than this have no 99th percentile.
 const P99_SAMPLES_MIN: usize = 100;
@@ -37,6 +40,18 @@ pub fn percentiles(times: &[Duration]) -> Percentiles {
     }
 }
 
+/// From a kill of the leader to the first launch that a later leader commanded, by the agents' journals. `None` =
+/// there was no such launch. What the dead leader still had on its way does not count.
+pub fn takeover(launches: &BTreeSet<Launch>, killed_at_ns: u64) -> Option<Duration> {
+    let old = launches.iter().filter(|launch| launch.at_ns <= killed_at_ns).map(|launch| launch.fence).max();
+    let first = launches
+        .iter()
+        .filter(|launch| launch.at_ns > killed_at_ns && old.is_none_or(|old| launch.fence > old))
+        .map(|launch| launch.at_ns)
+        .min()?;
+    Some(Duration::from_nanos(first - killed_at_ns))
+}
+
 /// What the figures were measured on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
@@ -55,7 +70,9 @@ pub fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        line.and_then(|line| line.split_once(':'))
+            .map(|(_, value)| value.trim().to_owned())
+            .unwrap_or_default()
     };
     let ram_kib: u64 = field(&read("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
     Machine {
@@ -69,6 +86,24 @@ pub fn machine() -> Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_takeover_ends_with_the_first_launch_under_a_higher_fence() {
+        let launch = |at_ns, term| Launch {
+            at_ns,
+            task_id: at_ns,
+            fence: proto::Fence { epoch: 1, term, leader: term },
+            job: String::new(),
+            agent: String::new(),
+        };
+        let launches = BTreeSet::from([launch(10, 1), launch(101, 1), launch(150, 2), launch(160, 2)]);
+        assert_eq!(
+            takeover(&launches, 100),
+            Some(Duration::from_nanos(50)),
+            "the launch at 101 is the old leader's"
+        );
+        assert_eq!(takeover(&launches, 155), None, "nobody later than term 2 launched");
+    }
 
     #[test]
     fn percentiles_are_samples() {

@@ -26,7 +26,8 @@ pub struct Rates {
 /// Measures in `dir` for about twice `time`.
 pub fn measure(dir: &Path, time: Duration) -> Result<Rates> {
     let path = dir.join("fsync-rate");
-    let result = measure_file(&path, time).with_context(|| format!("cannot measure syncs on {}", path.display()));
+    let result =
+        measure_file(&path, time).with_context(|| format!("cannot measure syncs on {}", path.display()));
     let _ = std::fs::remove_file(&path);
     result
 }

@@ -46,3 +46,13 @@ pub fn sleeper(key: &JobKey, instances: u32) -> wire::JobSpec {
     }
     spec
 }
+
+/// A sleeper that may run on one host only.
+pub fn sleeper_on(key: &JobKey, host: &str) -> wire::JobSpec {
+    let mut spec = sleeper(key, 1);
+    let rule = wire::constraint::Rule::Value(wire::ValueRule { negated: false, values: vec![host.into()] });
+    if let Some(config) = &mut spec.config {
+        config.constraints = vec![wire::Constraint { attribute: "host".into(), rule: Some(rule) }];
+    }
+    spec
+}

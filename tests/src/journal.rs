@@ -120,9 +120,11 @@ pub struct TaskOnDisk {
 impl TaskOnDisk {
     /// The executor and those of its processes that live, by name.
     pub fn living(&self) -> BTreeMap<String, Identity> {
-        let executor = self.summary.executor.as_ref().map(|wire| ("(executor)".to_owned(), Identity::from(wire)));
+        let executor =
+            self.summary.executor.as_ref().map(|wire| ("(executor)".to_owned(), Identity::from(wire)));
         let processes = self.summary.processes.iter();
-        let processes = processes.filter_map(|(name, p)| Some((name.clone(), Identity::from(p.identity.as_ref()?))));
+        let processes =
+            processes.filter_map(|(name, p)| Some((name.clone(), Identity::from(p.identity.as_ref()?))));
         executor.into_iter().chain(processes).filter(|(_, identity)| identity.alive()).collect()
     }
 }
@@ -142,7 +144,8 @@ fn find_tasks(dir: &Path, depth: usize, found: &mut Vec<TaskOnDisk>) -> Result<(
         let launch = proto::wire::Launch::decode(&bytes[..])
             .with_context(|| format!("{} holds no Launch", task.launch().display()))?;
         let key = launch.config.as_ref().and_then(|config| config.job.as_ref());
-        let key = key.map(|k| format!("{}/{}/{}/{}", k.cluster, k.role, k.environment, k.name)).unwrap_or_default();
+        let key =
+            key.map(|k| format!("{}/{}/{}/{}", k.cluster, k.role, k.environment, k.name)).unwrap_or_default();
         let summary = checkpoint::read(&task).context("a checkpoint cannot be read")?;
         let job = format!("{key}/{}", launch.instance);
         found.push(TaskOnDisk { task_id: launch.task_id, job, dir: dir.into(), summary });
@@ -173,7 +176,9 @@ mod tests {
             })),
             ..JournalRecord::default()
         };
-        for (file, kept) in [("journal-1", vec![intent(7, 70)]), ("journal-2", vec![intent(7, 70), intent(8, 80)])] {
+        for (file, kept) in
+            [("journal-1", vec![intent(7, 70)]), ("journal-2", vec![intent(7, 70), intent(8, 80)])]
+        {
             let mut writer = records::Writer::create(&dir.path().join(file)).unwrap();
             kept.iter().for_each(|record| writer.append(&record.encode_to_vec()).unwrap());
         }

@@ -11,6 +11,7 @@ pub mod figures;
 pub mod fsync;
 pub mod jobs;
 pub mod journal;
+pub mod load;
 pub mod oracle;
 pub mod processes;
 pub mod programs;

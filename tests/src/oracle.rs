@@ -171,7 +171,8 @@ pub fn possible(history: &[Record]) -> BTreeMap<String, BTreeSet<BTreeSet<u32>>>
             Fate::Unknown => loose.push(intent.wish.clone()),
         }
         for _ in 0..loose.len() {
-            let more: Vec<_> = now.iter().flat_map(|set| loose.iter().map(|wish| wished(set, wish))).collect();
+            let more: Vec<_> =
+                now.iter().flat_map(|set| loose.iter().map(|wish| wished(set, wish))).collect();
             now.extend(more);
         }
     }
@@ -195,7 +196,9 @@ pub fn judge(histories: &[Vec<Record>], seen: &BTreeMap<String, BTreeSet<u32>>) 
         for (job, sets) in possible(history) {
             let lives = seen.get(&job).cloned().unwrap_or_default();
             if !sets.contains(&lives) {
-                breaches.push(format!("{job}: instances {lives:?} live; by what was acknowledged, one of {sets:?}"));
+                breaches.push(format!(
+                    "{job}: instances {lives:?} live; by what was acknowledged, one of {sets:?}"
+                ));
             }
             known.insert(job);
         }
@@ -255,8 +258,16 @@ mod tests {
             (&[("a", Create(2), &[Some(Done)]), ("a", all(), &[Some(Done)])], &[("a", &[0])], false),
             (&[("a", Create(2), &[Some(Done)]), ("a", all(), &[Some(Unknown)])], &[("a", &[0, 1])], true),
             (&[("a", Create(2), &[Some(Done)]), ("a", all(), &[Some(Unknown)])], &[("a", &[0])], false),
-            (&[("a", Create(3), &[Some(Done)]), ("a", Kill(vec![1]), &[Some(Done)])], &[("a", &[0, 2])], true),
-            (&[("a", Create(3), &[Some(Done)]), ("a", Kill(vec![1]), &[Some(Done)])], &[("a", &[0, 1, 2])], false),
+            (
+                &[("a", Create(3), &[Some(Done)]), ("a", Kill(vec![1]), &[Some(Done)])],
+                &[("a", &[0, 2])],
+                true,
+            ),
+            (
+                &[("a", Create(3), &[Some(Done)]), ("a", Kill(vec![1]), &[Some(Done)])],
+                &[("a", &[0, 1, 2])],
+                false,
+            ),
             // An unknown kill may take effect after a later one that was answered.
             (
                 &[
@@ -284,8 +295,10 @@ mod tests {
         let intent = Intent { request: "r".into(), job: "a".into(), wish: Wish::Kill(vec![3]) };
         book.intend(&intent).unwrap();
         book.told::<()>("r", &Answer::Unknown("gone".into())).unwrap();
-        let want =
-            [Record::Intent(intent), Record::Told { request: "r".into(), outcome: Unknown, why: "gone".into() }];
+        let want = [
+            Record::Intent(intent),
+            Record::Told { request: "r".into(), outcome: Unknown, why: "gone".into() },
+        ];
         assert_eq!(read(&path).unwrap(), want);
     }
 }

@@ -60,7 +60,8 @@ struct Stat {
 
 impl Stat {
     fn read(pid: i32) -> Result<Stat> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("no process {pid}"))?;
+        let text =
+            fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("no process {pid}"))?;
         Stat::parse(&text).with_context(|| format!("/proc/{pid}/stat reads {text:?}"))
     }
 
@@ -112,7 +113,8 @@ pub fn of_directory(dir: &Path) -> Vec<Found> {
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    let seen: Vec<(i32, Stat)> = pids.into_iter().filter_map(|pid| Some((pid, Stat::read(pid).ok()?))).collect();
+    let seen: Vec<(i32, Stat)> =
+        pids.into_iter().filter_map(|pid| Some((pid, Stat::read(pid).ok()?))).collect();
     let mut mine = BTreeSet::new();
     let mut pid = std::process::id() as i32;
     while pid > 0 && mine.insert(pid) {
@@ -154,7 +156,11 @@ fn mentions(argument: &str, dir: &Path) -> bool {
 
 fn arguments(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|&b| b == 0).filter(|a| !a.is_empty()).map(|a| String::from_utf8_lossy(a).into_owned()).collect()
+    bytes
+        .split(|&b| b == 0)
+        .filter(|a| !a.is_empty())
+        .map(|a| String::from_utf8_lossy(a).into_owned())
+        .collect()
 }
 
 /// Kills whatever belongs to `dir`, each by its pid, until nothing is left.
@@ -190,9 +196,13 @@ mod tests {
     #[test]
     fn a_path_that_begins_alike_is_another() {
         let dir = Path::new("/tmp/a");
-        for (argument, want) in
-            [("/tmp/a", true), ("--dir=/tmp/a/x", true), ("/tmp/ab", false), ("/tmp/a-b", false), ("/tmp", false)]
-        {
+        for (argument, want) in [
+            ("/tmp/a", true),
+            ("--dir=/tmp/a/x", true),
+            ("/tmp/ab", false),
+            ("/tmp/a-b", false),
+            ("/tmp", false),
+        ] {
             assert_eq!(mentions(argument, dir), want, "{argument}");
         }
     }
@@ -200,7 +210,8 @@ mod tests {
     #[test]
     fn a_sweep_finds_children_too_and_leaves_others_alone() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let spawn = |dir: &Path| Command::new("sh").args(["-c", "sleep 60 & wait"]).current_dir(dir).spawn().unwrap();
+        let spawn =
+            |dir: &Path| Command::new("sh").args(["-c", "sleep 60 & wait"]).current_dir(dir).spawn().unwrap();
         let (mut swept, mut spared) = (spawn(dir.path()), spawn(other.path()));
         wait::until_blocking("the child's child", Duration::from_secs(5), || {
             ensure!(of_directory(dir.path()).len() == 2 && of_directory(other.path()).len() == 2);

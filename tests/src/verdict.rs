@@ -14,7 +14,9 @@ pub fn launched_once(journals: &[Journal]) -> Vec<String> {
         launches.entry(launch.task_id).or_default().push(place);
     }
     let twice = launches.iter().filter(|(_, places)| places.len() > 1);
-    twice.map(|(id, places)| format!("{} was launched {} times: {places:?}", proto::TaskId(*id), places.len())).collect()
+    twice
+        .map(|(id, places)| format!("{} was launched {} times: {places:?}", proto::TaskId(*id), places.len()))
+        .collect()
 }
 
 /// At most one live task per instance, by the API's word.
@@ -43,11 +45,16 @@ pub fn agents_agree(running: &BTreeSet<u64>, living: &[Living]) -> Vec<String> {
     for task in living {
         instances.entry(&task.job).or_default().insert(task.task_id);
         if !running.contains(&task.task_id) {
-            breaches.push(format!("{} of {} lives and is not RUNNING", proto::TaskId(task.task_id), task.job));
+            breaches.push(format!(
+                "{} of {} lives and is not RUNNING",
+                proto::TaskId(task.task_id),
+                task.job
+            ));
         }
     }
     let found: BTreeSet<u64> = living.iter().map(|task| task.task_id).collect();
-    breaches.extend(running.difference(&found).map(|id| format!("{} is RUNNING nowhere", proto::TaskId(*id))));
+    breaches
+        .extend(running.difference(&found).map(|id| format!("{} is RUNNING nowhere", proto::TaskId(*id))));
     let doubled = instances.iter().filter(|(_, ids)| ids.len() > 1);
     breaches.extend(doubled.map(|(job, ids)| format!("{job} lives {} times: {ids:?}", ids.len())));
     breaches
@@ -106,7 +113,11 @@ mod tests {
         assert_eq!(agents_agree(&running, &[live(1, "j/0"), live(2, "j/1")]), [""; 0]);
         assert_eq!(agents_agree(&running, &[live(1, "j/0"), live(2, "j/0")]).len(), 1, "two of one instance");
         assert_eq!(agents_agree(&running, &[live(1, "j/0")]).len(), 1, "one is nowhere");
-        assert_eq!(agents_agree(&running, &[live(1, "j/0"), live(2, "j/1"), live(3, "j/2")]).len(), 1, "a stray");
+        assert_eq!(
+            agents_agree(&running, &[live(1, "j/0"), live(2, "j/1"), live(3, "j/2")]).len(),
+            1,
+            "a stray"
+        );
     }
 
     #[test]

@@ -1,2 +1,329 @@
-//! Not yet.
-fn main() {}
+//! The benchmarks that need a real cluster: `bench failover` and `bench submit`.
+//!
+//! Each prints its progress and a table for people on stderr and, as its last line on stdout, one JSON object. A
+//! figure is never a verdict; but a task that was lost, launched twice or restarted makes the exit code 1.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use proto::wire;
+use serde_json::{Value, json};
+use tests::api::{Answer, Api, request};
+use tests::cluster::{Cluster, PATIENCE, Setup};
+use tests::figures::{self, Percentiles};
+use tests::{fsync, jobs, journal, processes, verdict, wait};
+
+/// Benchmarks on a local cluster of real processes.
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Leader killed -> first launch commanded by the next leader, under a constant load of submits.
+    Failover {
+        /// Leaders to kill.
+        #[arg(long, default_value_t = 25)]
+        kills: usize,
+        /// Tasks that run all the while and must not notice.
+        #[arg(long, default_value_t = 40)]
+        tasks: u32,
+        /// Agents.
+        #[arg(long, default_value_t = 2)]
+        agents: usize,
+        /// Raft timers: `fast` or `lan`.
+        #[arg(long, default_value = "fast")]
+        profile: String,
+    },
+    /// Submit -> RUNNING of jobs of one instance, one after another on an idle cluster.
+    Submit {
+        /// Jobs to submit.
+        #[arg(long, default_value_t = 100)]
+        jobs: usize,
+        /// Raft timers: `fast` or `lan`.
+        #[arg(long, default_value = "fast")]
+        profile: String,
+    },
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let work = async {
+        match options.bench {
+            Bench::Failover { kills, tasks, agents, profile } => {
+                failover(kills, tasks, agents, &profile).await
+            }
+            Bench::Submit { jobs, profile } => submit(jobs, &profile).await,
+        }
+    };
+    // The cluster stops when its value is dropped, so an interrupted run leaves nothing either.
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok((figures, held)) => {
+            println!("{figures}");
+            if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            eprintln!("bench: {why:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn profile_name(profile: &str) -> Result<&'static str> {
+    match profile {
+        "fast" => Ok("fast"),
+        "lan" => Ok("lan"),
+        _ => bail!("no profile {profile:?}; use `fast` or `lan`"),
+    }
+}
+
+/// Adds what every benchmark says: where it ran, on what disk, from which commit.
+fn signed(mut figures: Value, cluster: &Cluster, times: Percentiles, disk: fsync::Rates) -> Value {
+    let more = json!({
+        "p50_ms": times.p50_ms, "p90_ms": times.p90_ms, "p99_ms": times.p99_ms, "max_ms": times.max_ms,
+        "fsync_growing_per_s": disk.growing_per_s, "fsync_prewritten_per_s": disk.prewritten_per_s,
+        "machine": figures::machine(), "commit": cluster.programs.commit,
+    });
+    if let (Value::Object(figures), Value::Object(more)) = (&mut figures, more) {
+        figures.extend(more);
+    }
+    figures
+}
+
+fn table(title: &str, times: &Percentiles, disk: &fsync::Rates, rows: &[(&str, String)]) {
+    let machine = figures::machine();
+    let ms = |ms: Option<f64>| ms.map_or("too few samples".into(), |ms| format!("{ms:.1} ms"));
+    eprintln!("\n{title}");
+    let line = |name: &str, value: String| eprintln!("  {name:<34} {value}");
+    line("p50", ms(times.p50_ms));
+    line("p90", ms(times.p90_ms));
+    line("p99", ms(times.p99_ms));
+    line("max", ms(times.max_ms));
+    rows.iter().for_each(|(name, value)| line(name, value.clone()));
+    line("4 KiB fdatasync, growing file", format!("{}/s", disk.growing_per_s));
+    line("4 KiB fdatasync, pre-written file", format!("{}/s", disk.prewritten_per_s));
+    line(
+        "machine",
+        format!("{} x {}, {} MiB, Linux {}", machine.cores, machine.cpu, machine.ram_mib, machine.kernel),
+    );
+}
+
+/// What the submitters of the failover bench share.
+#[derive(Default)]
+struct Submitted {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+}
+
+/// Submits short jobs without end; each request is repeated until it is done. Returns the keys of all of them.
+async fn submitter(
+    name: String,
+    apis: Vec<Api>,
+    cluster: String,
+    shared: Arc<Submitted>,
+) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    let mut turn = 0;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let key = jobs::key(&cluster, &format!("{name}-{}", keys.len()));
+        let (ask, spec) = (request(&name), jobs::job(&key, 1, "true"));
+        let begun = Instant::now();
+        loop {
+            turn += 1;
+            match apis[turn % apis.len()].create_job(&ask, &spec).await {
+                Answer::Done(_) => break,
+                Answer::Refused(tonic::Code::Unavailable | tonic::Code::ResourceExhausted, _)
+                | Answer::Unknown(_) => {}
+                Answer::Refused(code, why) => bail!("{key} was refused: {code:?} {why}"),
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{key} was not created within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        keys.push(key.to_string());
+        shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(keys)
+}
+
+async fn failover(kills: usize, tasks: u32, agents: usize, profile: &str) -> Result<(Value, bool)> {
+    const SUBMITTERS: usize = 3;
+    let profile = profile_name(profile)?;
+    let setup = Setup { agents, profile, cpus: 4 + tasks / 100, ..Setup::default() };
+    let mut cluster = Cluster::start(setup).await?;
+    let disk = fsync::measure(cluster.dir(), Duration::from_secs(1))?;
+    let base = cluster.key("base");
+    cluster.create(&jobs::sleeper(&base, tasks)).await?;
+    let ids = |job: &wire::GetJobReply| job.tasks.iter().map(|task| task.task_id).collect::<BTreeSet<u64>>();
+    let before = ids(&cluster.all_running(&base, tasks).await?);
+    let living = cluster.living()?;
+
+    let shared = Arc::new(Submitted::default());
+    let submitters: Vec<_> = (0..SUBMITTERS)
+        .map(|n| {
+            let apis = cluster.apis().iter().map(|api| api.within(Duration::from_secs(4))).collect();
+            tokio::spawn(submitter(format!("load-{n}"), apis, cluster.name.clone(), shared.clone()))
+        })
+        .collect();
+    let mut killed_at_ns = Vec::new();
+    let mut launches = BTreeSet::new();
+    let acknowledged = async |more: u64| {
+        let goal = shared.acknowledged.load(Ordering::Relaxed) + more;
+        wait::until("submits to be acknowledged", PATIENCE, async || {
+            ensure!(submitters.iter().all(|task| !task.is_finished()), "a submitter has ended");
+            ensure!(shared.acknowledged.load(Ordering::Relaxed) >= goal);
+            Ok(())
+        })
+        .await
+    };
+    let ran = async {
+        for kill in 1..=kills {
+            let leader = cluster.leader().await?;
+            acknowledged(2 * SUBMITTERS as u64).await?;
+            // Kills fall anywhere between two heartbeats.
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..200))).await;
+            let pid = cluster.replicas[leader].pid()?;
+            let at_ns = processes::boottime_ns();
+            processes::signal(pid, libc::SIGKILL)?;
+            cluster.replicas[leader].reap()?;
+            // From here on only this program's own counter is looked at, until all that is measured is long over.
+            acknowledged(2 * SUBMITTERS as u64).await.with_context(|| format!("after kill {kill}"))?;
+            killed_at_ns.push(at_ns);
+            wait::until("a launch by the new leader", PATIENCE, async || {
+                for agent in &cluster.agents {
+                    launches.extend(journal::read(&agent.dir, &agent.name)?.launches);
+                }
+                figures::takeover(&launches, at_ns).context("none in the journals")
+            })
+            .await?;
+            let took = figures::takeover(&launches, at_ns).context("it was there a moment ago")?;
+            eprintln!("kill {kill:>3}: next launch after {:.0} ms", took.as_secs_f64() * 1e3);
+            cluster.replicas[leader].start()?;
+            cluster.serves(leader).await?;
+            let goal = cluster.api(cluster.leader().await?).status().await.done()?.applied_index;
+            wait::until("the restarted replica to catch up", PATIENCE, async || {
+                ensure!(cluster.api(leader).status().await.done()?.applied_index >= goal);
+                Ok(())
+            })
+            .await?;
+            cluster.must_live()?;
+        }
+        Ok::<(), anyhow::Error>(())
+    }
+    .await;
+    shared.stop.store(true, Ordering::Relaxed);
+    let mut submitted = Vec::new();
+    for task in submitters {
+        submitted.extend(task.await??);
+    }
+    ran?;
+
+    // The jobs of the load end by themselves; all of them must have been launched.
+    let unlaunched = wait::until("every acknowledged job to be launched", PATIENCE, async || {
+        let journals = cluster.journals()?;
+        let launched: BTreeSet<&str> = journals
+            .iter()
+            .flat_map(|journal| &journal.launches)
+            .filter_map(|launch| launch.job.rsplit_once('/').map(|(key, _)| key))
+            .collect();
+        let missing: Vec<&String> = submitted.iter().filter(|key| !launched.contains(key.as_str())).collect();
+        ensure!(
+            missing.is_empty(),
+            "{} of {} were not: {:?}",
+            missing.len(),
+            submitted.len(),
+            missing.first()
+        );
+        Ok(())
+    })
+    .await;
+    let after = ids(&cluster.job(&base).await?);
+    let lost = before.difference(&after).count() + usize::from(unlaunched.is_err());
+    let doubled = verdict::launched_once(&cluster.journals()?).len();
+    let now = cluster.living()?;
+    let restarted = living.iter().filter(|(name, identity)| now.get(*name) != Some(*identity)).count();
+    if let Err(why) = unlaunched {
+        eprintln!("{why:#}");
+    }
+    let times: Vec<Duration> =
+        killed_at_ns.iter().filter_map(|at| figures::takeover(&launches, *at)).collect();
+    ensure!(times.len() == kills, "{} of {kills} kills were measured", times.len());
+    let times = figures::percentiles(&times);
+    table(
+        "failover: leader killed -> first launch intent under the next leader's fence (CLOCK_BOOTTIME of one machine)",
+        &times,
+        &disk,
+        &[
+            ("kills", kills.to_string()),
+            ("profile", profile.to_string()),
+            ("tasks that ran on", tasks.to_string()),
+            ("jobs submitted meanwhile", submitted.len().to_string()),
+            ("lost, doubled, restarted", format!("{lost}, {doubled}, {restarted}")),
+        ],
+    );
+    let figures = json!({
+        "bench": "failover", "profile": profile, "kills": kills, "tasks": tasks, "agents": agents, "tls": false,
+        "lost": lost, "doubled": doubled, "restarted": restarted, "submitted": submitted.len(),
+        "from": "CLOCK_BOOTTIME before kill(2)", "to": "first launch intent under a higher fence",
+    });
+    let figures = signed(figures, &cluster, times, disk);
+    cluster.stop()?;
+    Ok((figures, lost + doubled + restarted == 0))
+}
+
+async fn submit(count: usize, profile: &str) -> Result<(Value, bool)> {
+    let profile = profile_name(profile)?;
+    let mut cluster = Cluster::start(Setup { profile, ..Setup::default() }).await?;
+    let disk = fsync::measure(cluster.dir(), Duration::from_secs(1))?;
+    let api = cluster.api(cluster.leader().await?).clone();
+    let (mut times, mut polls) = (Vec::new(), 0_u64);
+    for n in 0..count {
+        let key = cluster.key(&format!("job-{n}"));
+        let (ask, spec) = (request("bench"), jobs::sleeper(&key, 1));
+        let begun = Instant::now();
+        api.create_job(&ask, &spec).await.done()?;
+        loop {
+            polls += 1;
+            let job = api.get_job(&key).await.done()?;
+            if job.tasks.iter().any(|task| task.status() == wire::Status::Running) {
+                break;
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{key} does not run after {PATIENCE:?}: {:?}", job.tasks);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        times.push(begun.elapsed());
+        // The cluster is idle again before the next one.
+        api.kill_tasks(&request("bench"), &key, &[]).await.done()?;
+        cluster.all_gone(&key).await?;
+    }
+    let times = figures::percentiles(&times);
+    table(
+        "submit: call of CreateJob -> GetJob says RUNNING (asked of the leader again 1 ms after each answer)",
+        &times,
+        &disk,
+        &[
+            ("jobs", count.to_string()),
+            ("profile", profile.to_string()),
+            ("looks per job", format!("{:.1}", polls as f64 / count.max(1) as f64)),
+        ],
+    );
+    let figures = json!({
+        "bench": "submit", "jobs": count, "profile": profile, "agents": 2, "tls": false,
+        "from": "before CreateJob", "to": "GetJob says RUNNING, asked 1 ms after each answer",
+    });
+    let figures = signed(figures, &cluster, times, disk);
+    cluster.stop()?;
+    Ok((figures, true))
+}
