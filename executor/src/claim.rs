@@ -62,7 +62,10 @@ pub fn read(dir: &TaskDir) -> io::Result<Option<Claim>> {
     let path = dir.claim();
     match fs::read_to_string(&path) {
         Ok(text) => Claim::from_text(&text).map(Some).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: is not a claim: {text:?}", path.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: is not a claim: {text:?}", path.display()),
+            )
         }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),

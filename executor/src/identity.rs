@@ -25,8 +25,9 @@ impl Stat {
     /// Of a process that exists, zombie or not.
     pub fn of(pid: i32) -> io::Result<Stat> {
         let text = std::fs::read(format!("/proc/{pid}/stat"))?;
-        parse_stat(&String::from_utf8_lossy(&text))
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat makes no sense")))
+        parse_stat(&String::from_utf8_lossy(&text)).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat makes no sense"))
+        })
     }
 
     /// Whether it has ended and only waits for its parent to look.

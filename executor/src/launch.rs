@@ -1,6 +1,7 @@
 //! The file `launch`: what the agent tells the executor.
 
 use std::io;
+use std::path::PathBuf;
 
 use prost::Message as _;
 use proto::wire::Launch;
@@ -27,4 +28,9 @@ pub fn read(dir: &TaskDir) -> Result<Launch, records::Error> {
         return Err(bad(format!("has format level {level}, and this executor knows up to {have}")));
     }
     Ok(launch)
+}
+
+/// The task's sandbox: the one that the launch names, else the one in the task's directory.
+pub fn sandbox(dir: &TaskDir, launch: &Launch) -> PathBuf {
+    if launch.sandbox.is_empty() { dir.sandbox() } else { launch.sandbox.clone().into() }
 }

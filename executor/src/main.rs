@@ -1,2 +1,18 @@
-//! The program `borealis-executor TASK_DIR`.
-fn main() {}
+//! The program `borealis-executor TASK_DIR`: runs the task that `TASK_DIR/launch` describes. See `run`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match (arguments.next(), arguments.next()) {
+        (Some(word), None) if word == "--version" => {
+            println!("borealis-executor {}, format level {}", env!("CARGO_PKG_VERSION"), executor::LEVEL);
+            ExitCode::SUCCESS
+        }
+        (Some(dir), None) => ExitCode::from(executor::run::run(dir.as_ref())),
+        _ => {
+            eprintln!("usage: borealis-executor TASK_DIR");
+            ExitCode::from(executor::run::EXIT_UNPREPARED)
+        }
+    }
+}

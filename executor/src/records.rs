@@ -31,7 +31,9 @@ pub struct Read {
 
 /// A record that was once good is not good any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: the record at byte {offset} is damaged ({problem}), and good records follow it; the disk or another program changed the file, so set it aside and let its owner start anew")]
+#[error(
+    "{path}: the record at byte {offset} is damaged ({problem}), and good records follow it; the disk or another program changed the file, so set it aside and let its owner start anew"
+)]
 pub struct Corrupt {
     /// File.
     pub path: String,
@@ -124,7 +126,8 @@ impl Writer {
         }
         let frame = frame(payload);
         if let Err(source) = self.file.write_all(&frame) {
-            let undone = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+            let undone =
+                self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
             self.spoiled = undone.is_err();
             return Err(io_at(&self.path)(source));
         }
@@ -177,7 +180,10 @@ pub fn read_one(path: &Path) -> Result<Vec<u8>, Error> {
         (Some(record), 0, 0) => Ok(record),
         (_, more, torn) => Err(io_at(path)(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("should hold one whole record, and holds {} more or less, with {torn} bytes torn", more + 1),
+            format!(
+                "should hold one whole record, and holds {} more or less, with {torn} bytes torn",
+                more + 1
+            ),
         ))),
     }
 }
@@ -292,7 +298,8 @@ fn split(path: &Path, bytes: &[u8]) -> Result<Read, Corrupt> {
             Parsed::Short => "its length reaches beyond the file",
             Parsed::Bad(problem) => problem,
         };
-        let good_behind = (at + 1..bytes.len()).any(|later| matches!(parse(&bytes[later..]), Parsed::Good(_)));
+        let good_behind =
+            (at + 1..bytes.len()).any(|later| matches!(parse(&bytes[later..]), Parsed::Good(_)));
         if good_behind || problem == "its format level is not known here" {
             return Err(Corrupt { path: path.display().to_string(), offset: at as u64, problem });
         }

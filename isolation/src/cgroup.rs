@@ -214,7 +214,9 @@ impl Cgroup {
 const DEPTH_MAX: usize = 16;
 
 fn remove_tree(dir: &Path, depth: usize) -> Result<(), Error> {
-    if depth < DEPTH_MAX && let Ok(entries) = std::fs::read_dir(dir) {
+    if depth < DEPTH_MAX
+        && let Ok(entries) = std::fs::read_dir(dir)
+    {
         for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             remove_tree(&entry.path(), depth + 1)?;
         }
@@ -280,7 +282,8 @@ fn hand_down(dir: &Path, controllers: &[String]) -> Result<(), Error> {
 
 fn write(path: &Path, value: &str) -> Result<(), Error> {
     let mut options = std::fs::OpenOptions::new();
-    let written = options.write(true).open(path).and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()));
+    let written =
+        options.write(true).open(path).and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()));
     written.map_err(|e| Error::new(format!("write {value} to"), path, e))
 }
 
@@ -296,7 +299,11 @@ fn check_name(name: &str, slashes: bool) -> Result<(), Error> {
         return Ok(());
     }
     let problem = "use letters, digits, `-`, `_` and `.`, and do not begin with a dot";
-    Err(Error::new("use as a cgroup's name", Path::new(name), io::Error::new(io::ErrorKind::InvalidInput, problem)))
+    Err(Error::new(
+        "use as a cgroup's name",
+        Path::new(name),
+        io::Error::new(io::ErrorKind::InvalidInput, problem),
+    ))
 }
 
 fn is_zombie(pid: i32) -> bool {
@@ -319,10 +326,18 @@ mod tests {
     fn limits_as_files() {
         let limits = Limits { cpu_milli: 250, cpu_hard: false, ram_mib: 64, pids_max: 100 };
         let show = |limits: &Limits, v2| {
-            files(limits, v2).iter().map(|(file, value)| format!("{file}={value}")).collect::<Vec<_>>().join("; ")
+            files(limits, v2)
+                .iter()
+                .map(|(file, value)| format!("{file}={value}"))
+                .collect::<Vec<_>>()
+                .join("; ")
         };
         for (limits, v2, want) in [
-            (limits, false, "cpu.shares=256; cpu.cfs_quota_us=-1; memory.limit_in_bytes=67108864; pids.max=100"),
+            (
+                limits,
+                false,
+                "cpu.shares=256; cpu.cfs_quota_us=-1; memory.limit_in_bytes=67108864; pids.max=100",
+            ),
             (
                 Limits { cpu_hard: true, ..limits },
                 false,
@@ -334,7 +349,11 @@ mod tests {
                 "cpu.shares=2; cpu.cfs_period_us=100000; cpu.cfs_quota_us=1000; memory.limit_in_bytes=-1; pids.max=max",
             ),
             (limits, true, "cpu.weight=10; cpu.max=max 100000; memory.max=67108864; pids.max=100"),
-            (Limits { cpu_hard: true, ..limits }, true, "cpu.weight=10; cpu.max=25000 100000; memory.max=67108864; pids.max=100"),
+            (
+                Limits { cpu_hard: true, ..limits },
+                true,
+                "cpu.weight=10; cpu.max=25000 100000; memory.max=67108864; pids.max=100",
+            ),
             (Limits::default(), true, "cpu.max=max 100000; memory.max=max; pids.max=max"),
         ] {
             assert_eq!(show(&limits, v2), want);
@@ -354,7 +373,9 @@ mod tests {
     fn fake_v2(mount: &Path) -> Hierarchy {
         for dir in ["", "borealis", "borealis/h1", "borealis/h1/task-1-1"] {
             std::fs::create_dir_all(mount.join(dir)).unwrap();
-            for file in ["cgroup.subtree_control", "cgroup.procs", "cpu.weight", "cpu.max", "memory.max", "pids.max"] {
+            for file in
+                ["cgroup.subtree_control", "cgroup.procs", "cpu.weight", "cpu.max", "memory.max", "pids.max"]
+            {
                 std::fs::write(mount.join(dir).join(file), "").unwrap();
             }
         }
@@ -386,7 +407,8 @@ mod tests {
         assert_eq!(read("borealis/h1/task-1-1/cgroup.procs"), "4242");
         std::fs::write(mount.join("borealis/h1/task-1-1/cgroup.procs"), "3\n1\n0\n").unwrap();
         assert_eq!(cgroup.processes().unwrap(), [1, 3]);
-        std::fs::write(mount.join("borealis/h1/task-1-1/memory.events"), "low 0\noom 2\noom_kill 3\n").unwrap();
+        std::fs::write(mount.join("borealis/h1/task-1-1/memory.events"), "low 0\noom 2\noom_kill 3\n")
+            .unwrap();
         assert_eq!(cgroup.oom_kills(), 3);
 
         // A real kernel refuses a limit that is not there; so does the tree.

@@ -43,11 +43,14 @@ impl Host {
         if !root {
             missing.push("not root: tasks run as the user of the agent, whatever their role".to_owned());
         }
-        let (cgroups, why) = usable(Hierarchy::from_mounts(&mounts, |path| std::fs::read_to_string(path).ok()));
+        let (cgroups, why) =
+            usable(Hierarchy::from_mounts(&mounts, |path| std::fs::read_to_string(path).ok()));
         missing.extend(why);
         let pid_namespaces = root && Path::new("/proc/self/ns/pid").exists();
         if !pid_namespaces {
-            missing.push("no pid namespaces: jobs that ask for at most one live instance are not placed here".into());
+            missing.push(
+                "no pid namespaces: jobs that ask for at most one live instance are not placed here".into(),
+            );
         }
         Host { root, cgroups, pid_namespaces, missing }
     }
@@ -123,7 +126,10 @@ fn usable(found: Hierarchy) -> (Hierarchy, Vec<String>) {
         std::fs::create_dir(&directory).and_then(|()| std::fs::remove_dir(&directory))
     };
     let no = |name: &str, mount: &Path, e: std::io::Error| {
-        format!("no cgroup {name}: cannot make a directory in {}: {e}; its limits do not hold", mount.display())
+        format!(
+            "no cgroup {name}: cannot make a directory in {}: {e}; its limits do not hold",
+            mount.display()
+        )
     };
     match found {
         Hierarchy::V1(controllers) => {
@@ -146,9 +152,10 @@ fn usable(found: Hierarchy) -> (Hierarchy, Vec<String>) {
             Ok(()) => (Hierarchy::V2 { mount, controllers }, Vec::new()),
             Err(e) => (Hierarchy::None, vec![no("v2", &mount, e)]),
         },
-        Hierarchy::None => {
-            (Hierarchy::None, vec!["no cgroups with cpu, memory or pids are mounted: limits do not hold".to_owned()])
-        }
+        Hierarchy::None => (
+            Hierarchy::None,
+            vec!["no cgroups with cpu, memory or pids are mounted: limits do not hold".to_owned()],
+        ),
     }
 }
 

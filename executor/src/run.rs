@@ -1,0 +1,324 @@
+//! The program: one thread that waits for signals, for the control socket and for time, and does what the graph says.
+//!
+//! The order of the start matters (see `claim`): read the launch, join the cgroups, claim, and only then anything
+//! that can be seen. The end too: a terminal status is written only when no process of the task is left, and this
+//! process ends only when that record is on the disk.
+
+mod detach;
+mod journal;
+mod logs;
+mod server;
+mod spawn;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use isolation::Cgroup;
+use isolation::user::{self, User};
+use proto::TaskId;
+use proto::wire::control_request::Body;
+use proto::wire::{ControlReply, Launch, ProcessState, Status, TaskSpec};
+use rustix::process::Signal;
+
+use crate::claim::{self, Claim};
+use crate::graph::{Do, Event, Exit, Graph};
+use crate::layout::TaskDir;
+use crate::template::Values;
+use crate::{control, identity, launch, tree};
+use detach::Woken;
+use journal::Journal;
+use server::Server;
+use spawn::{Running, Spawner};
+
+/// Exit code: the task ran, and its checkpoint says how it ended.
+pub const EXIT_ENDED: u8 = 0;
+/// Exit code: wrong arguments, a launch that cannot be read, a cgroup that cannot be joined. Nothing was claimed.
+pub const EXIT_UNPREPARED: u8 = 2;
+/// Exit code: somebody else has the claim. Nothing was done.
+pub const EXIT_NOT_OURS: u8 = 3;
+/// Exit code: claimed, but this process could not be set up. There is no terminal record.
+pub const EXIT_BROKEN: u8 = 4;
+
+/// How often outputs are looked at for rotation, where a process asks for it.
+const ROTATE_EVERY: Duration = Duration::from_secs(1);
+/// How often an unwritten checkpoint record is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether anything is left, besides at every SIGCHLD.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Runs the task of a directory to its end; the answer is the exit code.
+pub fn run(dir: &Path) -> u8 {
+    let (dir, launch) = match prepare(dir) {
+        Ok(prepared) => prepared,
+        Err(why) => {
+            note(format_args!("borealis-executor: {why:#}"));
+            return EXIT_UNPREPARED;
+        }
+    };
+    let me = std::process::id() as i32;
+    let claimed = identity::of(me).and_then(|id| Ok((claim::take(&dir, &Claim::Executor(id.clone()))?, id)));
+    let identity = match claimed {
+        Ok((None, identity)) => identity,
+        Ok((Some(_), _)) => return EXIT_NOT_OURS,
+        Err(why) => {
+            note(format_args!("borealis-executor: cannot claim the task of {}: {why}", dir.root().display()));
+            return EXIT_UNPREPARED;
+        }
+    };
+    let ended = detach::detach(&dir.executor_log()).and_then(|signals| {
+        let mut journal = Journal::create(&dir.checkpoint())?;
+        journal.executor(identity);
+        let server = Server::new(control::listen(&dir.control_socket())?);
+        Ok((signals, journal, server))
+    });
+    match ended {
+        Ok((signals, journal, server)) => {
+            Shell::new(dir, launch, signals, journal, server).run();
+            EXIT_ENDED
+        }
+        Err(why) => {
+            note(format_args!("cannot set up in {}: {why}", dir.root().display()));
+            EXIT_BROKEN
+        }
+    }
+}
+
+fn prepare(dir: &Path) -> anyhow::Result<(TaskDir, Launch)> {
+    use anyhow::Context as _;
+    let root = std::fs::canonicalize(dir).with_context(|| format!("task directory {}", dir.display()))?;
+    let dir = TaskDir::new(root);
+    let launch = launch::read(&dir)?;
+    Cgroup::from_dirs(&launch.cgroups).join(std::process::id() as i32)?;
+    Ok((dir, launch))
+}
+
+struct Shell {
+    dir: TaskDir,
+    cgroup: Cgroup,
+    task: TaskSpec,
+    signals: detach::Signals,
+    journal: Journal,
+    server: Server,
+    began: Instant,
+    running: BTreeMap<i32, Running>,
+    status: Status,
+    message: String,
+    /// Of the launch, until it is used.
+    launch: Launch,
+}
+
+impl Shell {
+    fn new(
+        dir: TaskDir,
+        launch: Launch,
+        signals: detach::Signals,
+        journal: Journal,
+        server: Server,
+    ) -> Shell {
+        let task = launch.config.as_ref().and_then(|config| config.task.clone()).unwrap_or_default();
+        Shell {
+            cgroup: Cgroup::from_dirs(&launch.cgroups),
+            dir,
+            task,
+            signals,
+            journal,
+            server,
+            began: Instant::now(),
+            running: BTreeMap::new(),
+            status: Status::Unspecified,
+            message: String::new(),
+            launch,
+        }
+    }
+
+    fn run(&mut self) {
+        self.say(Status::Starting, String::new());
+        match self.begin() {
+            Ok((mut graph, spawner)) => {
+                self.act(&mut graph, &spawner, Event::Tick { anything_left: true });
+                while !graph.has_ended() {
+                    self.turn(&mut graph, &spawner);
+                }
+            }
+            Err(why) => self.say(Status::Failed, why),
+        }
+        // The disk may be full: the task has ended, and this waits until that can be written.
+        while let Err(why) = self.journal.flush() {
+            note(format_args!("the end of the task is not written yet, trying again: {why}"));
+            self.signals.wait(self.server.descriptors(), Some(WRITE_AGAIN));
+            self.serve(None);
+        }
+        self.server.answer_all(&self.reply());
+        let _ = std::fs::remove_file(self.dir.control_socket());
+    }
+
+    /// What must be right before anything runs; the error is the reason of a failed task.
+    fn begin(&self) -> Result<(Graph, Spawner), String> {
+        let launch = &self.launch;
+        let graph = Graph::new(&self.task).map_err(|why| format!("the task cannot be run: {why}"))?;
+        let become_user = rustix::process::geteuid().is_root() && !launch.user.is_empty();
+        let user: User = if become_user {
+            user::find(&launch.user).map_err(|why| why.to_string())?
+        } else {
+            user::current()
+        };
+        let values = Values {
+            ports: launch.ports.iter().map(|port| (port.name.clone(), port.port)).collect(),
+            task_id: TaskId(launch.task_id).to_string(),
+            user: user.name.clone(),
+            instance: launch.instance,
+            hostname: launch.hostname.clone(),
+        };
+        let sandbox = launch::sandbox(&self.dir, launch);
+        let spawner = Spawner::new(&self.task, &values, sandbox, user, become_user)?;
+        Ok((graph, spawner))
+    }
+
+    /// Waits for something and deals with it.
+    fn turn(&mut self, graph: &mut Graph, spawner: &Spawner) {
+        let mut wait = graph.wake_at_ms().map(|at| Duration::from_millis(at.saturating_sub(self.now_ms())));
+        let sooner =
+            |wait: &mut Option<Duration>, than: Duration| *wait = Some(wait.map_or(than, |w| w.min(than)));
+        if graph.waits_for_the_end() {
+            sooner(&mut wait, LOOK_AGAIN);
+        }
+        if self.running.values().any(Running::rotates) {
+            sooner(&mut wait, ROTATE_EVERY);
+        }
+        if self.journal.is_behind() {
+            sooner(&mut wait, WRITE_AGAIN);
+        }
+        if let Some(left) = self.server.next_deadline() {
+            sooner(&mut wait, left);
+        }
+        let woken = self.signals.wait(self.server.descriptors(), wait);
+        if woken == Woken::Terminated {
+            let reason = "the executor was told to stop (SIGTERM), as when the machine shuts down".to_owned();
+            self.act(graph, spawner, Event::Kill { at_once: false, reason });
+        }
+        self.reap(graph, spawner);
+        for kill in self.serve(Some(graph)) {
+            self.act(graph, spawner, kill);
+        }
+        self.running.values_mut().for_each(Running::rotate);
+        if self.journal.is_behind()
+            && let Err(why) = self.journal.flush()
+        {
+            note(format_args!("cannot write the checkpoint, trying again: {why}"));
+        }
+        // As often as it leads somewhere: from stage to stage without a wait.
+        loop {
+            // What ended since the last look is no longer there, and the graph must hear of it too.
+            self.reap(graph, spawner);
+            let (ended, waits) = (graph.has_ended(), graph.waits_for_the_end());
+            let anything_left = !waits || !self.left().is_empty();
+            self.act(graph, spawner, Event::Tick { anything_left });
+            if anything_left || ended || !graph.waits_for_the_end() {
+                break;
+            }
+        }
+        // The answer to a request is what the request led to.
+        self.server.answer(&self.reply());
+    }
+
+    /// Gives an event to the graph and does what comes out, and what comes out of that.
+    fn act(&mut self, graph: &mut Graph, spawner: &Spawner, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in graph.step(self.now_ms(), event) {
+                match action {
+                    Do::Say(status, message) => self.say(status, message),
+                    Do::Start { process, run } => events.push_back(self.start(spawner, process, run)),
+                    Do::Terminate => tree::signal(&self.left(), Signal::TERM),
+                    Do::KillAll => tree::signal(&self.left(), Signal::KILL),
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, spawner: &Spawner, process: usize, run: u32) -> Event {
+        let name = &self.task.processes[process].name;
+        match spawner.start(process, run) {
+            Ok(running) => {
+                let pid = running.pid();
+                let identity = identity::of(pid).ok();
+                self.journal.process(name, run, ProcessState::ProcessRunning, identity, &Exit::Code(0));
+                self.running.insert(pid, running);
+                Event::Started { process }
+            }
+            Err(why) => {
+                note(format_args!("process {name:?} run {run} could not be started: {why}"));
+                let exit = Exit::NotStarted(why);
+                self.journal.process(name, run, ProcessState::ProcessFailed, None, &exit);
+                Event::Ended { process, exit }
+            }
+        }
+    }
+
+    /// Collects whatever ended: our processes, and orphans of theirs.
+    fn reap(&mut self, graph: &mut Graph, spawner: &Spawner) {
+        while let Some((pid, exit)) = detach::reap_one() {
+            let Some(mut running) = self.running.remove(&pid) else { continue };
+            running.rotate();
+            let name = &self.task.processes[running.process].name;
+            let state = match exit {
+                Exit::Code(0) => ProcessState::ProcessSuccess,
+                Exit::Signal(_) => ProcessState::ProcessKilled,
+                _ => ProcessState::ProcessFailed,
+            };
+            self.journal.process(name, running.run, state, None, &exit);
+            self.act(graph, spawner, Event::Ended { process: running.process, exit });
+        }
+    }
+
+    /// Everything of the task that is there, but us.
+    fn left(&self) -> BTreeSet<i32> {
+        let me = std::process::id() as i32;
+        let mut left = tree::below(me);
+        // A zombie is nobody's work any more, and in v1 a cgroup lists those.
+        let of_cgroup = self.cgroup.processes().unwrap_or_default().into_iter();
+        left.extend(of_cgroup.filter(|pid| identity::Stat::of(*pid).is_ok_and(|stat| !stat.is_zombie())));
+        left.remove(&me);
+        left
+    }
+
+    /// Takes requests in; what they ask of the graph comes out. They are answered later.
+    fn serve(&mut self, graph: Option<&Graph>) -> Vec<Event> {
+        let mut events = Vec::new();
+        for request in self.server.requests() {
+            match request.body {
+                Some(Body::Kill(kill)) if graph.is_some() => {
+                    events.push(Event::Kill { at_once: kill.at_once, reason: kill.reason });
+                }
+                _ => {}
+            }
+        }
+        if graph.is_none() {
+            self.server.answer(&self.reply());
+        }
+        events
+    }
+
+    fn reply(&self) -> ControlReply {
+        ControlReply { status: self.status.into(), message: self.message.clone() }
+    }
+
+    fn say(&mut self, status: Status, message: String) {
+        note(format_args!("{} {message}", status.as_str_name()));
+        self.journal.task(status, &message);
+        self.status = status;
+        self.message = message;
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+}
+
+/// Writes a line to the executor's log. A full disk must not end the executor, as `eprintln!` would.
+fn note(words: std::fmt::Arguments<'_>) {
+    let at_s =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{at_s} {words}\n").as_bytes());
+}

@@ -1,0 +1,103 @@
+//! The kernel's own cgroups, where this machine lets us.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use isolation::{Cgroups, Hierarchy, Host, Limits};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn root(name: &str) -> Option<Cgroups> {
+    let host = Host::detect();
+    println!("{:?}: {:?}", host.words(), host.missing);
+    let made = Cgroups::new(&host, &format!("borealis-test-{}/{name}", std::process::id()));
+    match host.cgroups {
+        Hierarchy::None => {
+            assert!(made.unwrap().is_none());
+            println!("skipped: this machine does not let us make cgroups");
+            None
+        }
+        _ => made.unwrap(),
+    }
+}
+
+/// A shell that waits until it is told (by a line) to run `script`, so that it can be moved first.
+fn shell(script: &str) -> Child {
+    Command::new("/bin/sh")
+        .args(["-c", &format!("read go; {script}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn go(child: &mut Child) {
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+}
+
+#[test]
+fn a_cgroup_from_making_to_removing() {
+    let Some(cgroups) = root("life") else { return };
+    let cgroup = cgroups.create("task-1-1", &Limits { cpu_milli: 500, ..Limits::default() }).unwrap();
+    assert_eq!(cgroups.list().unwrap(), ["task-1-1"]);
+    assert_eq!(cgroup.processes().unwrap(), [0; 0]);
+
+    let mut child = shell("(sleep 60 &) ; setsid sleep 60 & wait");
+    cgroup.join(child.id() as i32).unwrap();
+    go(&mut child);
+    let deadline = Instant::now() + PATIENCE;
+    while cgroup.processes().unwrap().len() < 3 {
+        assert!(Instant::now() < deadline, "{:?}", cgroup.processes());
+        std::thread::yield_now();
+    }
+    let why = cgroup.remove().unwrap_err().to_string();
+    assert!(why.contains("still in it"), "{why}");
+    // The exception survives.
+    let left = cgroup.kill_all(Some(child.id() as i32), PATIENCE).unwrap();
+    assert_eq!(left, [0; 0]);
+    assert!(cgroup.exists());
+    let _ = child.kill();
+    child.wait().unwrap();
+    assert_eq!(cgroup.kill_all(None, PATIENCE).unwrap(), [0; 0]);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(why) = cgroup.remove() {
+        assert!(Instant::now() < deadline, "{why}");
+    }
+    cgroup.remove().unwrap();
+    assert_eq!(cgroups.list().unwrap(), Vec::<String>::new());
+    cgroups.remove().unwrap();
+}
+
+#[test]
+fn memory_and_processes_are_held_to_their_limits() {
+    let Some(cgroups) = root("limits") else { return };
+    let words = Host::detect().words();
+    if words.iter().any(|word| word == "memory") {
+        let cgroup = cgroups.create("hog", &Limits { ram_mib: 16, ..Limits::default() }).unwrap();
+        let mut child = shell("exec tail -c 300M /dev/zero");
+        cgroup.join(child.id() as i32).unwrap();
+        go(&mut child);
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
+        assert!(cgroup.oom_kills() >= 1);
+        assert!(cgroup.memory_bytes().is_some());
+        cgroup.remove().unwrap();
+    }
+    if words.iter().any(|word| word == "pids") {
+        let cgroup = cgroups.create("forker", &Limits { pids_max: 3, ..Limits::default() }).unwrap();
+        let mut child = shell("for i in 1 2 3 4 5 6; do sleep 0.5 & done; wait");
+        cgroup.join(child.id() as i32).unwrap();
+        go(&mut child);
+        let deadline = Instant::now() + PATIENCE;
+        let mut most = 0;
+        while child.try_wait().unwrap().is_none() {
+            most = most.max(cgroup.processes().unwrap().len());
+            assert!(Instant::now() < deadline);
+        }
+        assert!((2..=3).contains(&most), "{most}");
+        assert_eq!(cgroup.kill_all(None, PATIENCE).unwrap(), [0; 0]);
+        cgroup.remove().unwrap();
+    }
+    cgroups.remove().unwrap();
+}
