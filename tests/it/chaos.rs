@@ -68,6 +68,7 @@ async fn chaos_leader_kills_break_no_promise() -> Result<()> {
     breaches.extend(tasks.iter().flat_map(|(job, tasks)| verdict::one_per_instance(job, tasks)));
     let journals = cluster.journals()?;
     breaches.extend(verdict::launched_once(&journals));
+    breaches.extend(verdict::never_replaced(&journals));
     ensure!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
     // A killed task's executor may still be on its way out.
     wait::until("the agents and the API to agree", PATIENCE, async || {

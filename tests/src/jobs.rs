@@ -43,6 +43,7 @@ pub fn sleeper(key: &JobKey, instances: u32) -> wire::JobSpec {
     let mut spec = job(key, instances, "exec sleep 1000000");
     if let Some(config) = &mut spec.config {
         config.service = true;
+        config.max_task_failures = -1;
     }
     spec
 }

@@ -386,7 +386,7 @@ fn word_before(text: &[char], at: usize) -> bool {
     // `br"..."` is a raw string too.
     let before = |n: usize| at.checked_sub(n).map(|p| text[p]);
     let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    word(before(1)) && !(before(1) == Some('b') && !word(before(2)))
+    word(before(1)) && (before(1) != Some('b') || word(before(2)))
 }
 
 fn block_comment_end(text: &[char], start: usize) -> usize {

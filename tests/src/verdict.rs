@@ -19,6 +19,17 @@ pub fn launched_once(journals: &[Journal]) -> Vec<String> {
         .collect()
 }
 
+/// No instance is launched under a second task id: where no task and no host failed, that would be a task lost or
+/// restarted for nothing. Only for loads that never give one job key to two jobs.
+pub fn never_replaced(journals: &[Journal]) -> Vec<String> {
+    let mut tasks: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for launch in journals.iter().flat_map(|journal| &journal.launches) {
+        tasks.entry(&launch.job).or_default().insert(launch.task_id);
+    }
+    let replaced = tasks.iter().filter(|(_, ids)| ids.len() > 1);
+    replaced.map(|(job, ids)| format!("{job} was launched as {} tasks: {ids:?}", ids.len())).collect()
+}
+
 /// At most one live task per instance, by the API's word.
 pub fn one_per_instance(job: &str, tasks: &[wire::TaskView]) -> Vec<String> {
     let mut by_instance: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
@@ -90,7 +101,7 @@ mod tests {
             at_ns: *at_ns,
             task_id: *task_id,
             fence: Fence::default(),
-            job: "c/r/e/j/0".into(),
+            job: format!("c/r/e/j/{}", task_id % 10),
             agent: agent.into(),
         };
         Journal { launches: launches.iter().map(launch).collect(), ..Journal::default() }
@@ -101,6 +112,8 @@ mod tests {
         assert_eq!(launched_once(&[journal("a", &[(1, 10), (2, 20)]), journal("b", &[(3, 10)])]), [""; 0]);
         assert_eq!(launched_once(&[journal("a", &[(1, 10), (1, 20)])]).len(), 1);
         assert_eq!(launched_once(&[journal("a", &[(1, 10)]), journal("b", &[(1, 10)])]).len(), 1);
+        assert_eq!(never_replaced(&[journal("a", &[(1, 10), (2, 20)]), journal("b", &[(3, 10)])]), [""; 0]);
+        assert_eq!(never_replaced(&[journal("a", &[(1, 10)]), journal("b", &[(11, 20)])]).len(), 1);
     }
 
     #[test]
