@@ -1,20 +1,34 @@
 //! The job language: `.aurora` files and JSON in, validated jobs out, or problems that point at the line.
 //!
 //! The way of a file: `guard` (may it be parsed at all) -> ruff's parser -> `eval` (statements make values, each
-//! with its place) or `json` -> `resolve` (templates, types, defaults by `schema`) -> `build` (a `wire::JobSpec`,
-//! checked). Pure: no network, no clock, no environment, no file is read. What a hostile file can cost is
+//! with its place) or `json` -> `resolve` (templates, types, defaults by `schema`) -> `spec` (a `wire::JobSpec`, checked). Pure: no network, no clock, no environment, no file is read. What a hostile file can cost is
 //! bounded in `limits`.
 
+mod builtin;
+mod eval;
+mod format;
+mod guard;
+mod json;
+mod limits;
+mod object;
+mod operate;
+mod print;
 mod problem;
+mod read;
+mod resolve;
+mod schema;
 mod source;
+mod spec;
+mod template;
+mod value;
 
 use std::collections::BTreeMap;
 
 use proto::{JobKey, wire};
 
+pub use print::to_json;
 pub use problem::{Label, Problem, Problems, Severity};
-use problem::Issue;
-use source::{Source, Sources, Span};
+pub use read::load;
 
 /// What the caller adds to a file.
 #[derive(Clone, Debug, Default)]
@@ -42,13 +56,6 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Reads a file; one whose name ends in `.json` as JSON, any other as the `.aurora` language.
-pub fn load(file_name: &str, text: &str, options: &Options) -> Result<Loaded, Problems> {
-    let _ = options;
-    let sources = Sources(vec![Source::new(file_name, text)]);
-    Err(Problems(vec![Issue::error(Span::default(), "this file cannot be read yet").locate(&sources)]))
-}
-
 /// No job of the file has the key that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no job `{wanted}` in the file; it defines {}", list(.defined))]
@@ -74,9 +81,4 @@ pub fn select<'a>(jobs: &'a [Job], key: &JobKey) -> Result<&'a Job, NoSuchJob> {
         wanted: key.clone(),
         defined: jobs.iter().map(|job| job.key.clone()).collect(),
     })
-}
-
-/// The JSON form of a job: reading it gives the job again.
-pub fn to_json(spec: &wire::JobSpec) -> serde_json::Value {
-    serde_json::json!({ "instances": spec.instances })
 }

@@ -132,7 +132,8 @@ impl Excerpt {
 fn visible(c: char) -> char {
     if c == '\t' {
         ' '
-    } else if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    } else if c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     {
         '\u{fffd}'
     } else {
@@ -247,7 +248,8 @@ pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k s
     if word.len() > 64 {
         return None;
     }
-    let near = known.into_iter().filter(|known| known.len() <= 64).map(|known| (distance(word, known), known));
+    let near =
+        known.into_iter().filter(|known| known.len() <= 64).map(|known| (distance(word, known), known));
     let best = near.min_by_key(|(distance, _)| *distance)?;
     let allowed = if word.chars().count() <= 3 { 1 } else { 2.max(word.chars().count() / 3) };
     (best.0 <= allowed).then(|| format!("did you mean `{}`?", best.1))
@@ -255,7 +257,8 @@ pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k s
 
 /// How many letters must be added, removed, changed or swapped with their neighbour; case counts half, rounded up.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
     let mut rows = vec![vec![0_usize; b.len() + 1]; a.len() + 1];
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;

@@ -54,7 +54,8 @@ impl<'a> Source<'a> {
 
     /// Where a span begins, and how much of that line it covers (at least one character).
     pub(crate) fn place(&self, span: Span) -> Place<'a> {
-        let floor = |at: usize| (0..=at.min(self.text.len())).rev().find(|&at| self.text.is_char_boundary(at));
+        let floor =
+            |at: usize| (0..=at.min(self.text.len())).rev().find(|&at| self.text.is_char_boundary(at));
         let start = floor(span.start as usize).unwrap_or(0);
         let line = self.line_starts.partition_point(|&at| at <= start).saturating_sub(1);
         let line_start = self.line_starts.get(line).copied().unwrap_or(0);
