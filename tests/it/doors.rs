@@ -212,7 +212,7 @@ const WRONG_FILES: &[(&str, &str, &str, usize)] = &[
          t = SequentialTask(processes = [p], resources = Resources(cpu = 1, ram = 1*MB))\n\
          jobs = [Service(cluster = 'test', role = 'www-data', environment = 'test', name = 'wrong', task = t)]\n",
         "disk",
-        0,
+        2,
     ),
     (
         "template.aurora",
@@ -250,9 +250,9 @@ async fn wrong_commands_and_files_have_their_exit_codes_and_create_nothing() -> 
     for (arguments, codes, word) in [
         (&["job", "dance"][..], &[5][..], "dance"),
         (&["job", "status", "a/b"], &[6], "a/b"),
-        (&["job", "status", wrong], &[4, 10], "wrong"),
-        (&["job", "killall", wrong], &[4, 10], "wrong"),
-        (&["job", "create", wrong, &nothing], &[3, 6], "nothing.aurora"),
+        (&["job", "status", wrong], &[10], "wrong"),
+        (&["job", "killall", wrong], &[10], "wrong"),
+        (&["job", "create", wrong, &nothing], &[3], "nothing.aurora"),
         (&["--nonsense"], &[5, 6], "nonsense"),
     ] {
         let ended = client.run(arguments, ANSWER)?;

@@ -165,10 +165,11 @@ impl Demo {
 
     fn start_cluster(&mut self) -> Result<()> {
         let log = File::create(self.log())?;
-        let port = free_range(40)?;
+        let port = free_range(100)?;
+        let task_ports = format!("{}-{}", port + 40, port + 99);
         let child = Command::new(self.programs.path(CLIENT))
             .args(["dev", "--replicas", "3", "--agents", "2", "--profile", "fast", "--restart-after", "3s"])
-            .args(["--base-port", &port.to_string(), "--dir"])
+            .args(["--base-port", &port.to_string(), "--task-ports", &task_ports, "--dir"])
             .arg(self.dir())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -261,6 +262,7 @@ impl Demo {
             let port =
                 tasks[0]["ports"]["http"].as_u64().with_context(|| format!("no port `http`: {tasks:?}"))?;
             let said = get(&format!("127.0.0.1:{port}"), "/")?;
+            ensure!(said.contains("Hello from www-data"), "it serves {said:?}");
             Ok((port, said))
         })?;
         let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
