@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Kind};
 
 /// Name of the cluster that `borealis dev` starts.
-pub const DEV_CLUSTER: &str = "devcluster";
+pub(crate) const DEV_CLUSTER: &str = "devcluster";
 /// First API port of the cluster that `borealis dev` starts.
-pub const DEV_PORT: u16 = 8081;
+pub(crate) const DEV_PORT: u16 = 8081;
 /// Addresses tried for one cluster.
 const ADDRESSES_MAX: usize = 64;
 
 /// `~/.config/borealis/clusters.json`, if there is a home.
-pub fn clusters_file() -> Option<PathBuf> {
+pub(crate) fn clusters_file() -> Option<PathBuf> {
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home = std::env::var_os("HOME").filter(|dir| !dir.is_empty());
     Some(config.or_else(|| home.map(|home| Path::new(&home).join(".config")))?.join("borealis/clusters.json"))
 }
 
 /// Reads the user's clusters; a missing file is an empty one.
-pub fn read_clusters(file: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
+pub(crate) fn read_clusters(file: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -38,7 +38,11 @@ pub fn read_clusters(file: &Path) -> Result<BTreeMap<String, Vec<String>>, Error
 }
 
 /// The addresses to try, in order. `cluster` is the one meant, where the command says so.
-pub fn choose(given: &[String], cluster: Option<&str>, file: Option<&Path>) -> Result<Vec<String>, Error> {
+pub(crate) fn choose(
+    given: &[String],
+    cluster: Option<&str>,
+    file: Option<&Path>,
+) -> Result<Vec<String>, Error> {
     let mut addresses = given.to_vec();
     if addresses.is_empty()
         && let Some(file) = file
@@ -69,7 +73,7 @@ pub fn choose(given: &[String], cluster: Option<&str>, file: Option<&Path>) -> R
 }
 
 /// An address without a scheme: `HOST:PORT`.
-pub fn check(address: &str) -> Result<String, Error> {
+pub(crate) fn check(address: &str) -> Result<String, Error> {
     let bare = address.trim().trim_start_matches("http://").trim_end_matches('/');
     let ok = bare.rsplit_once(':').is_some_and(|(host, port)| {
         let host_ok =

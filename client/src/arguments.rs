@@ -11,13 +11,13 @@ use crate::error::{Error, Kind};
 /// Runs jobs on a Borealis cluster, and looks after the cluster.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "borealis", version, max_term_width = 110, infer_subcommands = false, after_help = AFTER_HELP)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Flags that every command takes.
     #[command(flatten)]
-    pub common: Common,
+    pub(crate) common: Common,
     /// The command.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 ok, 3 invalid config, 4 failed, 5 invalid command, 6 invalid parameter, \
@@ -26,7 +26,7 @@ const AFTER_HELP: &str = "Exit codes: 0 ok, 3 invalid config, 4 failed, 5 invali
 
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug)]
-pub struct Common {
+pub(crate) struct Common {
     /// Replicas to ask, as HOST:PORT,HOST:PORT; default: the cluster's in ~/.config/borealis/clusters.json, else 127.0.0.1:8081-8083
     #[arg(
         long,
@@ -36,21 +36,21 @@ pub struct Common {
         value_delimiter = ',',
         help_heading = "Common"
     )]
-    pub addr: Vec<String>,
+    pub(crate) addr: Vec<String>,
     /// Which cluster, where no job key says so
     #[arg(long, global = true, value_name = "NAME", help_heading = "Common")]
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// How long to try, as 30s or 2m; default 30s, with --wait and for `dev` 60s
     #[arg(long, global = true, value_name = "TIME", value_parser = duration::parse, help_heading = "Common")]
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// Answer as JSON
     #[arg(long, global = true, help_heading = "Common")]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// What to do.
 #[derive(Subcommand, Clone, Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Jobs: create, look, kill
     #[command(subcommand)]
     Job(Job),
@@ -74,7 +74,7 @@ pub enum Command {
 
 /// `borealis job`.
 #[derive(Subcommand, Clone, Debug)]
-pub enum Job {
+pub(crate) enum Job {
     /// Create a job that a file describes
     Create(JobCreate),
     /// Show a job's instances, and why they wait
@@ -120,85 +120,85 @@ pub enum Job {
 
 /// `borealis job create`.
 #[derive(Args, Clone, Debug)]
-pub struct JobCreate {
+pub(crate) struct JobCreate {
     /// CLUSTER/ROLE/ENV/NAME
-    pub key: String,
+    pub(crate) key: String,
     /// The .aurora or .json file that describes it; `-` is standard input (as .aurora)
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Wait until every instance is RUNNING, or has ended
     #[arg(long)]
-    pub wait: bool,
+    pub(crate) wait: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub bind: Bind,
+    pub(crate) bind: Bind,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub again: Again,
+    pub(crate) again: Again,
 }
 
 /// Values for a file's open templates.
 #[derive(Args, Clone, Debug)]
-pub struct Bind {
+pub(crate) struct Bind {
     /// Value of a template that the file leaves open, as profile.port=8080; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
-    pub bind: Vec<String>,
+    pub(crate) bind: Vec<String>,
 }
 
 /// For requests that change something.
 #[derive(Args, Clone, Debug)]
-pub struct Again {
+pub(crate) struct Again {
     /// Repeat the request of this id: it is done at most once
     #[arg(long, value_name = "ID")]
-    pub request_id: Option<String>,
+    pub(crate) request_id: Option<String>,
 }
 
 /// Flags of `kill` and `killall`.
 #[derive(Args, Clone, Debug)]
-pub struct Kill {
+pub(crate) struct Kill {
     /// Wait until they have ended
     #[arg(long)]
-    pub wait: bool,
+    pub(crate) wait: bool,
     /// Why, for the tasks' history
     #[arg(long, short, default_value = "", hide_default_value = true)]
-    pub message: String,
+    pub(crate) message: String,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub again: Again,
+    pub(crate) again: Again,
 }
 
 /// `borealis task`.
 #[derive(Subcommand, Clone, Debug)]
-pub enum Task {
+pub(crate) enum Task {
     /// Print what a task's process has printed
     Logs(TaskLogs),
 }
 
 /// `borealis task logs`.
 #[derive(Args, Clone, Debug)]
-pub struct TaskLogs {
+pub(crate) struct TaskLogs {
     /// CLUSTER/ROLE/ENV/NAME/INSTANCE, or a task id like task-17-42
-    pub task: String,
+    pub(crate) task: String,
     /// Which process; default: the first of the task
     #[arg(long, short)]
-    pub process: Option<String>,
+    pub(crate) process: Option<String>,
     /// What it printed to stderr
     #[arg(long)]
-    pub stderr: bool,
+    pub(crate) stderr: bool,
     /// Go on as it prints more, until the task has ended
     #[arg(long, short)]
-    pub follow: bool,
+    pub(crate) follow: bool,
 }
 
 /// `borealis host`.
 #[derive(Subcommand, Clone, Debug)]
-pub enum Host {
+pub(crate) enum Host {
     /// List the hosts, what they have and what is free
     List,
 }
 
 /// `borealis cluster`.
 #[derive(Subcommand, Clone, Debug)]
-pub enum Cluster {
+pub(crate) enum Cluster {
     /// Show every replica as it sees itself
     Status,
     /// Make a new cluster of the one replica at --addr
@@ -215,35 +215,35 @@ pub enum Cluster {
 
 /// `borealis dev`.
 #[derive(Args, Clone, Debug)]
-pub struct Dev {
+pub(crate) struct Dev {
     /// Directory of the local cluster; made if missing, taken up again if it is one
     #[arg(long)]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Scheduler replicas; default 3, or as in the directory
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=9))]
-    pub replicas: Option<u16>,
+    pub(crate) replicas: Option<u16>,
     /// Agents; default 2, or as in the directory
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..=64))]
-    pub agents: Option<u16>,
+    pub(crate) agents: Option<u16>,
     /// Timers of the replicas: fast, lan or wan
     #[arg(long, default_value = "lan")]
-    pub profile: String,
+    pub(crate) profile: String,
     /// API port of the first replica; the next ones follow, raft ports lie 10 higher; default 8081, or as in the directory
     #[arg(long, value_parser = clap::value_parser!(u16).range(1024..=65_500))]
-    pub base_port: Option<u16>,
+    pub(crate) base_port: Option<u16>,
     /// Ports that tasks may get, FIRST-LAST, shared out among the agents
     #[arg(long, default_value = "31000-31999", value_name = "FIRST-LAST")]
-    pub task_ports: String,
+    pub(crate) task_ports: String,
     /// How long a dead process stays dead
     #[arg(long, default_value = "3s", value_parser = duration::parse)]
-    pub restart_after: Duration,
+    pub(crate) restart_after: Duration,
     /// Leave the tasks running when the cluster stops
     #[arg(long)]
-    pub keep_tasks: bool,
+    pub(crate) keep_tasks: bool,
 }
 
 /// Reads the command line. `Ok(Err(text))` is help or a version that was asked for.
-pub fn parse(
+pub(crate) fn parse(
     words: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> Result<Result<Arguments, String>, Error> {
     use clap::error::ErrorKind;
@@ -262,7 +262,7 @@ pub fn parse(
 }
 
 /// The command's shape, for completion.
-pub fn shape() -> clap::Command {
+pub(crate) fn shape() -> clap::Command {
     <Arguments as clap::CommandFactory>::command()
 }
 

@@ -39,7 +39,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// What an attempt that brought no answer means.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing was done; another attempt is safe.
     NotDone,
     /// It may have been done, or may yet be; only the same request again is safe.
@@ -49,7 +49,7 @@ pub enum Verdict {
 }
 
 /// Judges a status. One that this side made up, because the connection broke, has a source.
-pub fn judge(status: &Status) -> Verdict {
+pub(crate) fn judge(status: &Status) -> Verdict {
     match status.code() {
         _ if status.source().is_some() => Verdict::Unknown,
         Code::Unavailable => Verdict::NotDone,
@@ -69,16 +69,16 @@ pub fn judge(status: &Status) -> Verdict {
 
 /// One thing asked of the cluster.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub(crate) struct Ask<'a> {
     /// What is being done to which object, to follow "while": `creating west/www-data/prod/web`.
-    pub doing: &'a str,
+    pub(crate) doing: &'a str,
     /// Of a request that changes something.
-    pub request_id: Option<&'a str>,
+    pub(crate) request_id: Option<&'a str>,
 }
 
 /// A cluster, by the addresses of its replicas.
 #[derive(Debug)]
-pub struct Connection<'a> {
+pub(crate) struct Connection<'a> {
     addresses: Vec<String>,
     deadline: Instant,
     timeout: Duration,
@@ -91,7 +91,7 @@ pub struct Connection<'a> {
 impl<'a> Connection<'a> {
     /// For all that one command asks, at most `timeout` long. `in_flight` holds the id of a request whose fate
     /// is open, for whoever is interrupted meanwhile.
-    pub fn new(
+    pub(crate) fn new(
         addresses: Vec<String>,
         timeout: Duration,
         output: &'a Output,
@@ -109,22 +109,22 @@ impl<'a> Connection<'a> {
     }
 
     /// The replicas' addresses.
-    pub fn addresses(&self) -> &[String] {
+    pub(crate) fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
     /// When the command's time is over.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// The time the command was given.
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
     /// Asks for what people ask.
-    pub async fn ask<T, F>(
+    pub(crate) async fn ask<T, F>(
         &self,
         ask: Ask<'_>,
         call: impl Fn(BorealisClient<Channel>) -> F,
@@ -139,7 +139,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Asks for what operators ask.
-    pub async fn operate<T, F>(
+    pub(crate) async fn operate<T, F>(
         &self,
         ask: Ask<'_>,
         call: impl Fn(ClusterClient<Channel>) -> F,
@@ -262,7 +262,7 @@ impl<'a> Connection<'a> {
 }
 
 /// Connects to one replica, or says why not.
-pub async fn connect(address: &str, timeout: Duration) -> Result<Channel, String> {
+pub(crate) async fn connect(address: &str, timeout: Duration) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|why| why.to_string())?;
     let endpoint = endpoint
         .connect_timeout(timeout)
@@ -276,7 +276,7 @@ pub async fn connect(address: &str, timeout: Duration) -> Result<Channel, String
 }
 
 /// What a status says, for people.
-pub fn words(status: &Status) -> String {
+pub(crate) fn words(status: &Status) -> String {
     match status.source() {
         Some(source) => format!("the connection broke: {}", root(source)),
         None if status.message().is_empty() => status.code().description().to_lowercase(),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const SECONDS_MAX: f64 = 366.0 * 86_400.0;
 
 /// Reads `500ms`, `3s`, `1.5m`, `2h`, `1d`; a bare number is seconds.
-pub fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (amount, unit) = text.split_at(split);
     let factor = match unit {
@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// A span as people say it: `0.4s`, `30s`, `1.5m` and so on, exactly where that is short.
-pub fn words(span: Duration) -> String {
+pub(crate) fn words(span: Duration) -> String {
     match span.as_millis() {
         ms @ 0..1_000 => format!("{ms}ms"),
         ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
@@ -36,7 +36,7 @@ pub fn words(span: Duration) -> String {
 }
 
 /// How long ago `since_ms` (wall clock) was, in its largest unit: `5s`, `3m`, `2h`, `9d`.
-pub fn age(since_ms: u64, now_ms: u64) -> String {
+pub(crate) fn age(since_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(since_ms) / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -47,7 +47,7 @@ pub fn age(since_ms: u64, now_ms: u64) -> String {
 }
 
 /// Milliseconds of the wall clock since 1970.
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Why the command did not do what was asked. The number is the exit code (Aurora's).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Whoever reads our output has gone (`| head`): nothing is wrong, and nobody is left to tell.
     ClosedPipe = 0,
     /// The job's description is not valid.
@@ -31,7 +31,7 @@ pub enum Kind {
 
 impl Kind {
     /// The word for it in `--json`.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Kind::ClosedPipe => "closed_pipe",
             Kind::InvalidConfig => "invalid_config",
@@ -50,50 +50,50 @@ impl Kind {
 
 /// What happened, on which object and why; then what to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Error {
+pub(crate) struct Error {
     /// Which exit code.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// What happened, on which object, why. May have several lines.
-    pub what: String,
+    pub(crate) what: String,
     /// What to do next.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Of the request that it is about, where asking again must use the same one.
-    pub request_id: Option<String>,
+    pub(crate) request_id: Option<String>,
     /// `what` is a complete message with its own headings and is shown as it is.
-    pub rendered: bool,
+    pub(crate) rendered: bool,
 }
 
 impl Error {
     /// An error without a hint.
-    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, what: impl Into<String>) -> Self {
         Error { kind, what: what.into(), hint: None, request_id: None, rendered: false }
     }
 
     /// Adds what to do next.
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// Names the request it is about.
-    pub fn request(mut self, id: impl Into<String>) -> Self {
+    pub(crate) fn request(mut self, id: impl Into<String>) -> Self {
         self.request_id = Some(id.into());
         self
     }
 
     /// Marks `what` as complete, to be shown as it is.
-    pub fn rendered(mut self) -> Self {
+    pub(crate) fn rendered(mut self) -> Self {
         self.rendered = true;
         self
     }
 
     /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         self.kind as u8
     }
 
     /// The error for machines.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({ "error": {
             "kind": self.kind.word(),
             "exit_code": self.exit_code(),

@@ -5,20 +5,20 @@ use proto::JobKey;
 use crate::error::{Error, Kind};
 
 /// Instances one command may name.
-pub const INSTANCES_MAX: usize = 10_000;
+pub(crate) const INSTANCES_MAX: usize = 10_000;
 
 /// A job, and the instances of it that are meant; none named means none given.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// The job.
-    pub job: JobKey,
+    pub(crate) job: JobKey,
     /// Sorted, each once.
-    pub instances: Vec<u32>,
+    pub(crate) instances: Vec<u32>,
 }
 
 impl Selection {
     /// Reads `CLUSTER/ROLE/ENV/NAME` or `CLUSTER/ROLE/ENV/NAME/INSTANCES`.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         match text.match_indices('/').nth(3) {
             None => Ok(Selection { job: text.parse()?, instances: Vec::new() }),
             Some((at, _)) => {
@@ -29,7 +29,7 @@ impl Selection {
 }
 
 /// Reads `0,2-4`.
-pub fn instances(text: &str) -> Result<Vec<u32>, Error> {
+pub(crate) fn instances(text: &str) -> Result<Vec<u32>, Error> {
     let bad = |why: String| {
         Error::new(Kind::InvalidParameter, format!("the instances {text:?} {why}"))
             .hint("write them like 0,2-4: numbers from 0, and ranges with both ends")
@@ -56,7 +56,7 @@ pub fn instances(text: &str) -> Result<Vec<u32>, Error> {
 }
 
 /// Writes sorted instances as they are read: `0,2-4`.
-pub fn ranges(instances: &[u32]) -> String {
+pub(crate) fn ranges(instances: &[u32]) -> String {
     let mut parts: Vec<(u32, u32)> = Vec::new();
     for &instance in instances {
         match parts.last_mut() {
@@ -96,7 +96,7 @@ mod tests {
             (parsed.job.to_string().as_str(), &parsed.instances[..]),
             ("west/www-data/prod/web", &[1, 2][..])
         );
-        assert_eq!(Selection::parse("west/www-data/prod/web").unwrap().instances, []);
+        assert_eq!(Selection::parse("west/www-data/prod/web").unwrap().instances, [0u32; 0]);
         for bad in ["west/www-data/prod", "west/www-data/prod/web/", "west//prod/web/1", "a/b/c/d/1/2"] {
             assert_eq!(Selection::parse(bad).unwrap_err().exit_code(), 6, "{bad}");
         }

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind};
 
 /// Where answers, notes and progress go, and in which form.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     json: bool,
     terminal: bool,
     progress: RefCell<String>,
@@ -18,7 +18,7 @@ pub struct Output {
 
 impl Output {
     /// For this process; `json` asks for answers and errors that machines read.
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         Output {
             json,
             terminal: io::stderr().is_terminal(),
@@ -28,32 +28,32 @@ impl Output {
     }
 
     /// Whether machines read the answers.
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
     /// The answer of a command: the text for people, or the value for machines.
-    pub fn answer(&self, text: &str, value: &Value) -> Result<(), Error> {
+    pub(crate) fn answer(&self, text: &str, value: &Value) -> Result<(), Error> {
         if self.json { self.value(value) } else { self.text(text) }
     }
 
     /// Something that happened while a command goes on running: a line of text, or a value on one line.
-    pub fn event(&self, text: &str, value: &Value) -> Result<(), Error> {
+    pub(crate) fn event(&self, text: &str, value: &Value) -> Result<(), Error> {
         if self.json { self.text(&value.to_string()) } else { self.text(text) }
     }
 
     /// A value for machines, indented.
-    pub fn value(&self, value: &Value) -> Result<(), Error> {
+    pub(crate) fn value(&self, value: &Value) -> Result<(), Error> {
         self.text(&format!("{value:#}"))
     }
 
     /// Text with a line end, on stdout.
-    pub fn text(&self, text: &str) -> Result<(), Error> {
+    pub(crate) fn text(&self, text: &str) -> Result<(), Error> {
         self.bytes(format!("{}\n", text.trim_end_matches('\n')).as_bytes())
     }
 
     /// Bytes as they are, on stdout.
-    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Error> {
         self.end_progress();
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|why| match why.kind() {
@@ -63,13 +63,13 @@ impl Output {
     }
 
     /// A remark for people, on stderr.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         self.end_progress();
         let _ = writeln!(io::stderr(), "{}", text.trim_end());
     }
 
     /// What the command is waiting for. One line that changes on a terminal; elsewhere a line for each change.
-    pub fn progress(&self, text: &str) {
+    pub(crate) fn progress(&self, text: &str) {
         if self.progress.replace(text.to_owned()) == text {
             return;
         }
@@ -84,7 +84,7 @@ impl Output {
     }
 
     /// Why the command failed, on stderr.
-    pub fn error(&self, error: &Error) {
+    pub(crate) fn error(&self, error: &Error) {
         match error.kind {
             Kind::ClosedPipe => {}
             _ if self.json => self.note(&error.to_json().to_string()),

@@ -13,7 +13,7 @@ const ID_BYTES_MAX: usize = 128;
 /// An id of ours is a UUID that carries the time it was made at. So whoever repeats it later, even from another
 /// process, states the same time, and a cluster that has forgotten the request by then refuses it instead of
 /// doing it twice.
-pub fn request(id: Option<&str>) -> Result<wire::Request, Error> {
+pub(crate) fn request(id: Option<&str>) -> Result<wire::Request, Error> {
     let id = match id {
         None => uuid::Uuid::now_v7().to_string(),
         Some(id) if id.is_empty() || id.len() > ID_BYTES_MAX || !id.chars().all(|c| c.is_ascii_graphic()) => {
@@ -34,7 +34,7 @@ fn created_ms(id: &str) -> Option<u64> {
 }
 
 /// Name of the unix user who runs this process.
-pub fn user() -> String {
+pub(crate) fn user() -> String {
     let uid = rustix::process::getuid().as_raw();
     let named = |text: String| {
         text.lines().find_map(|line| {

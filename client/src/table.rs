@@ -1,7 +1,7 @@
 //! Columns for people: a heading, rows, each column as wide as its widest cell. Pure.
 
 /// Lines up `rows` under `heading`. An empty last column leaves no blanks behind.
-pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -27,12 +27,12 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// `1 task`, `2 tasks`.
-pub fn count(number: usize, noun: &str) -> String {
+pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// Text from elsewhere on one line, without control characters that could steer a terminal.
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 

@@ -95,8 +95,8 @@ mod tests {
     use proto::wire::{JobSpec, NamedPort, Status, TaskConfig};
 
     fn sample() -> GetJobReply {
-        let task = |counter, instance, status: Status, since_ms, host: &str, message: &str| TaskView {
-            task_id: 17 << 40 | counter,
+        let task = |counter: u64, instance, status: Status, since_ms, host: &str, message: &str| TaskView {
+            task_id: (17 << 40) | counter,
             instance,
             status: status.into(),
             since_ms,
@@ -107,7 +107,7 @@ mod tests {
         let mut running = task(9, 0, Status::Running, 1_000, "agent-1", "");
         running.agent_address = "127.0.0.1:40001".into();
         running.ports = vec![NamedPort { name: "http".into(), port: 31_001 }];
-        running.ancestor = 17 << 40 | 3;
+        running.ancestor = (17 << 40) | 3;
         GetJobReply {
             spec: Some(JobSpec {
                 config: Some(TaskConfig { service: true, ..TaskConfig::default() }),

@@ -1,0 +1,336 @@
+//! The real program against replicas whose answers are scripted: retries, request ids, exit codes, words.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use proto::wire::{
+    CreateJobReply, CreateJobRequest, GetJobReply, GetJobRequest, JobSpec, KillTasksReply, KillTasksRequest,
+    ListHostsReply, ListHostsRequest, ListJobsReply, ListJobsRequest, TaskView,
+};
+use rpc::borealis_server::{Borealis, BorealisServer};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+const KEY: &str = "west/www-data/prod/web";
+
+/// A replica. Each method answers with what the test's function says about the n-th call.
+struct Replica {
+    address: SocketAddr,
+    calls: Arc<Mutex<Vec<KillTasksRequest>>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+type OnKill = Box<dyn Fn(usize) -> Result<KillTasksReply, Status> + Send + Sync>;
+type OnGet = Box<dyn Fn(usize) -> Result<GetJobReply, Status> + Send + Sync>;
+
+struct Service {
+    kill: OnKill,
+    get: OnGet,
+    gets: Mutex<usize>,
+    calls: Arc<Mutex<Vec<KillTasksRequest>>>,
+}
+
+#[tonic::async_trait]
+impl Borealis for Service {
+    async fn create_job(
+        &self,
+        request: Request<CreateJobRequest>,
+    ) -> Result<Response<CreateJobReply>, Status> {
+        let spec = request.into_inner().spec.unwrap_or_default();
+        Ok(Response::new(CreateJobReply { tasks: spec.instances }))
+    }
+    async fn kill_tasks(
+        &self,
+        request: Request<KillTasksRequest>,
+    ) -> Result<Response<KillTasksReply>, Status> {
+        let number = {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push(request.into_inner());
+            calls.len() - 1
+        };
+        (self.kill)(number).map(Response::new)
+    }
+    async fn get_job(&self, _: Request<GetJobRequest>) -> Result<Response<GetJobReply>, Status> {
+        let number = {
+            let mut gets = self.gets.lock().unwrap();
+            *gets += 1;
+            *gets - 1
+        };
+        (self.get)(number).map(Response::new)
+    }
+    async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsReply>, Status> {
+        Ok(Response::new(ListJobsReply::default()))
+    }
+    async fn list_hosts(&self, _: Request<ListHostsRequest>) -> Result<Response<ListHostsReply>, Status> {
+        Ok(Response::new(ListHostsReply::default()))
+    }
+}
+
+impl Replica {
+    fn start(kill: OnKill, get: OnGet) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let service = Service { kill, get, gets: Mutex::default(), calls: calls.clone() };
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tonic::transport::Server::builder().add_service(BorealisServer::new(service));
+        runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Replica { address, calls, _runtime: runtime }
+    }
+
+    fn killing(kill: impl Fn(usize) -> Result<KillTasksReply, Status> + Send + Sync + 'static) -> Self {
+        Replica::start(Box::new(kill), Box::new(|_| Err(Status::not_found("no such job"))))
+    }
+
+    fn getting(get: impl Fn(usize) -> Result<GetJobReply, Status> + Send + Sync + 'static) -> Self {
+        Replica::start(Box::new(|_| Ok(KillTasksReply { tasks: 1 })), Box::new(get))
+    }
+
+    fn request_ids(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().map(|call| call.request.clone().unwrap().id).collect()
+    }
+}
+
+fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_borealis"));
+    command.args(line.split_whitespace()).env_remove("BOREALIS_ADDR").env("XDG_CONFIG_HOME", "/nonexistent");
+    command
+}
+
+fn run(line: &str) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command(line).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+fn ended(child: &mut Child) -> i32 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the program did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// An address where nothing listens.
+fn nowhere() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn a_request_keeps_its_id_until_it_is_answered() {
+    let replica = Replica::killing(|number| match number {
+        0 => Err(Status::unavailable("no leader is known")),
+        1 => Err(Status::deadline_exceeded("the log did not answer")),
+        _ => Ok(KillTasksReply { tasks: 3 }),
+    });
+    // Of the two addresses one never answers.
+    let (code, out, err) =
+        run(&format!("job killall {KEY} --json --addr {},{} --timeout 20s", nowhere(), replica.address));
+    assert_eq!(code, 0, "{err}");
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let ids = replica.request_ids();
+    assert_eq!(ids.len(), 3);
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(
+        (answer["request_id"].as_str(), &answer["tasks"]),
+        (Some(ids[0].as_str()), &serde_json::json!(3))
+    );
+    let calls = replica.calls.lock().unwrap();
+    let request = calls[0].request.clone().unwrap();
+    assert!(!request.identity.is_empty() && request.created_ms > 1_700_000_000_000);
+    assert!(calls.iter().all(|call| call.request == calls[0].request), "the same in every attempt");
+}
+
+#[test]
+fn no_leader_is_told_with_what_each_replica_said() {
+    let replica = Replica::killing(|_| Err(Status::unavailable("no leader is known")));
+    let nowhere = nowhere();
+    let (code, out, err) =
+        run(&format!("job killall {KEY} --addr {nowhere},{} --timeout 1500ms", replica.address));
+    assert_eq!((code, out.as_str()), (7, ""));
+    assert!(err.contains(&format!("{nowhere}: Connection refused")), "{err}");
+    assert!(err.contains(&format!("{}: no leader is known", replica.address)), "{err}");
+    assert!(err.contains("nothing was done") && err.contains("hint: "), "{err}");
+    assert!(err.contains("waiting for the cluster"), "people are told before the time is over: {err}");
+}
+
+#[test]
+fn a_lost_answer_is_an_unknown_fate() {
+    let replica = Replica::killing(|number| match number {
+        0 => Err(Status::deadline_exceeded("the log did not answer")),
+        _ => Err(Status::unavailable("no leader is known")),
+    });
+    let (code, _, err) = run(&format!("job killall {KEY} --addr {} --timeout 1s", replica.address));
+    assert_eq!(code, 9, "{err}");
+    assert!(err.contains(&format!("--request-id {}", replica.request_ids()[0])), "{err}");
+    let (code, _, err) = run(&format!("job killall {KEY} --addr {} --timeout 1s --json", replica.address));
+    assert_eq!(code, 7, "nothing was lost in this one: {err}");
+    let error: serde_json::Value = serde_json::from_str(err.lines().last().unwrap()).unwrap();
+    assert_eq!(error["error"]["exit_code"], 7);
+}
+
+#[test]
+fn a_given_request_id_is_used() {
+    let replica = Replica::killing(|_| Ok(KillTasksReply { tasks: 1 }));
+    assert_eq!(run(&format!("job kill {KEY}/0,2-3 --request-id mine-1 --addr {}", replica.address)).0, 0);
+    let calls = replica.calls.lock().unwrap();
+    assert_eq!(
+        (calls[0].request.as_ref().unwrap().id.as_str(), &calls[0].instances[..]),
+        ("mine-1", &[0, 2, 3][..])
+    );
+}
+
+#[test]
+fn a_replica_that_hangs_or_breaks_is_no_end() {
+    // Accepts and closes.
+    let breaking = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let breaks_at = breaking.local_addr().unwrap();
+    std::thread::spawn(move || breaking.incoming().for_each(drop));
+    // Accepts and says nothing.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs_at = hanging.local_addr().unwrap();
+
+    for (address, line, want) in [
+        (breaks_at, format!("job killall {KEY}"), 9),
+        (breaks_at, format!("job status {KEY}"), 7),
+        (hangs_at, format!("job killall {KEY}"), 9),
+        (hangs_at, format!("job status {KEY}"), 7),
+    ] {
+        let begun = Instant::now();
+        let (code, _, err) = run(&format!("{line} --addr {address} --timeout 1s"));
+        assert_eq!(code, want, "{line}: {err}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{line} took {:?}", begun.elapsed());
+    }
+    let replica = Replica::killing(|_| Ok(KillTasksReply { tasks: 1 }));
+    let line = format!("job killall {KEY} --addr {breaks_at},{hangs_at},{} --timeout 20s", replica.address);
+    assert_eq!(run(&line).0, 0);
+}
+
+#[test]
+fn refusals_have_exit_codes_and_are_not_repeated() {
+    for (code, want) in [
+        (Code::NotFound, 10),
+        (Code::AlreadyExists, 10),
+        (Code::FailedPrecondition, 10),
+        (Code::InvalidArgument, 10),
+        (Code::ResourceExhausted, 10),
+        (Code::PermissionDenied, 30),
+        (Code::Unauthenticated, 30),
+        (Code::Internal, 20),
+    ] {
+        let replica = Replica::killing(move |_| Err(Status::new(code, "because of \x1b[31mthis")));
+        let (exit, _, err) = run(&format!("job killall {KEY} --addr {} --timeout 5s", replica.address));
+        assert_eq!(exit, want, "{code:?}: {err}");
+        assert!(
+            err.contains("killing all instances of west/www-data/prod/web: because of  [31mthis"),
+            "{err}"
+        );
+        assert_eq!(replica.request_ids().len(), 1, "{code:?}");
+    }
+}
+
+#[test]
+fn wrong_words_have_exit_codes() {
+    for (line, want) in [
+        ("job frobnicate", 5),
+        ("", 5),
+        ("job status", 6),
+        ("job status a/b/c", 6),
+        ("job status a/b/c/d --addr nonsense", 6),
+        ("job kill a/b/c/d", 6),
+        ("job kill a/b/c/d/x", 6),
+        ("job killall a/b/c/d --timeout 1y", 6),
+        ("job create a/b/c/d /nonexistent/file.aurora", 3),
+        ("job create a/b/c/d /nonexistent/file.aurora --bind x", 6),
+        ("task logs a/b/c/d", 6),
+        ("cluster init", 6),
+        ("cluster init --addr a:1,b:2", 6),
+        ("job list a/b/c/d", 6),
+        ("--help", 0),
+        ("--version", 0),
+    ] {
+        let (code, _, err) = run(&format!("{line} --timeout 1s").replace("1y --timeout 1s", "1y"));
+        assert_eq!(code, want, "{line}: {err}");
+        assert!(want == 0 || !err.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn an_interrupted_command_says_what_may_have_happened() {
+    let replica = Replica::killing(|_| Err(Status::unavailable("no leader is known")));
+    let mut child = command(&format!("job killall {KEY} --addr {} --timeout 60s", replica.address))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while replica.request_ids().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(ended(&mut child), 130);
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert!(err.contains(&format!("--request-id {}", replica.request_ids()[0])), "{err}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let mut child = command("completion zsh").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(ended(&mut child), 0);
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(err, "");
+}
+
+#[test]
+fn status_is_shown_for_people_and_machines() {
+    let replica = Replica::getting(|_| {
+        let task = TaskView {
+            task_id: (17 << 40) | 5,
+            status: proto::wire::Status::Running.into(),
+            ..TaskView::default()
+        };
+        let spec = JobSpec { instances: 1, ..JobSpec::default() };
+        Ok(GetJobReply { spec: Some(spec), tasks: vec![task], ..GetJobReply::default() })
+    });
+    let (code, out, _) = run(&format!("job status {KEY} --addr {}", replica.address));
+    assert_eq!(code, 0);
+    assert!(out.contains("1 instance: 1 RUNNING") && out.contains("task-17-5"), "{out}");
+    let (_, out, _) = run(&format!("job status {KEY} --addr {} --json", replica.address));
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&value["tasks"][0]["status"], &value["tasks"][0]["task_id"]),
+        (&"RUNNING".into(), &"task-17-5".into())
+    );
+}
+
+#[test]
+fn dev_refuses_what_it_must_not_touch() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("precious"), "x").unwrap();
+    let (code, _, err) = run(&format!("dev --dir {}", dir.path().display()));
+    assert_eq!(code, 6, "{err}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was written");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    if port < 65_400 {
+        let (code, _, err) =
+            run(&format!("dev --dir {} --base-port {port}", dir.path().join("new").display()));
+        assert_eq!(code, 4, "{err}");
+        assert!(err.contains(&format!("cannot listen on 127.0.0.1:{port}: the port is in use")), "{err}");
+    }
+}
