@@ -196,7 +196,7 @@ async fn a_replica_or_agent_that_cannot_start_says_why() -> Result<()> {
 
 /// Each file is wrong in one way: what is in it, what must be said, and the line that must be named.
 const WRONG_FILES: &[(&str, &str, &str, usize)] = &[
-    ("syntax.aurora", "x = 1\njobs = [Service(\n", "syntax.aurora", 2),
+    ("syntax.aurora", "x = 1\njobs = [Service(\n", "syntax.aurora", 3),
     ("name.aurora", "p = Process(name = 'p', cmdline = 'true')\njobs = [Nothing(task = p)]\n", "Nothing", 2),
     (
         "field.aurora",

@@ -7,7 +7,7 @@
 //! `NAME VERSION (COMMIT)`.
 //!
 //! The harness expects the commit that `BOREALIS_COMMIT` names when it runs, or else what the same git commands say
-//! now, and refuses to test anything else.
+//! now, and refuses to test anything else. `BOREALIS_COMMIT=any` tests whatever lies there, for work in progress.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +22,9 @@ pub const AGENT: &str = "borealis-agent";
 pub const EXECUTOR: &str = "borealis-executor";
 /// The command line for people.
 pub const CLIENT: &str = "borealis";
+
+/// Instead of a commit: no check.
+const ANY: &str = "any";
 
 /// The four programs, checked.
 #[derive(Clone, Debug)]
@@ -70,6 +73,9 @@ impl Programs {
 
 /// Whether `NAME VERSION (COMMIT)` is this program of that commit.
 pub fn judge_version(name: &str, printed: &str, commit: &str) -> Result<()> {
+    if commit == ANY {
+        return Ok(());
+    }
     let rest = printed
         .strip_prefix(name)
         .and_then(|rest| rest.strip_prefix(' '))
@@ -124,6 +130,7 @@ mod tests {
     #[test]
     fn a_program_of_another_commit_is_refused() {
         assert!(judge_version("borealis", "borealis 0.1.0 (abc)", "abc").is_ok());
+        assert!(judge_version("borealis", "borealis 0.1.0", "any").is_ok());
         for (printed, word) in [
             ("borealis 0.1.0 (abd)", "built from `abd`"),
             ("borealis 0.1.0 (abc-dirty)", "abc-dirty"),
