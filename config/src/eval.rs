@@ -153,7 +153,14 @@ impl<'r, 's> Evaluator<'r, 's> {
             Stmt::ImportFrom(_) => {
                 ("from", "write the value itself; the job language's names are always there")
             }
-            Stmt::FunctionDef(def) if def.is_async => ("async", ""),
+            Stmt::FunctionDef(ast::StmtFunctionDef { decorator_list: decorators, .. })
+            | Stmt::ClassDef(ast::StmtClassDef { decorator_list: decorators, .. })
+                if !decorators.is_empty() =>
+            {
+                let span =
+                    decorators.first().map_or(self.span(statement.range()), |first| self.span(first.range));
+                return Err(Self::not_yet(span, "a decorator"));
+            }
             Stmt::FunctionDef(_) => {
                 ("def", "write the objects out, or call one as a template: `base(name='x')`")
             }
@@ -181,7 +188,13 @@ impl<'r, 's> Evaluator<'r, 's> {
                 return Err(Self::not_yet(self.span(command.range), "a shell command"));
             }
         };
-        // A decorator comes before the word; the statement's first line is then the better place.
+        let is_async = self.run.sources.get(self.keyword(statement, word)).is_some_and(|source| {
+            source
+                .text
+                .get(statement.range().start().to_usize()..)
+                .is_some_and(|text| text.starts_with("async"))
+        });
+        let (word, hint) = if is_async { ("async", "") } else { (word, hint) };
         let named = self.keyword(statement, word);
         let fault =
             Self::not_yet(named, &format!("`{}`", if word == "from" { "from ... import" } else { word }));
@@ -322,7 +335,10 @@ impl<'r, 's> Evaluator<'r, 's> {
 
     fn name(&mut self, name: &str, span: Span) -> Result<Value, Fault> {
         if let Some(value) = self.globals.get(name) {
-            return Ok(value.clone());
+            // An object knows where it was made; what matters besides is where it is used. Plain data is blamed
+            // where it was written.
+            let span = if matches!(value.kind, Kind::Struct(_)) { span } else { value.span };
+            return Ok(Value { span, kind: value.kind.clone() });
         }
         if let Some(value) = builtin::predefined(self, name, span)? {
             return Ok(value);

@@ -19,8 +19,8 @@ pub(crate) fn check_size(text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Bounds the depth of an `.aurora` file's syntax tree.
-pub(crate) fn check_nesting(text: &str) -> Result<(), Fault> {
+/// Bounds the depth of an `.aurora` file's syntax tree. Gives the place of a bracket that is never closed.
+pub(crate) fn check_nesting(text: &str) -> Result<Option<Span>, Fault> {
     let mut scan = Scan {
         bytes: text.as_bytes(),
         at: 0,
@@ -34,7 +34,7 @@ pub(crate) fn check_nesting(text: &str) -> Result<(), Fault> {
     while scan.at < scan.bytes.len() {
         scan.token()?;
     }
-    Ok(())
+    Ok(scan.open.last().map(|open| scan.span(open.at, open.at + 1)))
 }
 
 struct Open {

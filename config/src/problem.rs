@@ -97,7 +97,9 @@ impl Excerpt {
     fn of(line: &str, column: u32, length: u32) -> Self {
         let at = column.saturating_sub(1) as usize;
         let total = line.chars().count();
-        let from = if total <= SHOWN_CHARS_MAX { 0 } else { at.saturating_sub(SHOWN_CHARS_MAX / 3) };
+        let ends_early = at + (length as usize).min(SHOWN_CHARS_MAX / 3) <= SHOWN_CHARS_MAX;
+        let from =
+            if total <= SHOWN_CHARS_MAX || ends_early { 0 } else { at.saturating_sub(SHOWN_CHARS_MAX / 3) };
         let mut text = String::new();
         let mut before = at - from.min(at);
         if from > 0 {
@@ -121,7 +123,7 @@ impl Excerpt {
         words: &str,
     ) -> fmt::Result {
         writeln!(f, "{:margin$} |", "")?;
-        writeln!(f, "{line:margin$} | {}", self.text)?;
+        writeln!(f, "{}", format!("{line:margin$} | {}", self.text).trim_end())?;
         let marks: String = std::iter::repeat_n(mark, self.marked).collect();
         let space = if words.is_empty() { "" } else { " " };
         writeln!(f, "{:margin$} | {:before$}{marks}{space}{words}", "", "", before = self.before)
@@ -231,6 +233,11 @@ impl Issue {
             also,
         }
     }
+}
+
+/// Words of others without what would move a terminal's cursor.
+pub(crate) fn plain(words: &str) -> String {
+    words.chars().map(visible).collect()
 }
 
 /// A person's word as it can stand in a sentence: in backquotes, shortened, on one line.

@@ -7,7 +7,7 @@ use ruff_text_size::Ranged;
 
 use crate::eval::{Evaluator, Run};
 use crate::limits::STACK_BYTES;
-use crate::problem::{Fault, Issue, PROBLEMS_MAX, Severity};
+use crate::problem::{Fault, Issue, PROBLEMS_MAX, Severity, plain};
 use crate::resolve::{ISSUES_ENOUGH, Resolver};
 use crate::schema::JOB;
 use crate::source::{Source, Sources, Span};
@@ -73,11 +73,8 @@ fn jobs(sources: &Sources<'_>, options: &Options, issues: &mut Vec<Fault>) -> Re
         }
         let Some(resolved) = resolved else { continue };
         let Some(job) = spec::job(&resolved, issues) else { continue };
-        let place = if resolved.get("name").is_some_and(|name| name.span != resolved.span) {
-            resolved.span_of("name")
-        } else {
-            resolved.span
-        };
+        let named = resolved.span_of("name");
+        let place = if candidate.span.holds(named) { named } else { candidate.span };
         if let Some(first) = places.insert(job.key.clone(), place) {
             let fault = Issue::error(place, format!("two jobs have the key `{}`", job.key));
             issues.push(fault.also(first, "the other one"));
@@ -89,12 +86,9 @@ fn jobs(sources: &Sources<'_>, options: &Options, issues: &mut Vec<Fault>) -> Re
 
 /// The jobs of an `.aurora` file: what it assigned to `jobs`.
 fn from_language(run: &mut Run<'_>, text: &str) -> Result<Vec<Value>, Fault> {
-    guard::check_nesting(text)?;
-    let parsed = ruff_python_parser::parse_module(text).map_err(|error| {
-        let range = error.range();
-        let span = Span::new(0, range.start().to_usize(), range.end().to_usize());
-        Issue::error(span, lower(&error.error.to_string()))
-    })?;
+    let unclosed = guard::check_nesting(text)?;
+    let parsed = ruff_python_parser::parse_module(text)
+        .map_err(|error| syntax(run.sources, text, &error, unclosed))?;
     let mut globals = Evaluator::new(run, 0).module(parsed.suite())?;
     let last_line = Span::new(0, text.trim_end().len().saturating_sub(1), text.trim_end().len());
     let Some(jobs) = globals.remove("jobs") else {
@@ -134,7 +128,9 @@ fn from_json(run: &mut Run<'_>, text: &str) -> Result<Vec<Value>, Fault> {
             match dict.get(&Value::text(value.span, "jobs"))?.cloned() {
                 None => vec![value.clone()],
                 Some(jobs) => {
-                    let other = dict.items().iter().map(|(key, _)| key.span).find(|_| dict.items().len() > 1);
+                    let is_jobs = |key: &Value| matches!(&key.kind, Kind::Text(name) if &**name == "jobs");
+                    let other = dict.items().iter().map(|(key, _)| key).find(|key| !is_jobs(key));
+                    let other = other.map(|key| key.span);
                     if let Some(span) = other {
                         return Err(Issue::error(span, "beside `jobs` nothing else can stand here"));
                     }
@@ -168,9 +164,28 @@ fn listed(run: &Run<'_>, value: &Value) -> Result<Vec<Value>, Fault> {
     }
 }
 
-/// The parser's words begin with a capital letter; ours do not.
-fn lower(words: &str) -> String {
+/// The parser's complaint in our form.
+fn syntax(
+    sources: &Sources<'_>,
+    text: &str,
+    error: &ruff_python_parser::ParseError,
+    unclosed: Option<Span>,
+) -> Fault {
+    let range = error.range();
+    let span = Span::new(0, range.start().to_usize(), range.end().to_usize());
+    let line = sources.get(span).map_or("", |source| source.place(span).text);
+    if line.trim_start().starts_with("print ") {
+        return Issue::error(span, "`print` is not understood here")
+            .hint("remove the line: a job file prints nothing");
+    }
+    let words = plain(&error.error.to_string());
     let mut chars = words.chars();
     let first = chars.next().map(|c| c.to_ascii_lowercase());
-    first.into_iter().chain(chars).collect()
+    let fault = Issue::error(span, first.into_iter().chain(chars).collect::<String>());
+    match unclosed {
+        Some(bracket) if (bracket.start as usize) < text.len() => {
+            fault.also(bracket, "this bracket is not closed")
+        }
+        _ => fault,
+    }
 }

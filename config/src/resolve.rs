@@ -147,6 +147,10 @@ impl<'r, 's> Resolver<'r, 's> {
         self.object(id, None)
     }
 
+    fn is_json(&self, span: Span) -> bool {
+        self.run.sources.get(span).is_some_and(|source| source.name.ends_with(".json"))
+    }
+
     fn keep<T>(&mut self, result: Result<T, Fault>) -> Option<T> {
         result.map_err(|fault| self.issues.push(fault)).ok()
     }
@@ -163,36 +167,32 @@ impl<'r, 's> Resolver<'r, 's> {
         let mut complete = true;
         for known in ty.fields {
             let given = self.run.heap.instance(id).fields.get(known.name).cloned();
-            let typed = match given {
-                Some(field) if !matches!(field.value.kind, Kind::None) => {
-                    let typed = self.field(ty, known, &field, span, &scope);
-                    complete &= typed.is_some();
-                    typed
+            match (given, known.presence) {
+                (Some(field), _) if !matches!(field.value.kind, Kind::None) => {
+                    match self.field(ty, known, &field, span, &scope) {
+                        Some(typed) => drop(fields.insert(known.name, typed)),
+                        None => complete = false,
+                    }
                 }
-                _ => match known.presence {
-                    Presence::Optional => None,
-                    Presence::Default(literal) => {
-                        let aim =
-                            Aim { ty: ty.name, field: known.name, span: called, origin: called, late: false };
-                        let typed = self.typed(&from_literal(literal, called), &known.ty, aim, &scope);
-                        complete &= typed.is_some();
-                        typed
-                    }
-                    Presence::Required(example) => {
-                        let reason = format!("`{}` has no `{}`, which it needs", ty.name, known.name);
-                        let is_json = self.run.sources.get(called).is_some_and(|s| s.name.ends_with(".json"));
-                        let hint = (!is_json).then(|| format!("for example `{example}`"));
-                        self.issues.push(Issue::error(called, reason).maybe_hint(hint));
-                        complete = false;
-                        None
-                    }
-                },
-            };
-            if let Some(typed) = typed {
+                (_, Presence::Required(example)) => {
+                    let reason = format!("`{}` has no `{}`, which it needs", ty.name, known.name);
+                    let hint = (!self.is_json(called)).then(|| format!("for example `{example}`"));
+                    self.issues.push(Issue::error(called, reason).maybe_hint(hint));
+                    complete = false;
+                }
+                (_, Presence::Optional | Presence::Default(_)) => {}
+            }
+        }
+        // Defaults may be templates over the other fields, so they come when those are known to be good.
+        for known in ty.fields.iter().filter(|_| complete) {
+            let Presence::Default(literal) = known.presence else { continue };
+            if !fields.contains_key(known.name) {
+                let aim = Aim { ty: ty.name, field: known.name, span: called, origin: called, late: false };
+                let typed = self.typed(&from_literal(literal, called), &known.ty, aim, &scope)?;
                 fields.insert(known.name, typed);
             }
         }
-        complete.then_some(Object { span: called, fields })
+        Some(Object { span: called, fields }).filter(|_| complete)
     }
 
     fn field(
@@ -203,11 +203,9 @@ impl<'r, 's> Resolver<'r, 's> {
         within: Span,
         scope: &Rc<Scope>,
     ) -> Option<Typed> {
-        let inside = field.value.span.file == within.file
-            && field.value.span.start >= within.start
-            && field.value.span.end <= within.end;
-        let from_base = field.at.start < within.start || field.at.end > within.end;
-        let span = if inside || from_base { field.value.span } else { field.at };
+        // Data from elsewhere is blamed where it is given; a field of the base that was called, where it was written.
+        let given_elsewhere = within.holds(field.at) && !within.holds(field.value.span);
+        let span = if given_elsewhere { field.at } else { field.value.span };
         let late = ty.name == "Process" && known.name == "cmdline";
         let aim = Aim { ty: ty.name, field: known.name, span, origin: field.value.span, late };
         let typed = self.typed(&field.value, &known.ty, aim, scope)?;
@@ -235,6 +233,10 @@ impl<'r, 's> Resolver<'r, 's> {
                 let items = self.run.heap.items(*list).to_vec();
                 let charge = self.run.budget.charge(aim.span, crate::value::VALUE_BYTES * items.len());
                 self.keep(charge)?;
+                if items.is_empty() && aim.field == "processes" {
+                    self.issues.push(aim.fault("the task has no process"));
+                    return None;
+                }
                 let mut typed = Vec::with_capacity(items.len());
                 let mut complete = true;
                 for item in &items {
@@ -467,7 +469,11 @@ impl<'r, 's> Resolver<'r, 's> {
                 }
                 root => did_you_mean(root, self.names(scope).iter().map(|name| &**name)),
             };
-            let otherwise = format!("give it one with `.bind({}=...)`, or {}", address.root, literal_hint());
+            let otherwise = if self.is_json(aim.span) {
+                literal_hint()
+            } else {
+                format!("give it one with `.bind({}=...)`; {}", address.root, literal_hint())
+            };
             return Err(Issue::error(aim.span, reason).hint(hint.unwrap_or(otherwise)));
         };
         let (value, inner) = self.walk(value, found_in, &address, &written, aim, scope)?;
@@ -596,7 +602,7 @@ fn wanted(ty: &Type) -> String {
         Type::Int => "a whole number".to_owned(),
         Type::Bytes => "a number of bytes".to_owned(),
         Type::Float => "a number".to_owned(),
-        Type::Bool => "`True` or `False`".to_owned(),
+        Type::Bool => "true or false".to_owned(),
         Type::OneOf(words) => format!("one of {}", words.join(", ")),
         Type::Struct(types) => {
             let names: Vec<String> = types.iter().map(|ty| format!("`{}`", ty.name)).collect();

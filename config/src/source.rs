@@ -17,6 +17,11 @@ impl Span {
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Span { file, start: offset(start), end: offset(end.max(start)) }
     }
+
+    /// Whether all of `inner` lies within.
+    pub(crate) fn holds(self, inner: Span) -> bool {
+        self.file == inner.file && self.start <= inner.start && inner.end <= self.end
+    }
 }
 
 /// One file: its name and text, and where its lines begin.

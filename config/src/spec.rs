@@ -174,16 +174,14 @@ impl Checks<'_> {
             self.error(task.span_of("user"), reason);
         }
         let processes: Vec<&Object> = objects(task.list("processes"));
-        if processes.is_empty() {
-            self.error(task.span_of("processes"), "the task has no process");
-        }
         if processes.len() > PROCESSES_MAX {
             let reason = format!("the task has {} processes, more than {PROCESSES_MAX}", processes.len());
             self.error(task.span_of("processes"), reason);
         }
         let mut by_name: BTreeMap<&str, (usize, Span)> = BTreeMap::new();
-        for (at, process) in processes.iter().enumerate() {
-            let (name, span) = (process.text("name"), process.span_of("name"));
+        for ((at, process), item) in processes.iter().enumerate().zip(task.list("processes")) {
+            let (name, named) = (process.text("name"), process.span_of("name"));
+            let span = if item.span.holds(named) { named } else { item.span };
             if let Some((_, first)) = by_name.insert(name, (at, span)) {
                 let fault =
                     Issue::error(span, format!("two processes of the task are named {}", quoted(name)));
