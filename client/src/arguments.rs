@@ -98,14 +98,14 @@ pub(crate) enum Job {
         /// CLUSTER/ROLE/ENV/NAME/INSTANCES, with instances like 0,2-4
         key: String,
         #[command(flatten)]
-        kill: Kill,
+        kill: KillFlags,
     },
     /// Kill all instances of a job, which ends it
     Killall {
         /// CLUSTER/ROLE/ENV/NAME
         key: String,
         #[command(flatten)]
-        kill: Kill,
+        kill: KillFlags,
     },
     /// Print a job's config as JSON: a running job's by its key, or what a file describes
     Inspect {
@@ -154,7 +154,7 @@ pub(crate) struct Again {
 
 /// Flags of `kill` and `killall`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Kill {
+pub(crate) struct KillFlags {
     /// Wait until they have ended
     #[arg(long)]
     pub(crate) wait: bool,

@@ -181,7 +181,7 @@ impl<'a> Connection<'a> {
                 }
                 said.insert(index, words);
             }
-            if !told && begun.elapsed() >= SILENT_MAX {
+            if !told && begun.elapsed() >= SILENT_MAX && self.left() >= PAUSE_MIN {
                 told = true;
                 let why = said.values().next().map(String::as_str).unwrap_or_default();
                 let left = duration::words(Duration::from_secs(self.left().as_secs()));

@@ -317,6 +317,79 @@ fn status_is_shown_for_people_and_machines() {
     );
 }
 
+const HELLO: &str = r#"
+hello = Process(name = 'hello', cmdline = 'echo hello')
+task = SequentialTask(processes = [hello], resources = Resources(cpu = 0.1, ram = 16 * MB, disk = 16 * MB))
+jobs = [Service(cluster = 'west', role = 'www-data', environment = 'prod', name = 'web', task = task, instances = 2)]
+"#;
+
+#[test]
+fn a_job_is_created_from_a_file_and_waited_for() {
+    let task = |instance, status: proto::wire::Status, message: &str| TaskView {
+        instance,
+        status: status.into(),
+        message: message.into(),
+        ..TaskView::default()
+    };
+    let replica = Replica::getting(move |number| {
+        use proto::wire::Status::{Pending, Running};
+        let second = if number < 2 { task(1, Pending, "no host has 9 cpu") } else { task(1, Running, "") };
+        Ok(GetJobReply { tasks: vec![task(0, Running, ""), second], ..GetJobReply::default() })
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hello.aurora");
+    std::fs::write(&file, HELLO).unwrap();
+    let (file, address) = (file.display(), replica.address);
+    let (code, out, err) = run(&format!("job create {KEY} {file} --wait --addr {address}"));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out, format!("created {KEY} with 2 instances: 2 RUNNING\n"));
+    assert_eq!(err, format!("{KEY}: 1 PENDING, 1 RUNNING (1: no host has 9 cpu)\n{KEY}: 2 RUNNING\n"));
+
+    let (code, out, _) = run(&format!("job inspect {file}"));
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &value["instances"]), (0, &2.into()));
+    let (code, _, err) = run(&format!("job create west/www-data/prod/other {file} --addr {address}"));
+    assert_eq!(code, 3);
+    assert!(err.contains("west/www-data/prod/web"), "the jobs that are there are named: {err}");
+}
+
+#[test]
+fn a_wrong_file_is_shown_where_it_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wrong.aurora");
+    std::fs::write(&file, HELLO.replace("cmdline", "cmdlin")).unwrap();
+    let (code, out, err) = run(&format!("job create {KEY} {} --addr {}", file.display(), nowhere()));
+    assert_eq!((code, out.as_str()), (3, ""));
+    assert!(err.starts_with("error: ") && err.contains(&format!("{}:2:", file.display())), "{err}");
+    assert!(err.contains('^') && err.contains("hint: "), "{err}");
+}
+
+#[test]
+fn a_job_that_fails_or_waits_too_long_is_no_success() {
+    for (status, message, want) in [
+        (proto::wire::Status::Failed, "process `hello` ended with 1", 4),
+        (proto::wire::Status::Pending, "no host has 9 cpu", 9),
+    ] {
+        let replica = Replica::getting(move |_| {
+            let task = |instance| TaskView {
+                instance,
+                status: status.into(),
+                message: message.into(),
+                ..TaskView::default()
+            };
+            Ok(GetJobReply { tasks: vec![task(0), task(1)], ..GetJobReply::default() })
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hello.aurora");
+        std::fs::write(&file, HELLO).unwrap();
+        let line =
+            format!("job create {KEY} {} --wait --timeout 1s --addr {}", file.display(), replica.address);
+        let (code, _, err) = run(&line);
+        assert_eq!(code, want, "{err}");
+        assert!(err.contains(message) && err.contains("was created"), "{err}");
+    }
+}
+
 #[test]
 fn dev_refuses_what_it_must_not_touch() {
     let dir = tempfile::tempdir().unwrap();

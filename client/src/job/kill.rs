@@ -7,7 +7,7 @@ use proto::wire::KillTasksRequest;
 use serde_json::json;
 
 use super::progress::get;
-use crate::arguments::Kill;
+use crate::arguments::KillFlags;
 use crate::connection::{Ask, Connection};
 use crate::error::{Error, Kind};
 use crate::instances::{Selection, ranges};
@@ -18,7 +18,7 @@ use crate::{Context, TIMEOUT, WAIT_TIMEOUT, duration, request};
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Kills the instances that `key` names.
-pub(crate) async fn run(context: &Context<'_>, key: &str, kill: &Kill) -> Result<(), Error> {
+pub(crate) async fn run(context: &Context<'_>, key: &str, kill: &KillFlags) -> Result<(), Error> {
     let selection = Selection::parse(key)?;
     if selection.instances.is_empty() {
         return Err(Error::new(Kind::InvalidParameter, format!("`{key}` names no instances")).hint(format!(
@@ -29,12 +29,12 @@ pub(crate) async fn run(context: &Context<'_>, key: &str, kill: &Kill) -> Result
 }
 
 /// Kills all instances.
-pub(crate) async fn run_all(context: &Context<'_>, key: &str, kill: &Kill) -> Result<(), Error> {
+pub(crate) async fn run_all(context: &Context<'_>, key: &str, kill: &KillFlags) -> Result<(), Error> {
     let selection = Selection { job: key.parse()?, instances: Vec::new() };
     kill_tasks(context, &selection, kill).await
 }
 
-async fn kill_tasks(context: &Context<'_>, selection: &Selection, kill: &Kill) -> Result<(), Error> {
+async fn kill_tasks(context: &Context<'_>, selection: &Selection, kill: &KillFlags) -> Result<(), Error> {
     let Selection { job, instances } = selection;
     let request = request::request(kill.again.request_id.as_deref())?;
     let id = request.id.clone();

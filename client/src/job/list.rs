@@ -23,6 +23,9 @@ pub(crate) async fn run(context: &Context<'_>, which: Option<&str>, stale: bool)
     for part in &parts {
         proto::job_key::check_part("job list", part)?;
     }
+    if parts.len() > 3 {
+        return Err(not_jobs(&parts));
+    }
     let known = match addresses::clusters_file() {
         Some(file) => addresses::read_clusters(&file)?,
         None => Default::default(),
@@ -62,9 +65,15 @@ fn read(parts: &[&str], cluster: Option<&str>) -> Result<Which, Error> {
         [] => Ok(which("", "")),
         [role] => Ok(which(role, "")),
         [role, environment] => Ok(which(role, environment)),
-        _ => Err(Error::new(Kind::InvalidParameter, format!("`{}` names no jobs of this cluster", parts.join("/")))
-            .hint("write ROLE, ROLE/ENV, CLUSTER, CLUSTER/ROLE or CLUSTER/ROLE/ENV; for one job use `borealis job status`")),
+        _ => Err(not_jobs(parts)),
     }
+}
+
+fn not_jobs(parts: &[&str]) -> Error {
+    let what = format!("`{}` names no jobs of this cluster", parts.join("/"));
+    Error::new(Kind::InvalidParameter, what).hint(
+        "write ROLE, ROLE/ENV, CLUSTER, CLUSTER/ROLE or CLUSTER/ROLE/ENV; for one job use `borealis job status`",
+    )
 }
 
 fn key(job: &JobSummary) -> String {
