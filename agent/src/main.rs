@@ -1,2 +1,224 @@
-//! Not yet.
-fn main() {}
+//! The program: reads the command line, takes the directory's lock, recovers, then serves until it is told to stop.
+//!
+//! Stopping, crashing and being replaced never touch a running task.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::File;
+use std::hash::{Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent::host::{Event, Host, Setup, Views};
+use agent::http::{self, Pages};
+use agent::journal::Journal;
+use agent::limits::EVENTS_MAX;
+use agent::options::{Isolation, Options};
+use agent::sandbox::Sandboxes;
+use agent::watch::Watcher;
+use agent::work::Workers;
+use agent::{link, machine, telemetry};
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use proto::wire;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("the agent stops: {e:#}; running tasks go on without it");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut options: Options) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&options.dir).with_context(|| format!("cannot make {}", options.dir.display()))?;
+    options.dir = options.dir.canonicalize().with_context(|| format!("cannot find {}", options.dir.display()))?;
+    let _lock = lock(&options.dir)?;
+    let metrics = telemetry::install().context("cannot install the metrics' recorder")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let handle = runtime.handle().clone();
+
+    let listener = handle
+        .block_on(tokio::net::TcpListener::bind(options.http))
+        .with_context(|| format!("cannot listen at {} (--http)", options.http))?;
+    let address = listener.local_addr()?;
+    let journal = open_journal(&options.dir)?;
+    let setup = setup(&options, &address)?;
+    let sandboxes = Sandboxes::open(&options.dir).context("cannot make the directory of tasks")?;
+    let views = Views::default();
+    let (events, queue) = tokio::sync::mpsc::channel(EVENTS_MAX);
+    let watcher = {
+        let _inside = handle.enter();
+        Watcher::new(handle.clone(), events.clone())
+    };
+    let workers = Workers::start(events.clone()).context("cannot start threads")?;
+    let host = Host::recover(setup, journal, sandboxes.clone(), watcher, workers, views.clone())?;
+
+    write_address(&options.dir, &address.to_string())?;
+    tracing::info!(%address, name = options.name, dir = %options.dir.display(), "the agent runs");
+    let pages = http::router(Pages { views, sandboxes, metrics: metrics.clone() });
+    handle.spawn(async move { axum::serve(listener, pages).await });
+    handle.spawn(http::upkeep(metrics));
+    let mut hasher = DefaultHasher::new();
+    options.name.hash(&mut hasher);
+    let first = (hasher.finish() % options.schedulers.len().max(1) as u64) as usize;
+    handle.spawn(link::run(options.schedulers.clone(), first, events.clone()));
+    handle.spawn(stop_on_signal(events)?.run());
+
+    let stopped = host.run(queue, &handle);
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match &stopped {
+        Ok(()) => tracing::info!("the agent stops as it was told to; its tasks go on"),
+        Err(_) => {}
+    }
+    Ok(stopped?)
+}
+
+/// Signals, caught from here on.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    events: tokio::sync::mpsc::Sender<Event>,
+}
+
+fn stop_on_signal(events: tokio::sync::mpsc::Sender<Event>) -> anyhow::Result<Signals> {
+    let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+    Ok(Signals { terminate: signal(terminate)?, interrupt: signal(interrupt)?, events })
+}
+
+impl Signals {
+    async fn run(mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+        let _ = self.events.send(Event::Stop).await;
+    }
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another agent runs in {}; give this one a --dir of its own", dir.display())
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The journal, with the machine as it is now written down. A machine with another id is a copy of the one that the
+/// journal tells of: its journal is set aside, and it begins its own.
+fn open_journal(dir: &Path) -> anyhow::Result<Journal> {
+    let new_id = || uuid::Uuid::new_v4().to_string();
+    let machine_id = machine::machine_id(dir).context("cannot find the machine's id")?;
+    let boot_id = executor::identity::boot_id().context("cannot read the machine's boot id")?;
+    let (mut journal, _) = Journal::open(dir, new_id)?;
+    let had = &journal.book().identity;
+    if !had.machine_id.is_empty() && had.machine_id != machine_id {
+        let aside = dir.join(format!("journal.of-{}", had.journal_id));
+        tracing::warn!(aside = %aside.display(), "this is another machine than the journal's; beginning a new one");
+        drop(journal);
+        std::fs::rename(Journal::path(dir), &aside).context("cannot set the old journal aside")?;
+        journal = Journal::open(dir, new_id)?.0;
+    }
+    let now = wire::HostIdentity { machine_id, boot_id, ..journal.book().identity.clone() };
+    if now != journal.book().identity {
+        journal.opened(now)?;
+    }
+    Ok(journal)
+}
+
+fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Setup> {
+    let host = isolation::Host::detect();
+    let (cgroups, users, words) = match options.isolation {
+        Isolation::None => (None, false, vec!["none".to_owned()]),
+        Isolation::Auto => {
+            for missing in &host.missing {
+                tracing::warn!("isolation: {missing}");
+            }
+            let mut hasher = DefaultHasher::new();
+            options.dir.hash(&mut hasher);
+            let name = format!("borealis/{}-{:08x}", cgroup_name(&options.name), hasher.finish() as u32);
+            let cgroups = isolation::Cgroups::new(&host, &name).unwrap_or_else(|e| {
+                tracing::warn!("isolation: no cgroups: {e}");
+                None
+            });
+            (cgroups, host.root, host.words())
+        }
+    };
+    let mut attributes: Vec<wire::Attribute> =
+        options.attributes.iter().map(|(name, value)| wire::Attribute { name: name.clone(), value: value.clone() }).collect();
+    attributes.retain(|attribute| attribute.name != "host");
+    attributes.push(wire::Attribute { name: "host".into(), value: options.name.clone() });
+    attributes.extend(words.into_iter().map(|value| wire::Attribute { name: "isolation".into(), value }));
+    let address = match address.ip().is_unspecified() {
+        true => format!("{}:{}", options.name, address.port()),
+        false => address.to_string(),
+    };
+    let spec = wire::HostSpec {
+        name: options.name.clone(),
+        address,
+        capacity: Some(machine::capacity(options).context("cannot see what this machine has")?),
+        ports: options.ports.clone(),
+        attributes,
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    Ok(Setup {
+        spec,
+        executor: keep_executor(options)?,
+        cgroups,
+        users,
+        keep_sandboxes: options.keep_sandboxes,
+        keep_sandbox_age: Duration::from_secs(options.keep_sandbox_hours.saturating_mul(3600)),
+    })
+}
+
+/// A directory's name for a host's name.
+fn cgroup_name(host: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
+    host.chars().map(plain).take(64).collect()
+}
+
+/// A copy of the executor under a path by version, so that an upgrade does not pull it from under running tasks.
+fn keep_executor(options: &Options) -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe().map(|own| own.with_file_name("borealis-executor"));
+    let source = match &options.executor {
+        Some(path) => path.clone(),
+        None => beside.context("cannot tell where this program lies; name the executor with --executor")?,
+    };
+    let bytes = std::fs::read(&source).with_context(|| {
+        format!("cannot read the executor {}; install it there or name it with --executor", source.display())
+    })?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let dir = options.dir.join("executors").join(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish()));
+    let path = dir.join("borealis-executor");
+    if std::fs::metadata(&path).is_ok_and(|data| data.len() == bytes.len() as u64) {
+        return Ok(path);
+    }
+    let context = || format!("cannot keep a copy of the executor in {}", dir.display());
+    std::fs::create_dir_all(&dir).with_context(context)?;
+    let new = dir.join("new");
+    std::fs::write(&new, &bytes).with_context(context)?;
+    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(context)?;
+    File::open(&new).and_then(|file| file.sync_all()).with_context(context)?;
+    std::fs::rename(&new, &path).with_context(context)?;
+    Ok(path)
+}
+
+fn write_address(dir: &Path, address: &str) -> anyhow::Result<()> {
+    let (path, new) = (dir.join("address"), dir.join("address.new"));
+    std::fs::write(&new, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&new, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

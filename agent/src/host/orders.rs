@@ -1,0 +1,353 @@
+//! What the scheduler says, and who may say it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::wire::{self, SchedulerFrame, journal_record, scheduler_frame::Body};
+use proto::{Fence, HostId, TaskId};
+
+use super::{Fatal, Host};
+use crate::clock;
+use crate::journal::Book;
+use crate::limits::{CONFIGS_MAX, WANTED_TASKS_MAX};
+use crate::link::Session;
+use crate::plan::{self, Action, Have, Want, Wanted};
+use crate::telemetry;
+
+/// Why a frame is not obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It names no cluster, or no fence.
+    Nameless,
+    /// Of a lower fence: a leader that was deposed.
+    Deposed,
+    /// Of another cluster, or of an older history of this one.
+    Foreign,
+}
+
+impl Refusal {
+    fn label(self) -> &'static str {
+        match self {
+            Refusal::Nameless => "nameless",
+            Refusal::Deposed => "deposed",
+            Refusal::Foreign => "foreign",
+        }
+    }
+}
+
+/// Whether a frame may be obeyed. `Ok(Some(_))`: only after this is on the disk.
+pub(super) fn admit(book: &Book, frame: &SchedulerFrame) -> Result<Option<wire::Obeyed>, Refusal> {
+    let fence = frame.fence.as_ref().map(Fence::from).ok_or(Refusal::Nameless)?;
+    if frame.cluster_id.is_empty() {
+        return Err(Refusal::Nameless);
+    }
+    let obeyed = wire::Obeyed {
+        cluster_id: frame.cluster_id.clone(),
+        lineage_id: frame.lineage_id.clone(),
+        fence: Some(fence.into()),
+        host_id: book.host_id,
+    };
+    if book.cluster_id.is_empty() {
+        return Ok(Some(obeyed));
+    }
+    if frame.lineage_id != book.lineage_id {
+        return Err(Refusal::Foreign);
+    }
+    if frame.cluster_id != book.cluster_id {
+        return if fence.epoch > book.fence.epoch { Ok(Some(obeyed)) } else { Err(Refusal::Foreign) };
+    }
+    match fence.cmp(&book.fence) {
+        std::cmp::Ordering::Less => Err(Refusal::Deposed),
+        std::cmp::Ordering::Equal => Ok(None),
+        std::cmp::Ordering::Greater => Ok(Some(obeyed)),
+    }
+}
+
+impl Host {
+    pub(super) fn connected(&mut self, session: Arc<Session>) {
+        self.session = Some(session.clone());
+        self.registered = false;
+        self.greet(&session);
+    }
+
+    /// The newest report of every task travels with the greeting, so none older has to follow it.
+    fn greet(&mut self, session: &Session) {
+        let book = self.journal.book();
+        let fence = (!book.cluster_id.is_empty()).then(|| book.fence.into());
+        session.greet(wire::Hello {
+            cluster_id: book.cluster_id.clone(),
+            lineage_id: book.lineage_id.clone(),
+            fence,
+            identity: Some(book.identity.clone()),
+            spec: Some(self.setup.spec.clone()),
+            session: session.id(),
+            tasks: book.tasks.values().filter_map(|entry| entry.report.clone()).collect(),
+        });
+        self.sent = book.sequence;
+        self.moved_at = Instant::now();
+    }
+
+    pub(super) fn frame(&mut self, session: &Arc<Session>, frame: SchedulerFrame) -> Result<(), Fatal> {
+        let refused = |label| metrics::counter!(telemetry::FRAMES_REFUSED, "reason" => label).increment(1);
+        match &frame.body {
+            Some(Body::Resync(_)) => {
+                session.mark_valid();
+                self.registered = false;
+                self.greet(session);
+                return Ok(());
+            }
+            Some(Body::Refused(why)) => {
+                tracing::warn!(reason = why.reason, "a scheduler refuses this host; its tasks go on, trying again");
+                refused("host_refused");
+                return Ok(());
+            }
+            _ => {}
+        }
+        match admit(self.journal.book(), &frame) {
+            Err(why) => {
+                let fence = frame.fence.as_ref().map(Fence::from).unwrap_or_default();
+                let book = self.journal.book();
+                tracing::warn!(
+                    ?why, %fence, cluster = frame.cluster_id, obeyed = %book.fence, obeyed_cluster = book.cluster_id,
+                    "a scheduler's frame is not obeyed"
+                );
+                refused(why.label());
+                return Ok(());
+            }
+            Ok(Some(obeyed)) => {
+                let fence = obeyed.fence.as_ref().map(Fence::from).unwrap_or_default();
+                if obeyed.cluster_id != self.journal.book().cluster_id {
+                    self.wanted = None;
+                    self.details.clear();
+                }
+                self.journal.append(journal_record::Body::Obeyed(obeyed))?;
+                self.sync()?;
+                tracing::info!(%fence, "obeys this leader from here on");
+                session.beat();
+            }
+            Ok(None) => {}
+        }
+        session.mark_valid();
+        match frame.body {
+            Some(Body::Welcome(welcome)) => self.welcome(welcome.host_id),
+            Some(Body::Acknowledged(acknowledged)) => {
+                self.acknowledged(acknowledged.sequence);
+                Ok(())
+            }
+            Some(Body::Wanted(wanted)) => self.wanted(session, frame.echo.as_ref(), wanted),
+            Some(Body::Resync(_) | Body::Refused(_)) | None => Ok(()),
+        }
+    }
+
+    fn welcome(&mut self, host_id: u64) -> Result<(), Fatal> {
+        if host_id != 0 && host_id != self.journal.book().host_id {
+            let obeyed = wire::Obeyed { host_id, ..self.journal.book().obeyed() };
+            self.journal.append(journal_record::Body::Obeyed(obeyed))?;
+            self.sync()?;
+            // Generations are counted per host id.
+            self.wanted = None;
+            self.details.clear();
+            tracing::info!(host = %HostId(host_id), "registered");
+        }
+        if !self.registered {
+            self.registered = true;
+            metrics::gauge!(telemetry::CONNECTED).set(1.0);
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, sequence: u64) {
+        if sequence > self.journal.book().sequence {
+            tracing::warn!(sequence, "a report that was never made is acknowledged; ignored");
+            return;
+        }
+        if sequence > self.acknowledged {
+            self.acknowledged = sequence;
+            self.outbox = self.outbox.split_off(&(sequence + 1));
+            self.moved_at = Instant::now();
+        }
+    }
+
+    fn wanted(
+        &mut self,
+        session: &Arc<Session>,
+        echo: Option<&wire::Echo>,
+        set: wire::WantedSet,
+    ) -> Result<(), Fatal> {
+        if set.tasks.len() > WANTED_TASKS_MAX {
+            tracing::error!(tasks = set.tasks.len(), "a wanted set has more tasks than a host can have; ignored");
+            return Ok(());
+        }
+        self.take_configs(set.configs);
+        let newest = self.wanted.as_ref().map_or(0, |wanted| wanted.generation).max(self.journal.book().generation);
+        if set.generation < newest {
+            tracing::warn!(generation = set.generation, newest, "a wanted set came late; ignored");
+            return Ok(());
+        }
+        let mut wanted = Wanted { generation: set.generation, tasks: BTreeMap::new() };
+        self.details.clear();
+        for task in set.tasks {
+            let id = TaskId(task.task_id);
+            let want = match task.want() {
+                wire::Want::Start => Want::Start,
+                wire::Want::Keep => Want::Keep,
+                wire::Want::Kill => Want::Kill,
+                wire::Want::Unspecified => Want::Unknown,
+            };
+            wanted.tasks.insert(id, want);
+            if self.journal.book().tasks.contains_key(&id) {
+                self.named.insert(id, set.generation);
+            }
+            self.details.insert(id, task);
+        }
+        self.wanted = Some(wanted);
+        self.replan(Some((session, echo)))
+    }
+
+    fn take_configs(&mut self, configs: Vec<wire::StoredConfig>) {
+        for stored in configs {
+            let Some(config) = stored.config else { continue };
+            if proto::config_hash(&config)[..] != stored.hash[..] {
+                tracing::error!("a task config is not what its hash says; ignored");
+                continue;
+            }
+            if self.configs.len() >= CONFIGS_MAX {
+                let used: Vec<_> = self.details.values().map(|task| task.config_hash.to_vec()).collect();
+                self.configs.retain(|hash, _| used.contains(hash));
+            }
+            self.configs.insert(stored.hash.to_vec(), config);
+        }
+    }
+
+    /// Plans and acts. `order`: the stream and echo of a wanted set that has just come; without it nothing starts.
+    pub(super) fn replan(&mut self, order: Option<(&Arc<Session>, Option<&wire::Echo>)>) -> Result<(), Fatal> {
+        let now_ms = clock::boottime_ms();
+        let have = self.have();
+        let book = self.journal.book();
+        let plan = match &self.wanted {
+            None => plan::plan_without_orders(&have, now_ms),
+            Some(wanted) => {
+                let fresh = order.is_some_and(|(session, echo)| session.is_fresh(echo, clock::boottime_ns()));
+                let startable = |task| {
+                    self.details.get(&task).is_some_and(|task| self.configs.contains_key(&task.config_hash[..]))
+                };
+                plan::plan(wanted, &have, |task| book.is_burned(task), startable, fresh, now_ms)
+            }
+        };
+        let mut starts = Vec::new();
+        for action in plan.actions {
+            match action {
+                Action::Start(task) => starts.push(task),
+                Action::Kill(task, force) => self.order_kill(task, force, now_ms),
+                Action::ReportLost(task, why) => self.report(task, wire::Status::Lost, why)?,
+                Action::ReportKilled(task, why) => self.report(task, wire::Status::Killed, why)?,
+                Action::Forget(task) => self.forget(task)?,
+            }
+        }
+        if let Some((session, echo)) = order {
+            self.launch(&starts, session, echo)?;
+            self.settle(session, plan.whole);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, session: &Arc<Session>, whole: bool) {
+        let Some(wanted) = &self.wanted else { return };
+        if whole {
+            session.set_generation(wanted.generation);
+            metrics::gauge!(telemetry::GENERATION).set(wanted.generation as f64);
+            return;
+        }
+        let missing = |(task, want): (&TaskId, &Want)| {
+            *want == Want::Start
+                && !self.journal.book().knows(*task)
+                && self.details.get(task).is_none_or(|task| !self.configs.contains_key(&task.config_hash[..]))
+        };
+        if wanted.tasks.iter().any(missing) {
+            tracing::warn!("a task to start has a config that was never sent on this stream; beginning a new stream");
+            session.close();
+        } else {
+            metrics::counter!(telemetry::STARTS_STALE).increment(1);
+            tracing::warn!(generation = wanted.generation, "starts are not obeyed: the order is too old; waiting for a new one");
+            session.beat();
+        }
+    }
+
+    /// What the planner needs to know of every task in the journal.
+    fn have(&self) -> BTreeMap<TaskId, Have> {
+        let book = self.journal.book();
+        let have = book.tasks.iter().map(|(&id, entry)| {
+            let task = self.tasks.get(&id);
+            let generation = entry.intent.as_ref().map_or(0, |intent| intent.generation);
+            let have = Have {
+                ended: entry.ended(),
+                acknowledged: entry.report.as_ref().is_some_and(|report| report.sequence <= self.acknowledged),
+                named: self.named.get(&id).copied().unwrap_or(generation),
+                alive: task.is_some_and(|task| task.is_alive()),
+                doomed: task.is_some_and(|task| task.doomed.is_some()),
+                killing: task.and_then(|task| task.killing),
+                wait_ms: task.map_or(0, |task| task.wait_ms),
+            };
+            (id, have)
+        });
+        have.collect()
+    }
+
+    fn forget(&mut self, task: TaskId) -> Result<(), Fatal> {
+        self.journal.append(journal_record::Body::Forgotten(wire::TaskForgotten { task_id: task.0 }))?;
+        self.named.remove(&task);
+        if let Some(gone) = self.tasks.remove(&task)
+            && let Some(watch) = gone.watch
+        {
+            self.watcher.forget(watch);
+        }
+        self.changed = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_command() {
+        let fence = |epoch, term, leader| Fence { epoch, term, leader };
+        let empty = Book::default();
+        let book = Book {
+            cluster_id: "c".into(),
+            lineage_id: "l".into(),
+            fence: fence(5, 3, 2),
+            host_id: 9,
+            ..Book::default()
+        };
+        let refused = |why| Err(why);
+        for (book, cluster, lineage, fence, want) in [
+            (&empty, "c", "l", fence(1, 1, 1), Ok(true)),
+            (&empty, "", "l", fence(1, 1, 1), refused(Refusal::Nameless)),
+            (&book, "c", "l", fence(5, 3, 2), Ok(false)),
+            (&book, "c", "l", fence(5, 3, 3), Ok(true)),
+            (&book, "c", "l", fence(5, 4, 1), Ok(true)),
+            (&book, "c", "l", fence(6, 1, 1), Ok(true)),
+            (&book, "c", "l", fence(5, 3, 1), refused(Refusal::Deposed)),
+            (&book, "c", "l", fence(5, 2, 9), refused(Refusal::Deposed)),
+            (&book, "c", "l", fence(4, 9, 9), refused(Refusal::Deposed)),
+            (&book, "c", "m", fence(9, 9, 9), refused(Refusal::Foreign)),
+            (&book, "d", "l", fence(6, 1, 1), Ok(true)),
+            (&book, "d", "l", fence(5, 9, 9), refused(Refusal::Foreign)),
+            (&book, "d", "m", fence(6, 1, 1), refused(Refusal::Foreign)),
+        ] {
+            let frame = SchedulerFrame {
+                cluster_id: cluster.into(),
+                lineage_id: lineage.into(),
+                fence: Some(fence.into()),
+                ..Default::default()
+            };
+            let got = admit(book, &frame).map(|obeyed| obeyed.is_some());
+            assert_eq!(got, want, "{cluster} {lineage} {fence}");
+        }
+        let nameless = SchedulerFrame { cluster_id: "c".into(), ..Default::default() };
+        assert_eq!(admit(&book, &nameless), Err(Refusal::Nameless));
+    }
+}

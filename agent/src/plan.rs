@@ -1,0 +1,191 @@
+//! Decides what a host must do: the wanted set and what the host has, in; actions, out. Pure: no clock, no file.
+//!
+//! The rules, which hold whatever was sent, lost, repeated or reordered before:
+//! 1. A task that the journal knows, live, ended or forgotten, is never started.
+//! 2. A start counts only while the order is fresh; who calls this says whether it is.
+//! 3. A *keep* that the host does not have is reported LOST. It is never started.
+//! 4. A task that is not named is killed, harder and harder, until it is gone.
+//! 5. An ended task is forgotten when its report is applied and a wanted set later than the last one that named it
+//!    does not name it. A start encoded before the report was applied is of an older generation and finds it.
+
+use std::collections::BTreeMap;
+
+use proto::TaskId;
+
+/// For a task to end by itself, beyond its finalization wait, before it is killed at once.
+pub const KILL_GRACE_MS: u64 = 5_000;
+/// Between the kill at once, by the executor, and the kill by force, by the agent.
+pub const FORCE_AFTER_MS: u64 = 5_000;
+/// An order to kill that had no effect is given again after this.
+pub const ASK_AGAIN_MS: u64 = 2_000;
+
+/// What the leader wants of one task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Start it, unless the journal knows it.
+    Start,
+    /// Let it run.
+    Keep,
+    /// End it.
+    Kill,
+    /// A word of a later version: leave the task as it is.
+    Unknown,
+}
+
+/// All that the host shall run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Per host, rising.
+    pub generation: u64,
+    /// By task.
+    pub tasks: BTreeMap<TaskId, Want>,
+}
+
+/// What the host has of one task in its journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Have {
+    /// Whether a terminal report was made.
+    pub ended: bool,
+    /// Whether the newest report is applied in State.
+    pub acknowledged: bool,
+    /// Generation of the newest wanted set that named it; 0 = none known.
+    pub named: u64,
+    /// Whether anything of it (executor, leftovers) may still run.
+    pub alive: bool,
+    /// Why it must end whatever is wanted, such as for want of memory.
+    pub doomed: bool,
+    /// The kill under way.
+    pub killing: Option<Killing>,
+    /// Finalization wait, in milliseconds.
+    pub wait_ms: u64,
+}
+
+/// A kill under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Killing {
+    /// When the first order was given.
+    pub since_ms: u64,
+    /// The hardest order so far.
+    pub force: Force,
+    /// When the newest order was given.
+    pub last_ms: u64,
+    /// Whether the executor has heard it.
+    pub heard: bool,
+}
+
+/// How hard to kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Force {
+    /// The executor ends the task with its finalization wait.
+    Ask,
+    /// The executor sends SIGKILL.
+    AtOnce,
+    /// The agent sends SIGKILL to the executor and to all of the task.
+    Force,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Journal the intent, then spawn.
+    Start(TaskId),
+    /// Give this order.
+    Kill(TaskId, Force),
+    /// Report LOST: it is wanted and not here.
+    ReportLost(TaskId, &'static str),
+    /// Report KILLED: it shall end and is not here.
+    ReportKilled(TaskId, &'static str),
+    /// Drop it from the journal.
+    Forget(TaskId),
+}
+
+/// What to do, and whether that is all that was wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order of task ids.
+    pub actions: Vec<Action>,
+    /// Whether the wanted set is wholly obeyed once the actions are done.
+    pub whole: bool,
+}
+
+/// A keep without a task.
+pub const NOT_HERE: &str = "The host was to keep the task and does not have it.";
+/// A start for a task that was forgotten.
+pub const WAS_HERE: &str = "The task ran on this host before; a task is never started twice.";
+/// A kill without a task.
+pub const NOTHING_TO_KILL: &str = "The task does not run on this host, and will not be started.";
+
+/// The next order of a kill, if one is due.
+pub fn escalate(killing: Option<Killing>, wait_ms: u64, now_ms: u64) -> Option<Force> {
+    let Some(killing) = killing else { return Some(Force::Ask) };
+    let elapsed_ms = now_ms.saturating_sub(killing.since_ms);
+    let at_once_ms = wait_ms.saturating_add(KILL_GRACE_MS);
+    let due = if elapsed_ms >= at_once_ms.saturating_add(FORCE_AFTER_MS) {
+        Force::Force
+    } else if elapsed_ms >= at_once_ms {
+        Force::AtOnce
+    } else {
+        Force::Ask
+    };
+    let again = now_ms.saturating_sub(killing.last_ms) >= ASK_AGAIN_MS;
+    (due > killing.force || again && !(killing.heard && due == Force::Ask)).then_some(due)
+}
+
+/// What to do about `wanted`. `fresh`: whether a start may be obeyed now. `burned`: whether a task was forgotten.
+/// `startable`: whether all that a start needs (its config) is here.
+pub fn plan(
+    wanted: &Wanted,
+    have: &BTreeMap<TaskId, Have>,
+    burned: impl Fn(TaskId) -> bool,
+    startable: impl Fn(TaskId) -> bool,
+    fresh: bool,
+    now_ms: u64,
+) -> Plan {
+    let mut plan = Plan { actions: Vec::new(), whole: true };
+    for (&task, &want) in &wanted.tasks {
+        match (want, have.get(&task)) {
+            (Want::Kill, Some(have)) => kill(&mut plan, task, have, now_ms),
+            (Want::Start | Want::Keep | Want::Unknown, Some(have)) if have.doomed => kill(&mut plan, task, have, now_ms),
+            (Want::Start | Want::Keep | Want::Unknown, Some(_)) => {}
+            (Want::Start, None) if burned(task) => plan.actions.push(Action::ReportLost(task, WAS_HERE)),
+            (Want::Start, None) if fresh && startable(task) => plan.actions.push(Action::Start(task)),
+            (Want::Start, None) => plan.whole = false,
+            (Want::Keep, None) => plan.actions.push(Action::ReportLost(task, NOT_HERE)),
+            (Want::Kill, None) => plan.actions.push(Action::ReportKilled(task, NOTHING_TO_KILL)),
+            (Want::Unknown, None) => plan.whole = false,
+        }
+    }
+    for (&task, have) in have {
+        if wanted.tasks.contains_key(&task) {
+            continue;
+        }
+        if !have.ended || have.alive {
+            kill(&mut plan, task, have, now_ms);
+        } else if have.acknowledged && wanted.generation > have.named {
+            plan.actions.push(Action::Forget(task));
+        }
+    }
+    plan
+}
+
+/// What to do about the doomed and the half-killed when no wanted set has come yet.
+pub fn plan_without_orders(have: &BTreeMap<TaskId, Have>, now_ms: u64) -> Plan {
+    let mut plan = Plan { actions: Vec::new(), whole: false };
+    for (&task, have) in have.iter().filter(|(_, have)| have.doomed || have.killing.is_some()) {
+        kill(&mut plan, task, have, now_ms);
+    }
+    plan
+}
+
+/// A task that has ended is left to end by itself what its executor still does: its leftovers are cleaned anyway.
+fn kill(plan: &mut Plan, task: TaskId, have: &Have, now_ms: u64) {
+    if have.alive
+        && !have.ended
+        && let Some(force) = escalate(have.killing, have.wait_ms, now_ms)
+    {
+        plan.actions.push(Action::Kill(task, force));
+    }
+}
+
+#[cfg(test)]
+mod tests;
