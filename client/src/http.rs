@@ -16,6 +16,8 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 pub(crate) struct Answer {
     /// HTTP status.
     pub(crate) status: u16,
+    /// Which run of a process a log is of, where an agent says so.
+    pub(crate) run: Option<u32>,
     /// Its body.
     pub(crate) body: Bytes,
 }
@@ -44,11 +46,12 @@ pub(crate) async fn get(address: &str, path: &str) -> Result<Answer, String> {
         let answer = async {
             let reply = sender.send_request(request).await.map_err(|why| why.to_string())?;
             let status = reply.status().as_u16();
+            let run = reply.headers().get("x-log-run").and_then(|run| run.to_str().ok()?.parse().ok());
             let body = Limited::new(reply.into_body(), BODY_BYTES_MAX)
                 .collect()
                 .await
                 .map_err(|why| why.to_string())?;
-            Ok(Answer { status, body: body.to_bytes() })
+            Ok(Answer { status, run, body: body.to_bytes() })
         };
         // The connection moves the bytes that the answer waits for.
         tokio::pin!(connection, answer);

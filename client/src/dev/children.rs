@@ -27,6 +27,8 @@ pub(crate) struct Child {
     pub(crate) member: Member,
     /// Of the running process.
     pub(crate) pid: Option<u32>,
+    /// Of the newest process, running or not.
+    pub(crate) last_pid: u32,
     /// Where an agent listens, as it says.
     pub(crate) address: String,
     started: Instant,
@@ -73,6 +75,7 @@ impl Children {
         let child = |member| Child {
             member,
             pid: None,
+            last_pid: 0,
             address: String::new(),
             started: Instant::now(),
             quick_deaths: 0,
@@ -116,7 +119,7 @@ impl Children {
         let mut process =
             command.spawn().map_err(|why| failed(format!("{} cannot be started", member.name), why))?;
         let pid = process.id().unwrap_or_default();
-        (child.pid, child.started) = (Some(pid), Instant::now());
+        (child.pid, child.last_pid, child.started) = (Some(pid), pid, Instant::now());
         let deaths = self.deaths.clone();
         tokio::spawn(async move {
             if let Ok(status) = process.wait().await {

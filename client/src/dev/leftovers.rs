@@ -72,7 +72,7 @@ fn belonging<'p>(processes: &'p [Process], agents: &[PathBuf]) -> Vec<&'p Proces
         let path = Path::new(OsStr::from_bytes(path));
         agents.iter().any(|agent| path.starts_with(agent) && path != agent)
     };
-    let named = |words: &[u8]| words.split(|byte| *byte == 0).any(|word| beneath(word));
+    let named = |words: &[u8]| words.split(|byte| *byte == 0).any(&beneath);
     let housed = |environment: &[u8]| {
         environment
             .split(|byte| *byte == 0)

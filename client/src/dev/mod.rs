@@ -184,21 +184,24 @@ impl Cluster<'_> {
         agents.map(|child| (child.member.name.clone(), child.member.dir.clone())).collect()
     }
 
-    /// The cluster for machines.
+    /// The cluster for machines. A process that is to be started again keeps its last pid meanwhile.
     fn value(&self) -> Value {
         let (mut replicas, mut agents) = (Vec::new(), Vec::new());
         for child in &self.children.all {
-            let (name, dir) = (&child.member.name, child.member.dir.display().to_string());
+            let mut value = json!({
+                "name": child.member.name,
+                "pid": child.last_pid,
+                "running": child.pid.is_some(),
+                "dir": child.member.dir.display().to_string(),
+            });
             match &child.member.role {
                 Role::Replica { api, raft } => {
-                    replicas.push(
-                        json!({ "name": name, "pid": child.pid, "api": api, "raft": raft, "dir": dir }),
-                    );
+                    (value["api"], value["raft"]) = (json!(api), json!(raft));
+                    replicas.push(value);
                 }
                 Role::Agent => {
-                    agents.push(
-                        json!({ "name": name, "pid": child.pid, "address": child.address, "dir": dir }),
-                    );
+                    value["address"] = json!(child.address);
+                    agents.push(value);
                 }
             }
         }

@@ -184,7 +184,8 @@ mod tests {
     fn the_newest_attempt_of_an_instance_counts() {
         use Status::{Failed, Finished, Lost, Pending, Running, Starting};
         type Tasks<'a> = &'a [(u32, Status, &'a str)];
-        let cases: [(u32, Tasks<'_>, Tasks<'_>, &str, bool, &[u32]); 6] = [
+        type Case<'a> = (u32, Tasks<'a>, Tasks<'a>, &'a str, bool, &'a [u32]);
+        let cases: [Case<'_>; 6] = [
             (2, &[(0, Running, ""), (1, Running, "")], &[(0, Lost, "host gone")], "2 RUNNING", true, &[]),
             (
                 2,

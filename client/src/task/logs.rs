@@ -36,45 +36,61 @@ struct Place {
 /// Prints what the task's process has printed.
 pub(crate) async fn run(context: &Context<'_>, logs: &TaskLogs) -> Result<(), Error> {
     let stream = if logs.stderr { "stderr" } else { "stdout" };
-    let (connection, place) = find(context, logs).await?;
+    let (connection, mut place) = find(context, logs).await?;
     let path = format!("/tasks/{}/logs/{}/{stream}", place.task, http::segment(&place.process));
     let addresses = connection.addresses().to_vec();
-    let (mut offset, mut asked) = (0u64, Instant::now());
+    // A process that is started again writes into files of its own: one run is read to its end, then the next.
+    let (mut run, mut offset) = (None, 0u64);
+    let mut asked = Instant::now();
     let mut ended = !logs.follow;
     loop {
-        let answer = http::get(&place.agent, &format!("{path}?offset={offset}&limit={CHUNK_BYTES}")).await;
+        let of_run = run.map(|run: u32| format!("&run={run}")).unwrap_or_default();
+        let answer =
+            http::get(&place.agent, &format!("{path}?offset={offset}&limit={CHUNK_BYTES}{of_run}")).await;
         let answer = match answer {
             Ok(answer) => answer,
             // An agent that is being restarted comes back; its tasks run on meanwhile.
-            Err(why) if logs.follow && !ended && offset > 0 => {
+            Err(why) if logs.follow && !ended && run.is_some() => {
                 context
                     .output
                     .note(&format!("the agent at {} does not answer ({why}); trying again", place.agent));
                 tokio::time::sleep(STATUS_PAUSE).await;
-                ended = has_ended(context, &addresses, &place).await;
+                (place.agent, ended) = look(context, &addresses, &place).await;
                 continue;
             }
             Err(why) => return Err(unreachable(&place, &why)),
         };
         match answer.status {
             200 | 206 if !answer.body.is_empty() => {
+                run = run.or(answer.run);
                 offset += answer.body.len() as u64;
                 context.output.bytes(&answer.body)?;
                 continue;
             }
-            200 | 206 | 416 => {}
+            200 | 206 | 416 => run = run.or(answer.run),
             // The process may not have started yet.
             404 if logs.follow && !ended => {}
             _ => return Err(missing(&place, stream, &answer.words())),
         }
-        // Nothing more for now; and nothing more at all if the task had ended before this look.
+        // Nothing more for now.
+        if !logs.follow {
+            return Ok(());
+        }
+        if run.is_some()
+            && let Ok(newest) = http::get(&place.agent, &format!("{path}?offset=0&limit=0")).await
+            && newest.run > run
+        {
+            (run, offset) = (run.map(|run| run + 1), 0);
+            continue;
+        }
+        // And nothing more at all if the task had ended before this look.
         if ended {
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
         if asked.elapsed() >= STATUS_PAUSE {
+            (place.agent, ended) = look(context, &addresses, &place).await;
             asked = Instant::now();
-            ended = has_ended(context, &addresses, &place).await;
         }
     }
 }
@@ -196,17 +212,21 @@ fn listed_process(body: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Whether the task has ended for sure. What cannot be known now is asked again later.
-async fn has_ended(context: &Context<'_>, addresses: &[String], place: &Place) -> bool {
-    let Some(job) = &place.job else { return false };
+/// Where the task's agent is now, and whether the task has ended for sure. What cannot be known now is asked later.
+async fn look(context: &Context<'_>, addresses: &[String], place: &Place) -> (String, bool) {
+    let same = |ended| (place.agent.clone(), ended);
+    let Some(job) = &place.job else { return same(false) };
     // Following has no deadline, so each question has its own.
     let connection = context.connect_to(addresses.to_vec(), STATUS_PAUSE);
     match get(&connection, job, true, false).await {
         Ok(reply) => match reply.tasks.iter().find(|task| task.task_id == place.task.0) {
-            Some(task) => is_terminal(task.status()),
-            None => true,
+            Some(task) if !task.agent_address.is_empty() => {
+                (task.agent_address.clone(), is_terminal(task.status()))
+            }
+            Some(task) => same(is_terminal(task.status())),
+            None => same(true),
         },
-        Err(error) => error.kind == Kind::Refused,
+        Err(error) => same(error.kind == Kind::Refused),
     }
 }
 
