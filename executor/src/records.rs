@@ -176,15 +176,14 @@ pub fn write_one(path: &Path, payload: &[u8]) -> Result<(), Error> {
 /// Reads a file of exactly one record.
 pub fn read_one(path: &Path) -> Result<Vec<u8>, Error> {
     let Read { mut records, torn_bytes } = read_all(path)?;
-    match (records.pop(), records.len(), torn_bytes) {
-        (Some(record), 0, 0) => Ok(record),
-        (_, more, torn) => Err(io_at(path)(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "should hold one whole record, and holds {} more or less, with {torn} bytes torn",
-                more + 1
-            ),
-        ))),
+    let count = records.len();
+    match records.pop() {
+        Some(record) if count == 1 && torn_bytes == 0 => Ok(record),
+        _ => {
+            let problem =
+                format!("should hold one record, and holds {count} and {torn_bytes} bytes of a torn one");
+            Err(io_at(path)(io::Error::new(io::ErrorKind::InvalidData, problem)))
+        }
     }
 }
 

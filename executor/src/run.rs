@@ -52,7 +52,7 @@ pub fn run(dir: &Path) -> u8 {
     let (dir, launch) = match prepare(dir) {
         Ok(prepared) => prepared,
         Err(why) => {
-            note(format_args!("borealis-executor: {why:#}"));
+            note(format_args!("borealis-executor: {why}"));
             return EXIT_UNPREPARED;
         }
     };
@@ -85,8 +85,8 @@ pub fn run(dir: &Path) -> u8 {
 }
 
 fn prepare(dir: &Path) -> anyhow::Result<(TaskDir, Launch)> {
-    use anyhow::Context as _;
-    let root = std::fs::canonicalize(dir).with_context(|| format!("task directory {}", dir.display()))?;
+    let root =
+        std::fs::canonicalize(dir).map_err(|e| anyhow::anyhow!("task directory {}: {e}", dir.display()))?;
     let dir = TaskDir::new(root);
     let launch = launch::read(&dir)?;
     Cgroup::from_dirs(&launch.cgroups).join(std::process::id() as i32)?;

@@ -447,7 +447,7 @@ fn an_unknown_user_fails_the_task_and_a_known_one_runs_it() {
     );
     assert!(!unknown.dir.sandbox().join("ran").exists());
 
-    let script = "id -un; id -Gn; echo $USER; touch mine; echo again > /dev/stdout; grep -E 'Cap(Prm|Bnd)' /proc/self/status";
+    let script = "id -un; id -Gn; echo $USER; touch mine; echo again >> /dev/stdout; grep -E 'Cap(Prm|Bnd)' /proc/self/status";
     let mut known = task(vec![process("main", script)]);
     known.launch.user = "nobody".into();
     known.start();

@@ -17,26 +17,26 @@ use std::path::Path;
 
 /// What could not be done, on what, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {path}: {source}{hint}")]
+#[error("cannot {what} {path}: {cause}{hint}")]
 pub struct Error {
     /// As a verb: `write 64 to`.
     pub what: String,
     /// File or directory.
     pub path: String,
     /// What the system said.
-    pub source: io::Error,
+    pub cause: io::Error,
     /// What to do about it; empty or begins with `; `.
     pub hint: &'static str,
 }
 
 impl Error {
-    fn new(what: impl Into<String>, path: &Path, source: io::Error) -> Self {
-        let hint = match source.raw_os_error() {
+    fn new(what: impl Into<String>, path: &Path, cause: io::Error) -> Self {
+        let hint = match cause.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => "; run the agent as root, or give its user this cgroup",
             Some(libc::EROFS) => "; cgroups are mounted read-only here, as in an unprivileged container",
             Some(libc::EBUSY) => "; processes or child cgroups are still in it",
             _ => "",
         };
-        Error { what: what.into(), path: path.display().to_string(), source, hint }
+        Error { what: what.into(), path: path.display().to_string(), cause, hint }
     }
 }

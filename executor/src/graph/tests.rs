@@ -169,12 +169,16 @@ fn a_daemon_is_run_again_after_success_and_a_task_ends_without_its_ephemerals() 
             8 gone: 
         "#]],
     );
-    check("process e ephemeral\nprocess main", "0 tick\n1 end e 1\n2 end main 0\n2 gone", expect![[r#"
+    check(
+        "process e ephemeral\nprocess main",
+        "0 tick\n1 end e 1\n2 end main 0\n2 gone",
+        expect![[r#"
         0 tick: start e/0; start main/0; RUNNING
         1 end e 1: 
         2 end main 0: terminate  [until 32]
         2 gone: FINISHED
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -190,11 +194,15 @@ fn several_failures_may_be_allowed_and_what_comes_after_them_is_stuck() {
             3 gone: FINISHED
         "#]],
     );
-    check("process a\nprocess b\norder a b\nmax_failures=0", "0 tick\n1 end a 2\n1 gone", expect![[r#"
+    check(
+        "process a\nprocess b\norder a b\nmax_failures=0",
+        "0 tick\n1 end a 2\n1 gone",
+        expect![[r#"
         0 tick: start a/0; RUNNING
         1 end a 2: terminate  [until 31]
         1 gone: FAILED process "b" can never start: process "a" exited with code 2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -215,22 +223,30 @@ fn only_so_many_at_once() {
 #[test]
 fn finals_run_after_success_failure_and_kill() {
     let spec = "process main\nprocess tidy final\nprocess tell final\norder tidy tell";
-    check(spec, "0 tick\n1 end main 0\n1 gone\n2 end tidy 0\n3 end tell 0\n3 gone", expect![[r#"
+    check(
+        spec,
+        "0 tick\n1 end main 0\n1 gone\n2 end tidy 0\n3 end tell 0\n3 gone",
+        expect![[r#"
         0 tick: start main/0; RUNNING
         1 end main 0: terminate  [until 31]
         1 gone: start tidy/0  [until 31]
         2 end tidy 0: start tell/0  [until 31]
         3 end tell 0: kill all  [until 3.05]
         3 gone: FINISHED
-    "#]]);
-    check(spec, "0 tick\n1 end main 1\n1 gone\n2 end tidy 0\n3 end tell 0\n3 gone", expect![[r#"
+    "#]],
+    );
+    check(
+        spec,
+        "0 tick\n1 end main 1\n1 gone\n2 end tidy 0\n3 end tell 0\n3 gone",
+        expect![[r#"
         0 tick: start main/0; RUNNING
         1 end main 1: terminate  [until 31]
         1 gone: start tidy/0  [until 31]
         2 end tidy 0: start tell/0  [until 31]
         3 end tell 0: kill all  [until 3.05]
         3 gone: FAILED process "main" exited with code 1
-    "#]]);
+    "#]],
+    );
     check(
         spec,
         "0 tick\n1 kill\n1 left\n2 signal main 15\n2 gone\n3 end tidy 0\n3 end tell 0\n3 gone",
@@ -246,13 +262,17 @@ fn finals_run_after_success_failure_and_kill() {
         "#]],
     );
     // A failed final fails a task that had finished, and stops the finals after it.
-    check(spec, "0 tick\n1 end main 0\n1 gone\n2 end tidy 5\n2 gone", expect![[r#"
+    check(
+        spec,
+        "0 tick\n1 end main 0\n1 gone\n2 end tidy 5\n2 gone",
+        expect![[r#"
         0 tick: start main/0; RUNNING
         1 end main 0: terminate  [until 31]
         1 gone: start tidy/0  [until 31]
         2 end tidy 5: kill all  [until 2.05]
         2 gone: FAILED process "tell" can never start: process "tidy" exited with code 5
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -290,12 +310,16 @@ fn a_kill_escalates_when_the_wait_is_over() {
 
 #[test]
 fn a_kill_at_once_skips_the_wait() {
-    check("process a\nprocess tidy final", "0 tick\n1 kill now\n1 signal a 9\n1 gone", expect![[r#"
+    check(
+        "process a\nprocess tidy final",
+        "0 tick\n1 kill now\n1 signal a 9\n1 gone",
+        expect![[r#"
         0 tick: start a/0; RUNNING
         1 kill now: KILLING killed; kill all  [until 1.05]
         1 signal a 9:   [until 1.05]
         1 gone: KILLED killed
-    "#]]);
+    "#]],
+    );
     check(
         "process a\nprocess tidy final",
         "0 tick\n1 kill\n1.5 kill now\n1.6 signal a 9\n1.6 gone",
@@ -311,16 +335,23 @@ fn a_kill_at_once_skips_the_wait() {
 
 #[test]
 fn a_process_that_cannot_be_started_counts_as_failed() {
-    check("process a\nprocess b", "broken b\n0 tick\n1 signal a 15\n1 gone", expect![[r#"
+    check(
+        "process a\nprocess b",
+        "broken b\n0 tick\n1 signal a 15\n1 gone",
+        expect![[r#"
         0 tick: start a/0; start b/0; terminate  [until 30]
         1 signal a 15:   [until 30]
         1 gone: FAILED process "b" could not be started: no disk
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn events_that_come_late_or_twice_change_nothing() {
-    check("process a", "0 tick\n1 end a 0\n1 end a 1\n1 gone\n1 gone\n2 kill\n2 end a 1", expect![[r#"
+    check(
+        "process a",
+        "0 tick\n1 end a 0\n1 end a 1\n1 gone\n1 gone\n2 kill\n2 end a 1",
+        expect![[r#"
         0 tick: start a/0; RUNNING
         1 end a 0: terminate  [until 31]
         1 end a 1:   [until 31]
@@ -328,7 +359,8 @@ fn events_that_come_late_or_twice_change_nothing() {
         1 gone: 
         2 kill: 
         2 end a 1: 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
