@@ -11,13 +11,23 @@
 //! It knows nothing of what the commands mean, opens no port (the caller serves [`Replica::raft_service`]),
 //! and lets no type of openraft or RocksDB out.
 
+mod adapter;
+mod batch;
+mod disk;
 mod error;
 mod identity;
+mod log;
 mod machine;
 mod membership;
 mod options;
+mod raft;
 mod replica;
 mod service;
+mod small_file;
+mod snapshot;
+mod state;
+pub mod telemetry;
+mod transport;
 
 pub use error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
 pub use identity::{Identity, adopt, identity, init, store_uuid};

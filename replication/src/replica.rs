@@ -1,18 +1,43 @@
 //! A running replica: propose, read, who leads, who belongs.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::error::{AdmitError, ProposeError, ReadError, StartError};
-use crate::machine::Machine;
-use crate::membership::{Admitted, Fingerprint, Leadership, Status};
-use crate::options::Options;
-use crate::service::RaftService;
 use crate::Identity;
+use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
+use crate::batch::{self, Batcher};
+use crate::disk;
+use crate::error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
+use crate::identity::{identity, log_dir, off_thread};
+use crate::log::{Log, OnFailure, lock};
+use crate::machine::Machine;
+use crate::membership::{Admitted, Fingerprint, Leadership, Member, Status};
+use crate::options::{Options, Profile};
+use crate::raft::{Answer, Data, Node, Types};
+use crate::service::{Raft, RaftService};
+use crate::snapshot;
+use crate::state::cut::Pending;
+use crate::state::writer::RowWriter;
+use crate::telemetry;
+use crate::transport::{MESSAGE_BYTES_MAX, Transport};
+
+/// A learner within so many entries of the leader's log has caught up.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+/// How often the leader looks for learners that have caught up.
+const PROMOTE_EVERY: Duration = Duration::from_millis(100);
+/// How often the gauges are set and the need of a snapshot is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Entries of one append message at most; bytes bound it too.
+const MESSAGE_ENTRIES_MAX: u64 = 4096;
 
 /// A command was committed and applied.
 #[derive(Debug)]
@@ -25,88 +50,525 @@ pub struct Proposed<R> {
 
 /// A running replica. Clones are handles of the same one.
 pub struct Replica<M: Machine> {
-    machine: PhantomData<Arc<M>>,
+    inner: Arc<Inner<M>>,
+}
+
+struct Inner<M: Machine> {
+    options: Options,
+    identity: Arc<Identity>,
+    raft: Raft,
+    log: Log,
+    machine: Arc<Held<M>>,
+    writer: RowWriter,
+    batcher: Batcher<M>,
+    leadership: watch::Receiver<Leadership>,
+    stopped: watch::Sender<Option<String>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while this replica runs: nobody else may use the directory.
+    lock: Mutex<Option<File>>,
 }
 
 impl<M: Machine> Clone for Replica<M> {
     fn clone(&self) -> Self {
-        Replica { machine: PhantomData }
+        Replica { inner: Arc::clone(&self.inner) }
     }
 }
 
-#[allow(clippy::todo, unused_variables, clippy::unused_async)]
 impl<M: Machine> Replica<M> {
     /// Opens the directory, checks it, loads the machine from its rows and takes part in the cluster.
     ///
     /// Serves nothing: the caller serves [`Replica::raft_service`] at the raft address.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        todo!()
+        let stopped = watch::Sender::new(None);
+        let opened = {
+            let (options, stopped) = (options.clone(), stopped.clone());
+            off_thread(move || {
+                open::<M>(&options, &stopped).inspect_err(|error| {
+                    if let StoreError::Corrupt(corrupt) = error
+                        && !options.dir.join("condemned").exists()
+                    {
+                        disk::condemn(&options.dir, corrupt);
+                    }
+                })
+            })
+            .await?
+        };
+        let Opened { identity, machine, pending, writer, log, newest, sync, lock } = opened;
+        check_sync(&options, sync)?;
+        let identity = Arc::new(identity);
+        let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
+        let adapter = Adapter::new(options.dir.clone(), erased, pending, writer.clone(), newest);
+        let transport = Transport::new(Arc::clone(&identity), options.profile);
+        let config = config(&options).map_err(StartError::Raft)?;
+        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow()));
+        let watcher = tokio::spawn(watch_raft(raft.clone(), told, stopped.clone()));
+        let (batcher, batching) = Batcher::start(raft.clone(), leadership.clone());
+        let inner = Arc::new(Inner {
+            options,
+            identity,
+            raft,
+            log,
+            machine,
+            writer,
+            batcher,
+            leadership,
+            stopped,
+            tasks: Mutex::new(vec![watcher, batching]),
+            lock: Mutex::new(Some(lock)),
+        });
+        let replica = Replica { inner };
+        let promoting = tokio::spawn(replica.clone().promote_learners());
+        let looking = tokio::spawn(replica.clone().look());
+        crate::log::lock(&replica.inner.tasks).extend([promoting, looking]);
+        Ok(replica)
     }
 
     /// The service that other replicas call. Message limits are set.
     pub fn raft_service(&self) -> rpc::raft::raft_server::RaftServer<RaftService> {
-        todo!()
+        let service = RaftService {
+            raft: self.inner.raft.clone(),
+            identity: Arc::clone(&self.inner.identity),
+            dir: self.inner.options.dir.clone(),
+        };
+        rpc::raft::raft_server::RaftServer::new(service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Proposes one command and waits until it was applied. Only the leader can.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed<M::Reply>, ProposeError> {
-        todo!()
+        if let Some(why) = self.inner.stopped.borrow().clone() {
+            return Err(ProposeError::Stopped { why });
+        }
+        if !self.inner.leadership.borrow().is_me {
+            return Err(batch::not_leader(&self.inner.leadership));
+        }
+        // What cannot be read must not get into the log, where it would stop every replica.
+        M::decode(&command)?;
+        let answer = self.inner.batcher.push(command)?;
+        answer.await.unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
     }
 
     /// Looks at the machine as it is here and now, maybe behind the leader. Keep it short: apply waits.
     pub fn read<R>(&self, look: impl FnOnce(&M) -> R) -> R {
-        todo!()
+        self.inner.machine.read(look)
     }
 
     /// Returns when this machine shows everything that was answered before the call. Only the leader can.
     pub async fn barrier(&self) -> Result<(), ReadError> {
-        todo!()
+        let limit = self.inner.options.profile.election().1 * 4;
+        let not_leader = || match batch::not_leader(&self.inner.leadership) {
+            ProposeError::NotLeader { leader } => ReadError::NotLeader { leader },
+            _ => ReadError::NoQuorum,
+        };
+        if !self.inner.leadership.borrow().is_me {
+            return Err(not_leader());
+        }
+        match tokio::time::timeout(limit, self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => Err(not_leader()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => Err(ReadError::NoQuorum),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(ReadError::Stopped { why: fatal.to_string() }),
+        }
     }
 
     /// Who leads, as it changes.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        todo!()
+        self.inner.leadership.clone()
     }
 
     /// On the leader: the newest instant of which a quorum has confirmed that it followed this leader then.
     pub fn quorum_acknowledged(&self) -> Option<Instant> {
-        todo!()
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        if !metrics.state.is_leader() {
+            return None;
+        }
+        // Taken before the age is, so that the answer is rather too old than too new.
+        let now = Instant::now();
+        let age = openraft::Instant::elapsed(&**metrics.last_quorum_acked.as_ref()?);
+        now.checked_sub(age)
     }
 
     /// Which cluster, which node, which directory.
     pub fn identity(&self) -> &Identity {
-        todo!()
+        &self.inner.identity
+    }
+
+    /// The options it was started with.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
     }
 
     /// How it is. Never waits.
     pub fn status(&self) -> Status {
-        todo!()
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let index = |id: &Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+        let stopped = self.inner.stopped.borrow().clone();
+        Status {
+            node_id: self.inner.identity.node_id,
+            term: metrics.current_term,
+            state: stopped.map_or_else(|| role(metrics.state).to_owned(), |why| format!("stopped: {why}")),
+            leader: metrics.current_leader,
+            members: members(&metrics),
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: index(&metrics.local_committed).max(index(&metrics.cluster_committed)),
+            applied: index(&metrics.last_applied),
+            stored: index(&self.inner.writer.stored()),
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+        }
     }
 
     /// On the leader: gives a joining replica its node id, adds it as a learner, and makes it a voter in the
     /// background once it has caught up. The same store uuid gets the same answer.
     pub async fn admit(&self, store_uuid: &str, raft_address: &str, api_address: &str) -> Result<Admitted, AdmitError> {
-        todo!()
+        for (name, value) in [("store uuid", store_uuid), ("raft address", raft_address), ("api address", api_address)] {
+            if value.is_empty() || value.len() > 255 {
+                return Err(AdmitError::Refused(format!("the {name} is missing or too long")));
+            }
+        }
+        for member in self.status().members {
+            if member.raft_address == raft_address && member.store_uuid != store_uuid {
+                let id = member.node_id;
+                return Err(AdmitError::Refused(format!("{raft_address} is the raft address of node {id}; use another")));
+            }
+        }
+        let reserved = self.write(Data::Reserve(store_uuid.to_owned())).await?;
+        let Answer::Reserved(given) = reserved.1 else {
+            return Err(ProposeError::Unknown { why: "the answer was lost".into() }.into());
+        };
+        let node_id = given.map_err(AdmitError::Refused)?;
+        let node = Node {
+            raft_address: raft_address.into(),
+            api_address: api_address.into(),
+            store_uuid: store_uuid.into(),
+        };
+        let known = self.inner.raft.metrics().borrow().membership_config.get_node(&node_id).cloned();
+        match known {
+            Some(known) if known == node => {}
+            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)]))).await?,
+            None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, node)]))).await?,
+        }
+        let identity = Identity { node_id, store_uuid: store_uuid.into(), ..Identity::clone(&self.inner.identity) };
+        Ok(Admitted { identity, members: self.status().members })
     }
 
     /// On the leader: makes all replicas sum their rows at one index, and waits for the own sum.
     pub async fn fingerprint(&self) -> Result<Fingerprint, ProposeError> {
-        todo!()
+        let (index, _) = self.write(Data::Check(rand::random())).await?;
+        self.fingerprint_of(index).await.ok_or_else(|| ProposeError::Unknown { why: "the sum did not come in time".into() })
+    }
+
+    /// On any replica: waits until the sum that the leader asked for at `index` is known here; `None` when it does
+    /// not come within 10 s or is forgotten.
+    pub async fn fingerprint_of(&self, index: u64) -> Option<Fingerprint> {
+        let mut newest = self.inner.writer.newest_sum();
+        let reached = newest.wait_for(|newest| newest.is_some_and(|newest| newest >= index));
+        tokio::time::timeout(Duration::from_secs(10), reached).await.ok()?.ok()?;
+        self.inner.writer.sums().into_iter().find(|sum| sum.index == index)
     }
 
     /// The newest sum that this replica computed because the leader asked all.
     pub fn fingerprint_at(&self) -> Option<Fingerprint> {
-        todo!()
+        self.inner.writer.sums().last().copied()
+    }
+
+    /// Takes a snapshot now, in the background.
+    pub async fn snapshot(&self) {
+        let _ = self.inner.raft.trigger().snapshot().await;
     }
 
     /// Resolves when the replica cannot go on (its disk failed, its bytes are corrupt), with the reason. The
     /// process should then end with that message.
     pub async fn stopped(&self) -> String {
-        todo!()
+        let mut stopped = self.inner.stopped.subscribe();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "it was shut down".into(),
+        }
     }
 
     /// Stops taking part, writes what is worth writing, and frees the directory.
     pub async fn shutdown(&self) {
-        todo!()
+        let inner = &self.inner;
+        inner.stopped.send_if_modified(|why| {
+            let first = why.is_none();
+            why.get_or_insert_with(|| "it was shut down".into());
+            first
+        });
+        if let Err(error) = inner.raft.shutdown().await {
+            tracing::warn!("raft did not end well: {error}");
+        }
+        inner.writer.stop(inner.options.dir.clone()).await;
+        inner.log.stop().await;
+        for task in lock(&inner.tasks).drain(..) {
+            task.abort();
+        }
+        lock(&inner.lock).take();
+    }
+
+    /// Proposes an entry of our own.
+    async fn write(&self, data: Data) -> Result<(u64, Answer), ProposeError> {
+        let mut leadership = self.inner.leadership.clone();
+        let (term, leads) = {
+            let now = leadership.borrow();
+            (now.term, now.is_me)
+        };
+        if !leads {
+            return Err(batch::not_leader(&leadership));
+        }
+        let written = tokio::select! {
+            biased;
+            written = self.inner.raft.client_write(data) => written,
+            () = batch::lost(&mut leadership, term) => {
+                return Err(ProposeError::Unknown { why: "leadership was lost before the answer".into() });
+            }
+        };
+        match written {
+            Ok(written) => Ok((written.log_id.index, written.data)),
+            Err(error) => Err(batch::explain(error, &self.inner.leadership)),
+        }
+    }
+
+    /// Changes the membership; waits while another change is under way.
+    async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), ProposeError> {
+        use openraft::errors::{ChangeMembershipError, ClientWriteError};
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let changing = self.inner.raft.change_membership(change.clone(), true);
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, changing).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_),
+                )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(Err(error)) => return Err(batch::explain(error, &self.inner.leadership)),
+                Err(_) => return Err(ProposeError::Unknown { why: "the membership did not change in time".into() }),
+            }
+        }
+    }
+
+    /// The leader makes voters of learners that have caught up, all of them in one change.
+    async fn promote_learners(self) {
+        loop {
+            tokio::time::sleep(PROMOTE_EVERY).await;
+            let ready = {
+                let metrics = self.inner.raft.metrics();
+                let metrics = metrics.borrow();
+                if metrics.state.is_leader() { ready_learners(&members(&metrics)) } else { BTreeSet::new() }
+            };
+            if ready.is_empty() {
+                continue;
+            }
+            tracing::info!(?ready, "learners have caught up and become voters");
+            if let Err(error) = self.change(ChangeMembers::AddVoterIds(ready)).await {
+                tracing::warn!("learners were not made voters: {error}");
+            }
+        }
+    }
+
+    /// Sets gauges; takes a snapshot when one is due.
+    async fn look(self) {
+        let options = &self.inner.options;
+        let began = self.inner.log.appended_bytes();
+        let (mut at_bytes, mut at_index, mut at_time) = (began, self.status().snapshot, Instant::now());
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let status = self.status();
+            telemetry::status(&status, self.quorum_acknowledged().map(|at| at.elapsed()));
+            let entries = status.applied.saturating_sub(status.snapshot.max(at_index));
+            let bytes = self.inner.log.appended_bytes() - at_bytes;
+            let due = entries >= options.snapshot_entries
+                || (entries > 0 && bytes >= options.snapshot_log_bytes)
+                || (entries > 0 && at_time.elapsed() >= options.snapshot_every);
+            if due {
+                (at_bytes, at_index, at_time) = (self.inner.log.appended_bytes(), status.applied, Instant::now());
+                self.snapshot().await;
+            }
+        }
+    }
+}
+
+struct Opened<M> {
+    identity: Identity,
+    machine: Arc<Held<M>>,
+    pending: Arc<Pending>,
+    writer: RowWriter,
+    log: Log,
+    newest: Option<Arc<snapshot::Snapshot>>,
+    sync: Duration,
+    lock: File,
+}
+
+/// Everything that reads the disk before Raft starts.
+fn open<M: Machine>(options: &Options, stopped: &watch::Sender<Option<String>>) -> Result<Opened<M>, StoreError> {
+    let dir: &Path = &options.dir;
+    let no_identity = || StoreError::NoIdentity { path: dir.to_owned() };
+    if !dir.exists() {
+        return Err(no_identity());
+    }
+    let lock = disk::lock_dir(dir)?;
+    disk::refuse_condemned(dir)?;
+    let identity = identity(dir)?.ok_or_else(no_identity)?;
+    if identity.cluster != options.cluster {
+        return Err(StoreError::OtherCluster {
+            path: dir.to_owned(),
+            found: identity.cluster,
+            wanted: options.cluster.clone(),
+        });
+    }
+    let sync = disk::measure_sync(dir)?;
+    let failed = |what: &'static str| -> OnFailure {
+        let stopped = stopped.clone();
+        Box::new(move |why| {
+            stopped.send_if_modified(|told| {
+                let first = told.is_none();
+                told.get_or_insert(format!("{what}: {why}"));
+                first
+            });
+        })
+    };
+    let log = Log::open(&log_dir(dir), options.segment_bytes, failed("the log cannot be written"))?;
+    let newest = snapshot::newest(&snapshot::home(dir))?;
+    let mut rows = open_rows(dir)?;
+    let (machine, at) = rows.load(M::load)?;
+    tracing::info!(node = identity.node_id, stored = at.index(), "the machine was loaded from its rows");
+    let pending = Arc::new(Pending::new(at.clone()));
+    let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
+    Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
+}
+
+fn check_sync(options: &Options, sync: Duration) -> Result<(), StartError> {
+    let limit = options.profile.fsync_max();
+    let (measured_ms, limit_ms) = (sync.as_secs_f64() * 1e3, limit.as_secs_f64() * 1e3);
+    if sync > limit && !options.accept_slow_disk {
+        return Err(StartError::SlowDisk { dir: options.dir.clone(), measured_ms, limit_ms, profile: options.profile });
+    }
+    if sync * 4 > limit {
+        tracing::warn!(measured_ms, limit_ms, profile = %options.profile, "syncing is slow for this profile");
+    } else {
+        tracing::info!(measured_ms, profile = %options.profile, "the disk is fast enough");
+    }
+    Ok(())
+}
+
+fn config(options: &Options) -> Result<Config, String> {
+    let profile: Profile = options.profile;
+    let (min, max) = profile.election();
+    let ms = |time: Duration| time.as_millis() as u64;
+    let config = Config {
+        cluster_name: options.cluster.clone(),
+        heartbeat_interval: ms(profile.heartbeat()),
+        election_timeout_min: ms(min),
+        election_timeout_max: ms(max),
+        // A question before each campaign, so that a replica that was away does not depose a good leader.
+        enable_pre_vote: Some(true),
+        // A restarted leader may lack entries that it had not synced; leading on, it would reuse their ids.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        // A leader without a quorum falls silent in phases, so that the others can elect.
+        quorum_loss_probe_interval: Some(ms(max) * 2),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: options.keep_entries,
+        purge_batch_size: 1,
+        max_payload_entries: MESSAGE_ENTRIES_MAX,
+        // As long as the log reaches back far enough it is used; a snapshot is for those it does not reach.
+        replication_lag_threshold: u64::MAX / 2,
+        install_snapshot_timeout: 1_800_000,
+        backoff: "20ms 40ms 80ms ...100ms".into(),
+        ..Config::default()
+    };
+    config.validate().map_err(|e| e.to_string())
+}
+
+fn role(state: openraft::ServerState) -> &'static str {
+    match state {
+        openraft::ServerState::Learner => "learner",
+        openraft::ServerState::Follower => "follower",
+        openraft::ServerState::Candidate => "candidate",
+        openraft::ServerState::Leader => "leader",
+        openraft::ServerState::Shutdown => "stopped",
+    }
+}
+
+fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
+    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    let last = metrics.last_log_index.map_or(0, |last| last + 1);
+    let mut members: Vec<Member> = metrics
+        .membership_config
+        .nodes()
+        .map(|(id, node)| {
+            let matching = metrics.replication.as_ref().and_then(|all| all.get(id));
+            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(|at| at.as_ref());
+            Member {
+                node_id: *id,
+                raft_address: node.raft_address.clone(),
+                api_address: node.api_address.clone(),
+                store_uuid: node.store_uuid.clone(),
+                voter: voters.contains(id),
+                lag: matching.map(|at| last.saturating_sub(at.map_or(0, |at| at.index + 1))),
+                heard: heard.map(|at| openraft::Instant::elapsed(&**at)),
+            }
+        })
+        .collect();
+    members.sort_by_key(|member| member.node_id);
+    members
+}
+
+/// Learners that are close behind and answered a moment ago: a dead voter would only cost quorum.
+fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
+    let ready = |m: &&Member| {
+        let close = m.lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES);
+        !m.voter && close && m.heard.is_some_and(|heard| heard < Duration::from_secs(1))
+    };
+    members.iter().filter(ready).map(|m| m.node_id).collect()
+}
+
+fn leadership_of(metrics: &RaftMetrics<Types>) -> Leadership {
+    let is_me = metrics.state.is_leader() && metrics.vote.committed && metrics.vote.leader_id.node_id == metrics.id;
+    let leader = metrics.current_leader.and_then(|id| members(metrics).into_iter().find(|m| m.node_id == id));
+    // Lag and age change all the time; they are the status's.
+    let leader = leader.map(|member| Member { lag: None, heard: None, ..member });
+    Leadership { term: metrics.current_term, leader, is_me: is_me && metrics.running_state.is_ok() }
+}
+
+/// Tells who leads as it changes, and that Raft has stopped.
+async fn watch_raft(raft: Raft, told: watch::Sender<Leadership>, stopped: watch::Sender<Option<String>>) {
+    let mut metrics = raft.metrics();
+    let mut ended = stopped.subscribe();
+    loop {
+        let (mut now, failure) = {
+            let seen = metrics.borrow_and_update();
+            (leadership_of(&seen), seen.running_state.as_ref().err().map(ToString::to_string))
+        };
+        if let Some(why) = failure {
+            stopped.send_if_modified(|told| {
+                let first = told.is_none();
+                told.get_or_insert(why);
+                first
+            });
+        }
+        now.is_me &= stopped.borrow().is_none();
+        told.send_if_modified(|before| {
+            if *before == now {
+                return false;
+            }
+            if before.leader.as_ref().map(|m| m.node_id) != now.leader.as_ref().map(|m| m.node_id) {
+                telemetry::leader_changed();
+                let leader = now.leader.as_ref().map(|m| m.node_id);
+                tracing::info!(term = now.term, ?leader, is_me = now.is_me, "the leader changed");
+            }
+            *before = now.clone();
+            true
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = ended.changed() => if changed.is_err() { return },
+        }
     }
 }

@@ -1,26 +1,211 @@
-//! What other replicas may ask of this one.
+//! What other replicas may ask of this one. A message for another cluster, node or store is refused before Raft
+//! sees it, and so is one that cannot be read.
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::Identity;
+use crate::adapter::Adapter;
+use crate::error::StoreError;
+use crate::identity::off_thread;
+use crate::log::lock;
+use crate::raft::{Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire};
+use crate::snapshot::{self, Incoming};
+use crate::telemetry;
+use crate::transport::answer_to_wire;
+
+pub(crate) type Raft = openraft::Raft<Types, Adapter>;
+type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<snapshot::Snapshot>>;
+
 /// Serves the calls of other replicas.
 #[derive(Clone)]
-pub struct RaftService {}
+pub struct RaftService {
+    pub(crate) raft: Raft,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) dir: PathBuf,
+}
+
+impl RaftService {
+    fn check(&self, peer: Option<&wire::Peer>) -> Result<(), Status> {
+        check_peer(&self.identity, peer).map_err(|(reason, why)| {
+            telemetry::refused(reason);
+            tracing::warn!("a message of another replica was refused: {why}");
+            Status::failed_precondition(why)
+        })
+    }
+}
+
+/// Whether a message is meant for this replica; otherwise a short reason and a sentence.
+fn check_peer(me: &Identity, peer: Option<&wire::Peer>) -> Result<(), (&'static str, String)> {
+    let Some(peer) = peer else { return Err(("nobody", "the message does not say who speaks to whom".into())) };
+    if peer.cluster_id != me.cluster_id {
+        return Err(("cluster", format!("this is cluster {}, not {}", me.cluster_id, peer.cluster_id)));
+    }
+    if peer.to != me.node_id {
+        return Err(("node", format!("this is node {}, not {}", me.node_id, peer.to)));
+    }
+    if peer.to_store_uuid != me.store_uuid {
+        return Err(("store", format!("this is store {}, not {}", me.store_uuid, peer.to_store_uuid)));
+    }
+    if peer.from == me.node_id || peer.from == 0 {
+        return Err(("node", format!("node {} cannot be another replica", peer.from)));
+    }
+    Ok(())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("this replica has stopped: {error}"))
+}
+
+fn broken(error: StoreError) -> Status {
+    match error {
+        StoreError::Corrupt(corrupt) => Status::data_loss(corrupt.to_string()),
+        other => Status::internal(other.to_string()),
+    }
+}
+
+fn append_from_wire(message: wire::AppendRequest) -> Result<AppendEntriesRequest<Types>, Status> {
+    let vote = message.vote.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+    let entries = message.entries.into_iter().map(entry_from_wire).collect::<Result<Vec<_>, _>>();
+    Ok(AppendEntriesRequest {
+        vote: vote_from_wire(vote),
+        prev_log_id: message.previous.as_ref().map(log_id_from_wire),
+        leader_commit: message.committed.as_ref().map(log_id_from_wire),
+        entries: entries.map_err(|corrupt| Status::invalid_argument(corrupt.to_string()))?,
+    })
+}
 
 #[tonic::async_trait]
 impl rpc::raft::raft_server::Raft for RaftService {
-    type AppendStream = futures::stream::BoxStream<'static, Result<wire::AppendReply, Status>>;
+    type AppendStream = BoxStream<'static, Result<wire::AppendReply, Status>>;
 
-    async fn append(&self, _: Request<Streaming<wire::AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
-        Err(Status::unavailable("not yet"))
+    async fn append(&self, request: Request<Streaming<wire::AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
+        // Why the input ended early; told to the caller behind the answers that are due.
+        let ended: Arc<Mutex<Option<Status>>> = Arc::default();
+        let why = Arc::clone(&ended);
+        let this = self.clone();
+        let input = futures::stream::unfold(request.into_inner(), move |mut messages| {
+            let (this, why) = (this.clone(), Arc::clone(&why));
+            async move {
+                let next = match messages.message().await {
+                    Ok(Some(message)) => {
+                        this.check(message.peer.as_ref()).and_then(|()| append_from_wire(message))
+                    }
+                    Ok(None) => return None,
+                    Err(status) => Err(status),
+                };
+                match next {
+                    Ok(request) => Some((request, messages)),
+                    Err(status) => {
+                        *lock(&why) = Some(status);
+                        None
+                    }
+                }
+            }
+        });
+        let answers = self.raft.stream_append(input).map(|answer| match answer {
+            Ok(answer) => Ok(answer_to_wire(&answer)),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        let last = futures::stream::once(async move { lock(&ended).take() }).filter_map(|status| async move { status.map(Err) });
+        Ok(Response::new(answers.chain(last).boxed()))
     }
-    async fn vote(&self, _: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
-        Err(Status::unavailable("not yet"))
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
+        let message = request.into_inner();
+        self.check(message.peer.as_ref())?;
+        let vote = message.vote.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+        let mut asked = VoteRequest::new(vote_from_wire(vote), message.last.as_ref().map(log_id_from_wire));
+        asked.leadership_transfer = message.forced;
+        let reply = if message.pre { self.raft.pre_vote(asked).await } else { self.raft.vote(asked).await };
+        let reply = reply.map_err(stopped)?;
+        Ok(Response::new(wire::VoteReply {
+            vote: Some(vote_to_wire(&reply.vote)),
+            granted: reply.vote_granted,
+            last: reply.last_log_id.as_ref().map(log_id_to_wire),
+        }))
     }
-    async fn snapshot(&self, _: Request<Streaming<wire::SnapshotChunk>>) -> Result<Response<wire::SnapshotReply>, Status> {
-        Err(Status::unavailable("not yet"))
+
+    async fn snapshot(&self, request: Request<Streaming<wire::SnapshotChunk>>) -> Result<Response<wire::SnapshotReply>, Status> {
+        use wire::snapshot_chunk::Body;
+        let mut chunks = request.into_inner();
+        let Some(wire::SnapshotChunk { body: Some(Body::Header(header)) }) = chunks.message().await? else {
+            return Err(Status::invalid_argument("a snapshot begins with its header"));
+        };
+        self.check(header.peer.as_ref())?;
+        let (Some(vote), Some(meta)) = (header.vote, header.meta) else {
+            return Err(Status::invalid_argument("the header lacks the vote or the snapshot's description"));
+        };
+        let vote = vote_from_wire(&vote);
+        // A sender that was deposed need not send it all.
+        let current = self.raft.metrics().borrow().vote;
+        if current > vote {
+            return Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&current)) }));
+        }
+        let home = snapshot::home(&self.dir);
+        let mut incoming = off_thread(move || Incoming::begin(&home, meta)).await.map_err(broken)?;
+        while let Some(chunk) = chunks.message().await? {
+            let Some(Body::Data(data)) = chunk.body else {
+                return Err(Status::invalid_argument("a snapshot has one header"));
+            };
+            incoming = off_thread(move || incoming.take(&data).map(|()| incoming)).await.map_err(broken)?;
+        }
+        let snapshot = off_thread(move || incoming.finish()).await.map_err(broken)?;
+        let meta = snapshot.raft_meta().map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
+        let reply = self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await.map_err(stopped)?;
+        Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&reply.vote)) }))
     }
-    async fn transfer(&self, _: Request<wire::TransferRequest>) -> Result<Response<wire::TransferReply>, Status> {
-        Err(Status::unavailable("not yet"))
+
+    async fn transfer(&self, request: Request<wire::TransferRequest>) -> Result<Response<wire::TransferReply>, Status> {
+        let message = request.into_inner();
+        self.check(message.peer.as_ref())?;
+        let from = message.from.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+        let asked =
+            TransferLeaderRequest::new(vote_from_wire(from), message.to, message.last.as_ref().map(log_id_from_wire));
+        match self.raft.handle_transfer_leader(asked).await.map_err(stopped)? {
+            Ok(()) => Ok(Response::new(wire::TransferReply {})),
+            Err(refused) => Err(Status::aborted(refused.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_for_somebody_else_is_refused() {
+        let me = Identity {
+            cluster_id: "c".into(),
+            node_id: 2,
+            store_uuid: "s".into(),
+            cluster: "west".into(),
+            lineage_id: "c".into(),
+            epoch: 1,
+        };
+        let peer = |cluster_id: &str, from, to, store: &str| wire::Peer {
+            cluster_id: cluster_id.into(),
+            from,
+            to,
+            to_store_uuid: store.into(),
+        };
+        assert_eq!(check_peer(&me, Some(&peer("c", 1, 2, "s"))), Ok(()));
+        for bad in [
+            None,
+            Some(peer("other", 1, 2, "s")),
+            Some(peer("c", 1, 3, "s")),
+            Some(peer("c", 1, 2, "t")),
+            Some(peer("c", 1, 2, "")),
+            Some(peer("c", 2, 2, "s")),
+            Some(peer("c", 0, 2, "s")),
+        ] {
+            assert!(check_peer(&me, bad.as_ref()).is_err(), "{bad:?}");
+        }
     }
 }

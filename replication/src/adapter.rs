@@ -1,0 +1,274 @@
+//! Between openraft and the machine: applies entries in order, answers proposers, builds and installs snapshots.
+
+use std::any::Any;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use prost::Message as _;
+use proto::wire::raft as wire;
+
+use crate::error::StoreError;
+use crate::identity::off_thread;
+use crate::log::lock;
+use crate::machine::{Changes, Corrupt, Machine, Rows};
+use crate::raft::{Answer, Data, Entry, LEVEL, LogId, Payload, SnapshotMeta, StoredMembership, Types};
+use crate::small_file::SmallFile;
+use crate::snapshot::{self, Snapshot};
+use crate::state::cut::{Pending, Point};
+use crate::state::rows::RowStore;
+use crate::state::writer::RowWriter;
+use crate::telemetry;
+
+/// Apply lets other tasks run after this time.
+const TURN: Duration = Duration::from_millis(5);
+
+type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<Snapshot>>;
+
+/// A machine whose type is forgotten, so that openraft is compiled once.
+pub(crate) trait AnyMachine: Send + Sync {
+    /// Applies commands in order; the answer is a `Vec` of the machine's replies.
+    fn apply(&self, commands: &[Bytes], changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt>;
+    /// Makes the machine anew.
+    fn reload(&self, rows: &mut Rows<'_>) -> Result<(), Corrupt>;
+}
+
+/// The machine, locked for the time of one entry.
+pub(crate) struct Held<M>(RwLock<M>);
+
+impl<M> Held<M> {
+    pub(crate) fn new(machine: M) -> Self {
+        Held(RwLock::new(machine))
+    }
+
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&M) -> R) -> R {
+        look(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl<M: Machine> AnyMachine for Held<M> {
+    fn apply(&self, commands: &[Bytes], changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt> {
+        let decoded = commands.iter().map(|bytes| M::decode(bytes)).collect::<Result<Vec<_>, _>>()?;
+        let mut machine = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let replies: Vec<M::Reply> = decoded.into_iter().map(|command| machine.apply(command, changes)).collect();
+        Ok(Box::new(replies))
+    }
+
+    fn reload(&self, rows: &mut Rows<'_>) -> Result<(), Corrupt> {
+        let machine = M::load(rows)?;
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = machine;
+        Ok(())
+    }
+}
+
+/// What openraft calls the state machine.
+#[derive(Clone)]
+pub(crate) struct Adapter {
+    dir: PathBuf,
+    machine: Arc<dyn AnyMachine>,
+    pending: Arc<Pending>,
+    writer: RowWriter,
+    newest: Arc<Mutex<Option<Arc<Snapshot>>>>,
+}
+
+impl Adapter {
+    pub(crate) fn new(
+        dir: PathBuf,
+        machine: Arc<dyn AnyMachine>,
+        pending: Arc<Pending>,
+        writer: RowWriter,
+        newest: Option<Arc<Snapshot>>,
+    ) -> Self {
+        Adapter { dir, machine, pending, writer, newest: Arc::new(Mutex::new(newest)) }
+    }
+
+    fn apply_entry(&self, entry: &Entry) -> Result<Answer, Corrupt> {
+        let began = Instant::now();
+        let answer = self.pending.with(|present| {
+            present.at.applied = Some(entry.log_id);
+            present.moved = true;
+            match &entry.payload {
+                Payload::Blank | Payload::Normal(Data::Check(_)) => Ok(Answer::Nothing),
+                Payload::Membership(membership) => {
+                    present.at.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    Ok(Answer::Nothing)
+                }
+                Payload::Normal(Data::Reserve(uuid)) => Ok(Answer::Reserved(present.at.reserve(uuid))),
+                Payload::Normal(Data::Batch(commands)) => {
+                    present.log_bytes += commands.iter().map(|c| c.len() as u64).sum::<u64>();
+                    let replies = self.machine.apply(commands, &mut present.changes)?;
+                    Ok(Answer::Replies(Mutex::new(replies)))
+                }
+            }
+        })?;
+        if let Payload::Normal(Data::Check(_)) = &entry.payload {
+            self.pending.freeze_for_check();
+            self.writer.nudge();
+        }
+        telemetry::applied(began.elapsed());
+        Ok(answer)
+    }
+
+    /// A panic would happen on every replica; swallowed, it would leave a machine half changed.
+    fn apply_or_abort(&self, entry: &Entry) -> Result<Answer, Corrupt> {
+        let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.apply_entry(entry)));
+        applied.unwrap_or_else(|_| {
+            eprintln!(
+                "applying entry {} panicked (message above); the process ends, since going on would mean guessing",
+                entry.log_id
+            );
+            std::process::abort()
+        })
+    }
+
+    async fn install(&self, snapshot: Arc<Snapshot>) -> Result<(), StoreError> {
+        self.writer.release(self.dir.clone()).await?;
+        let this = self.clone();
+        let source = Arc::clone(&snapshot);
+        let (rows, at) = off_thread(move || {
+            let (mut pointer, old) = open_pointer(&this.dir)?;
+            let directory = next_directory(old.as_deref());
+            let path = rows_home(&this.dir).join(&directory);
+            snapshot::copy_rows(&source, &path)?;
+            let mut rows = RowStore::open(&path)?;
+            let ((), at) = rows.load(|rows| this.machine.reload(rows))?;
+            pointer.write(&wire::RowsPointer { level: LEVEL, directory }.encode_to_vec())?;
+            this.pending.replace(at.clone());
+            if let Some(old) = old {
+                let old = rows_home(&this.dir).join(old);
+                std::fs::remove_dir_all(&old).map_err(StoreError::io("removing", &old))?;
+            }
+            Ok((rows, at))
+        })
+        .await?;
+        tracing::info!(index = at.index(), "a snapshot was installed");
+        telemetry::snapshot("installed");
+        self.writer.resume(rows, at);
+        if let Some(old) = lock(&self.newest).replace(Arc::clone(&snapshot))
+            && old.dir != snapshot.dir
+        {
+            old.doom();
+        }
+        Ok(())
+    }
+}
+
+fn rows_home(dir: &Path) -> PathBuf {
+    dir.join("rows")
+}
+
+fn next_directory(old: Option<&str>) -> String {
+    (old.and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1).to_string()
+}
+
+fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
+    let (file, bytes) = SmallFile::open(dir, "pointer")?;
+    let Some(bytes) = bytes else { return Ok((file, None)) };
+    let pointer = wire::RowsPointer::decode(&bytes[..]).map_err(|e| Corrupt::new("pointer", e.to_string()))?;
+    if pointer.level > LEVEL {
+        return Err(StoreError::Level { what: "pointer".into(), found: pointer.level, known: LEVEL });
+    }
+    if pointer.directory.parse::<u64>().is_err() {
+        return Err(Corrupt::new("pointer", format!("names {:?}", pointer.directory)).into());
+    }
+    Ok((file, Some(pointer.directory)))
+}
+
+/// Opens the rows that the pointer names; other directories are left-overs and are removed.
+pub(crate) fn open_rows(dir: &Path) -> Result<RowStore, StoreError> {
+    let home = rows_home(dir);
+    std::fs::create_dir_all(&home).map_err(StoreError::io("creating", &home))?;
+    let (mut pointer, directory) = open_pointer(dir)?;
+    let is_new = directory.is_none();
+    let directory = directory.unwrap_or_else(|| next_directory(None));
+    for entry in std::fs::read_dir(&home).map_err(StoreError::io("listing", &home))? {
+        let path = entry.map_err(StoreError::io("listing", &home))?.path();
+        if is_new || path.file_name().is_none_or(|name| name != directory.as_str()) {
+            std::fs::remove_dir_all(&path).map_err(StoreError::io("removing", &path))?;
+        }
+    }
+    let path = home.join(&directory);
+    if !is_new && !path.exists() {
+        return Err(Corrupt::new(path.display().to_string(), "is missing though the pointer names it").into());
+    }
+    let rows = RowStore::open(&path)?;
+    if is_new {
+        crate::small_file::sync_dir(&home)?;
+        pointer.write(&wire::RowsPointer { level: LEVEL, directory }.encode_to_vec())?;
+    }
+    Ok(rows)
+}
+
+impl RaftSnapshotBuilder<Types> for Adapter {
+    type SnapshotData = Arc<Snapshot>;
+
+    async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        let home = snapshot::home(&self.dir);
+        let copied = home.join(format!("{}.building", uuid::Uuid::new_v4().simple()));
+        let at: Point = self.writer.checkpoint(copied.clone()).await.map_err(StoreError::into_io)?;
+        let snapshot =
+            off_thread(move || snapshot::seal(&home, &copied, &at)).await.map_err(StoreError::into_io)?;
+        telemetry::snapshot("built");
+        tracing::info!(id = snapshot.meta.id, files = snapshot.meta.files.len(), "a snapshot was taken");
+        let meta = snapshot.raft_meta().map_err(io::Error::other)?;
+        if let Some(old) = lock(&self.newest).replace(Arc::clone(&snapshot))
+            && old.dir != snapshot.dir
+        {
+            old.doom();
+        }
+        Ok(RaftSnapshot { meta, snapshot })
+    }
+}
+
+impl RaftStateMachine<Types> for Adapter {
+    type SnapshotData = Arc<Snapshot>;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.pending.with(|present| (present.at.applied, present.at.membership.clone())))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut turn = Instant::now();
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let answer = self.apply_or_abort(&entry).map_err(|corrupt| {
+                io::Error::other(format!("entry {} cannot be applied: {corrupt}", entry.log_id))
+            })?;
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+            if turn.elapsed() > TURN {
+                tokio::task::yield_now().await;
+                turn = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: Arc<Snapshot>) -> Result<(), io::Error> {
+        self.install(snapshot).await.map_err(StoreError::into_io)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
+        let newest = lock(&self.newest).clone();
+        newest
+            .map(|snapshot| {
+                let meta = snapshot.raft_meta().map_err(io::Error::other)?;
+                Ok(RaftSnapshot { meta, snapshot })
+            })
+            .transpose()
+    }
+}

@@ -1,0 +1,206 @@
+//! Proposals become entries without waiting: one goes at once while few entries are in flight, else it joins the
+//! next entry. The queue is bounded in commands and bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use crate::error::ProposeError;
+use crate::machine::Machine;
+use crate::membership::Leadership;
+use crate::raft::{Answer, Data, Payload, Types};
+use crate::replica::Proposed;
+use crate::service::Raft;
+use crate::telemetry;
+
+/// Entries that are proposed and not yet answered, at most.
+const IN_FLIGHT_MAX: usize = 16;
+/// Commands of one entry at most.
+const COMMANDS_MAX: usize = 1_000;
+/// Bytes of one entry at most, and of one command.
+pub(crate) const ENTRY_BYTES_MAX: usize = 256 << 10;
+/// Commands that wait at most.
+const WAITING_MAX: usize = 16_384;
+/// Their bytes at most.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+
+const _: () = assert!(ENTRY_BYTES_MAX + 64 * COMMANDS_MAX < crate::transport::MESSAGE_BYTES_MAX, "an entry fits a message");
+
+type Answered<R> = Result<Proposed<R>, ProposeError>;
+
+struct Waiting<R> {
+    command: Bytes,
+    done: oneshot::Sender<Answered<R>>,
+}
+
+/// Takes proposals.
+pub(crate) struct Batcher<M: Machine> {
+    queue: mpsc::Sender<Waiting<M::Reply>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl<M: Machine> Batcher<M> {
+    /// Starts the task that makes entries.
+    pub(crate) fn start(raft: Raft, leadership: watch::Receiver<Leadership>) -> (Self, tokio::task::JoinHandle<()>) {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(run::<M>(raft, leadership, waiting, Arc::clone(&bytes)));
+        (Batcher { queue, bytes }, task)
+    }
+
+    /// Queues a command; the answer comes through the receiver.
+    pub(crate) fn push(&self, command: Bytes) -> Result<oneshot::Receiver<Answered<M::Reply>>, ProposeError> {
+        if command.len() > ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max: ENTRY_BYTES_MAX });
+        }
+        let length = command.len();
+        let before = self.bytes.fetch_add(length, Ordering::Relaxed);
+        let (done, answer) = oneshot::channel();
+        let full = before + length > WAITING_BYTES_MAX;
+        let pushed = if full { None } else { self.queue.try_send(Waiting { command, done }).ok() };
+        if pushed.is_none() {
+            self.bytes.fetch_sub(length, Ordering::Relaxed);
+            if self.queue.is_closed() {
+                return Err(ProposeError::Stopped { why: "it was shut down".into() });
+            }
+            telemetry::proposals("busy", 1);
+            return Err(ProposeError::Busy { commands: WAITING_MAX - self.queue.capacity(), bytes: before });
+        }
+        Ok(answer)
+    }
+}
+
+async fn run<M: Machine>(
+    raft: Raft,
+    leadership: watch::Receiver<Leadership>,
+    mut waiting: mpsc::Receiver<Waiting<M::Reply>>,
+    bytes: Arc<AtomicUsize>,
+) {
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+    let mut held: Option<Waiting<M::Reply>> = None;
+    loop {
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+        let first = match held.take() {
+            Some(first) => first,
+            None => match waiting.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let mut size = first.command.len();
+        let (mut commands, mut done) = (vec![first.command], vec![first.done]);
+        while commands.len() < COMMANDS_MAX {
+            let Ok(next) = waiting.try_recv() else { break };
+            if size + next.command.len() > ENTRY_BYTES_MAX {
+                held = Some(next);
+                break;
+            }
+            size += next.command.len();
+            commands.push(next.command);
+            done.push(next.done);
+        }
+        bytes.fetch_sub(size, Ordering::Relaxed);
+        let (term, leads) = {
+            let now = leadership.borrow();
+            (now.term, now.is_me)
+        };
+        if !leads {
+            fail(done, || not_leader(&leadership));
+            continue;
+        }
+        let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
+        // In this task, so that entries are proposed in the order in which their commands came.
+        let payload = Payload::Normal(Data::Batch(commands.into()));
+        if let Err(fatal) = raft.client_write_ff(payload, Some(responder)).await {
+            fail(done, || ProposeError::Stopped { why: fatal.to_string() });
+            continue;
+        }
+        tokio::spawn(settle::<M>(answer, done, leadership.clone(), term, permit));
+    }
+}
+
+/// Waits for an entry's answer, or for the end of the term in which it was proposed.
+async fn settle<M: Machine>(
+    answer: impl Future<Output = Result<ClientWriteResult<Types>, impl std::fmt::Debug>>,
+    done: Vec<oneshot::Sender<Answered<M::Reply>>>,
+    mut leadership: watch::Receiver<Leadership>,
+    term: u64,
+    _permit: OwnedSemaphorePermit,
+) {
+    let count = done.len();
+    let lost = lost(&mut leadership, term);
+    let answer = tokio::select! {
+        // An answer that is there counts, even if the term ended at the same time.
+        biased;
+        answer = answer => answer,
+        () = lost => {
+            telemetry::proposals("unknown", count);
+            fail(done, || ProposeError::Unknown { why: "leadership was lost before the answer".into() });
+            return;
+        }
+    };
+    match answer {
+        Ok(Ok(response)) => {
+            let index = response.log_id.index;
+            let Answer::Replies(replies) = response.data else {
+                fail(done, || ProposeError::Unknown { why: "it was applied, but its answer was lost".into() });
+                return;
+            };
+            let replies = replies.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            match replies.downcast::<Vec<M::Reply>>() {
+                Ok(replies) => {
+                    telemetry::proposals("applied", count);
+                    for (done, reply) in done.into_iter().zip(*replies) {
+                        let _ = done.send(Ok(Proposed { index, reply }));
+                    }
+                }
+                Err(_) => fail(done, || ProposeError::Unknown { why: "it was applied, but its answer was lost".into() }),
+            }
+        }
+        Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
+            telemetry::proposals("not_leader", count);
+            fail(done, || not_leader(&leadership));
+        }
+        Ok(Err(other)) => {
+            telemetry::proposals("unknown", count);
+            fail(done, || ProposeError::Unknown { why: other.to_string() });
+        }
+        Err(_) => {
+            telemetry::proposals("unknown", count);
+            fail(done, || ProposeError::Unknown { why: "this replica stopped before the answer".into() });
+        }
+    }
+}
+
+/// Resolves when this replica does not lead in `term` any more.
+pub(crate) async fn lost(leadership: &mut watch::Receiver<Leadership>, term: u64) {
+    let _ = leadership.wait_for(|now| !now.is_me || now.term != term).await;
+}
+
+pub(crate) fn not_leader(leadership: &watch::Receiver<Leadership>) -> ProposeError {
+    let now = leadership.borrow();
+    ProposeError::NotLeader { leader: if now.is_me { None } else { now.leader.clone() } }
+}
+
+fn fail<R>(done: Vec<oneshot::Sender<Answered<R>>>, error: impl Fn() -> ProposeError) {
+    for done in done {
+        let _ = done.send(Err(error()));
+    }
+}
+
+/// What a refused or lost entry of our own (not a batch) means to its proposer.
+pub(crate) fn explain(
+    error: RaftError<Types, ClientWriteError<Types>>,
+    leadership: &watch::Receiver<Leadership>,
+) -> ProposeError {
+    match error {
+        RaftError::Fatal(fatal) => ProposeError::Stopped { why: fatal.to_string() },
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => not_leader(leadership),
+        RaftError::APIError(other) => ProposeError::Unknown { why: other.to_string() },
+    }
+}

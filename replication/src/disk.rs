@@ -1,0 +1,63 @@
+//! What the start-up checks: nobody else uses the directory, it is not condemned, its disk is fast enough.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::StoreError;
+use crate::machine::Corrupt;
+
+/// Syncs that are measured.
+const SYNCS: usize = 16;
+
+/// Keeps the directory for this process while it lives.
+pub(crate) fn lock_dir(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(StoreError::io("opening", &path))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: dir.to_owned() }),
+        Err(errno) => Err(StoreError::io("locking", path)(errno.into())),
+    }
+}
+
+/// Marks a directory whose bytes were found corrupt: it never votes again, even if they read well next time.
+pub(crate) fn condemn(dir: &Path, corrupt: &Corrupt) {
+    let path = dir.join("condemned");
+    let written = std::fs::write(&path, corrupt.to_string()).and_then(|()| File::open(&path)?.sync_all());
+    if let Err(error) = written.map_err(StoreError::io("writing", path)).and_then(|()| crate::small_file::sync_dir(dir)) {
+        tracing::error!("the directory could not be marked as condemned: {error}");
+    }
+}
+
+/// Refuses a condemned directory.
+pub(crate) fn refuse_condemned(dir: &Path) -> Result<(), StoreError> {
+    match std::fs::read_to_string(dir.join("condemned")) {
+        Ok(why) => Err(Corrupt::new(dir.display().to_string(), format!("was condemned: {why}")).into()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Median time to write and sync 4 KiB that were written before, as the log does.
+pub(crate) fn measure_sync(dir: &Path) -> Result<Duration, StoreError> {
+    let path = dir.join("sync-test");
+    let file = File::create(&path).map_err(StoreError::io("creating", &path))?;
+    let block = [0x5a; 4096];
+    let mut took = Vec::with_capacity(SYNCS);
+    for n in 0..=SYNCS {
+        let began = Instant::now();
+        file.write_all_at(&block, 0).and_then(|()| file.sync_data()).map_err(StoreError::io("syncing", &path))?;
+        if n > 0 {
+            took.push(began.elapsed());
+        }
+    }
+    std::fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
+    took.sort_unstable();
+    Ok(took[SYNCS / 2])
+}

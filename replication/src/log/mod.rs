@@ -1,0 +1,271 @@
+//! The replicated log on disk and the vote, as openraft asks for them. The format and its rules: `record`.
+
+mod index;
+pub(crate) mod record;
+mod recovery;
+mod segment;
+mod writer;
+
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use prost::Message as _;
+use proto::wire::raft as wire;
+use tokio::sync::{mpsc, oneshot};
+
+use self::index::{Found, Index, Place};
+use self::writer::{Job, Writer};
+pub(crate) use self::writer::lock;
+use crate::error::StoreError;
+use crate::machine::Corrupt;
+use crate::raft::{Entry, LogId, Types, Vote, entry_from_wire, vote_from_wire, vote_to_wire};
+use crate::small_file::SmallFile;
+
+/// Newest entries kept in memory, in bytes.
+const CACHE_BYTES_MAX: usize = 32 << 20;
+/// Entries of one message to a follower, in bytes, about; one entry may be larger.
+const MESSAGE_BYTES_MAX: usize = 512 << 10;
+/// Entries read at once to be applied, in bytes, about.
+const APPLY_BYTES_MAX: usize = 4 << 20;
+
+/// Called once, when the log cannot be written any more.
+pub(crate) type OnFailure = Box<dyn FnOnce(String) + Send>;
+
+/// A handle of the log; clones share it.
+#[derive(Clone)]
+pub(crate) struct Log {
+    index: Arc<Mutex<Index>>,
+    jobs: mpsc::Sender<Job>,
+    vote: Arc<Mutex<(SmallFile, Option<Vote>)>>,
+    appended_bytes: Arc<AtomicU64>,
+}
+
+/// Makes an empty log, with the first entries of a new cluster if there are any.
+pub(crate) fn create(dir: &Path, segment_bytes: u64, entries: &[Entry]) -> Result<(), StoreError> {
+    std::fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
+    let header = wire::SegmentHeader { level: u32::from(record::LEVEL), sequence: 1, ..Default::default() };
+    let segment = segment::begin(dir, segment_bytes, &header)?;
+    let start = record::SEGMENT_HEAD_BYTES as u32;
+    let (mut bytes, mut chain) = (Vec::new(), 0);
+    for entry in entries {
+        let body = crate::raft::entry_to_wire(entry).encode_to_vec();
+        chain = record::encode(&mut bytes, record::Kind::Entry, 1, chain, start, |into| into.extend_from_slice(&body));
+    }
+    segment.file.write_all_at(&bytes, u64::from(start)).map_err(StoreError::io("writing", &segment.path))?;
+    segment.file.sync_all().map_err(StoreError::io("syncing", &segment.path))?;
+    crate::small_file::sync_dir(dir)
+}
+
+impl Log {
+    /// Opens and recovers the log in `dir`, and the vote in `dir` too.
+    pub(crate) fn open(dir: &Path, segment_bytes: u64, failed: OnFailure) -> Result<Self, StoreError> {
+        let (file, bytes) = SmallFile::open(dir, "vote")?;
+        let vote = match bytes {
+            Some(bytes) => Some(wire::Vote::decode(&bytes[..]).map_err(|e| Corrupt::new("vote", e.to_string()))?),
+            None => None,
+        };
+        let found = recovery::recover(dir, CACHE_BYTES_MAX)?;
+        tracing::info!(
+            entries = found.index.len(),
+            last = ?found.index.last(),
+            torn_bytes = found.torn_bytes,
+            "the log was read"
+        );
+        let appended_bytes = Arc::new(AtomicU64::new(0));
+        let (index, writer) = Writer::new(dir.to_owned(), segment_bytes, found, Arc::clone(&appended_bytes))?;
+        let (jobs, waiting) = mpsc::channel(writer::JOBS_MAX);
+        std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run(waiting, failed))
+            .map_err(StoreError::io("starting a thread for", dir))?;
+        let vote = Arc::new(Mutex::new((file, vote.as_ref().map(vote_from_wire))));
+        Ok(Log { index, jobs, vote, appended_bytes })
+    }
+
+    /// Last entry and last dropped one.
+    pub(crate) fn ends(&self) -> (Option<LogId>, Option<LogId>) {
+        let index = lock(&self.index);
+        (index.last(), index.purged())
+    }
+
+    /// Bytes of entries written since the start.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Writes what waits and ends the thread.
+    pub(crate) async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.jobs.send(Job::Stop(done)).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+
+    async fn send(&self, job: Job) -> io::Result<()> {
+        self.jobs.send(job).await.map_err(|_| io::Error::other("the log has stopped"))
+    }
+
+    fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let found = lock(&self.index).find(from, to, bytes_max);
+        found
+            .into_iter()
+            .map(|found| match found {
+                Found::Entry(entry) => Ok(entry),
+                Found::At(id, place) => read_entry(id, &place).map_err(StoreError::into_io),
+            })
+            .collect()
+    }
+}
+
+fn read_entry(id: LogId, place: &Place) -> Result<Entry, StoreError> {
+    let path = &place.segment.path;
+    let corrupt = |why: &str| Corrupt::new(format!("{} at offset {}", path.display(), place.offset), why);
+    let mut head = [0; record::HEAD_BYTES];
+    let at = u64::from(place.offset);
+    place.segment.file.read_exact_at(&mut head, at).map_err(StoreError::io("reading", path))?;
+    let length = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+    let total = record::record_bytes(length);
+    if at + total as u64 > place.segment.bytes {
+        return Err(corrupt("the record is longer than the segment").into());
+    }
+    let mut bytes = vec![0; total];
+    place.segment.file.read_exact_at(&mut bytes, at).map_err(StoreError::io("reading", path))?;
+    record::decode(&bytes, 0, place.segment.sequence).map_err(corrupt)?;
+    let body = Bytes::from(bytes).slice(record::HEAD_BYTES..record::HEAD_BYTES + length);
+    let entry = entry_from_wire(wire::Entry::decode(body).map_err(|e| corrupt(&e.to_string()))?)?;
+    if entry.log_id != id {
+        return Err(corrupt("another entry stands here").into());
+    }
+    Ok(entry)
+}
+
+/// A range as `from..to`.
+fn limits(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + std::fmt::Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (from, to) = limits(&range);
+        self.read(from, to, usize::MAX)
+    }
+
+    /// In portions, so that a replica that is far behind does not hold all it must apply in memory.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl futures::Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + std::fmt::Debug + OptionalSend,
+    {
+        use futures::StreamExt as _;
+        let (from, to) = limits(&range);
+        let portions = futures::stream::unfold((self.clone(), from), move |(log, from)| async move {
+            if from >= to {
+                return None;
+            }
+            let portion = match log.read(from, to, APPLY_BYTES_MAX) {
+                Ok(entries) if entries.first().is_none_or(|first| first.log_id.index != from) => {
+                    vec![Err(io::Error::other(format!("entry {from} is not in the log")))]
+                }
+                Ok(entries) => entries.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            let next = if portion.iter().any(Result::is_err) { to } else { from + portion.len() as u64 };
+            Some((futures::stream::iter(portion), (log, next)))
+        });
+        portions.flatten()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, MESSAGE_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(lock(&self.vote).1)
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let (last_log_id, last_purged_log_id) = self.ends();
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (kept, vote) = (Arc::clone(&self.vote), *vote);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut kept = lock(&kept);
+            kept.0.write(&vote_to_wire(&vote).encode_to_vec())?;
+            kept.1 = Some(vote);
+            Ok::<(), StoreError>(())
+        });
+        written.await.map_err(io::Error::other)?.map_err(StoreError::into_io)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        {
+            let mut index = lock(&self.index);
+            for entry in &entries {
+                index.append(entry.clone(), size(entry)).map_err(io::Error::other)?;
+            }
+        }
+        self.send(Job::Append(entries, callback)).await
+    }
+
+    /// Need not be synced before it returns: what follows it is written behind it, in order, and nothing that
+    /// relies on it is answered before that is synced.
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        lock(&self.index).truncate(last_log_id);
+        self.send(Job::Truncate(last_log_id)).await
+    }
+
+    /// Need not be synced either: files are freed only after the record is.
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        lock(&self.index).purge(log_id);
+        self.send(Job::Purge(log_id)).await
+    }
+}
+
+/// About how many bytes an entry takes.
+fn size(entry: &Entry) -> usize {
+    use crate::raft::{Data, Payload};
+    64 + match &entry.payload {
+        Payload::Normal(Data::Batch(commands)) => commands.iter().map(|c| c.len() + 8).sum(),
+        _ => 256,
+    }
+}
+
+#[cfg(test)]
+mod tests;

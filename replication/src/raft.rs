@@ -1,0 +1,173 @@
+//! openraft's types with ours filled in, and the way between them and the messages. Generics stop here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use openraft::alias::{LogIdOf, StoredMembershipOf};
+use proto::wire::raft as wire;
+
+use crate::machine::Corrupt;
+
+openraft::declare_raft_types!(
+    /// What openraft is parameterised with.
+    pub(crate) Types:
+        D = Data,
+        R = Answer,
+        NodeId = u64,
+        Node = Node,
+);
+
+pub(crate) type LogId = LogIdOf<Types>;
+pub(crate) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
+pub(crate) type Membership = openraft::Membership<u64, Node>;
+pub(crate) type StoredMembership = StoredMembershipOf<Types>;
+pub(crate) type Entry = openraft::alias::EntryOf<Types>;
+pub(crate) type Payload = openraft::EntryPayload<Data, u64, Node>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
+
+/// What an entry may carry beside openraft's own kinds.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Data {
+    /// Commands that were proposed together.
+    Batch(Arc<[Bytes]>),
+    /// All replicas sum their rows here.
+    Check(u64),
+    /// A node id for this store uuid.
+    Reserve(String),
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Data::Batch(commands) => write!(f, "batch of {}", commands.len()),
+            Data::Check(id) => write!(f, "check {id}"),
+            Data::Reserve(uuid) => write!(f, "node id for {uuid}"),
+        }
+    }
+}
+
+/// What apply answered, for the proposer on this replica.
+pub(crate) enum Answer {
+    /// To an entry without commands.
+    Nothing,
+    /// The machine's replies, one per command: a `Vec` of its reply type. The lock only makes it shareable.
+    Replies(Mutex<Box<dyn std::any::Any + Send>>),
+    /// The node id that was given, or why none.
+    Reserved(Result<u64, String>),
+}
+
+/// A replica as membership records it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Node {
+    pub(crate) raft_address: String,
+    pub(crate) api_address: String,
+    pub(crate) store_uuid: String,
+}
+
+/// The newest level of the messages on disk that this program writes and reads.
+pub(crate) const LEVEL: u32 = 1;
+
+pub(crate) fn log_id_to_wire(id: &LogId) -> wire::LogId {
+    wire::LogId {
+        leader: Some(wire::LeaderId { term: id.leader_id.term, node: id.leader_id.node_id }),
+        index: id.index,
+    }
+}
+
+pub(crate) fn log_id_from_wire(id: &wire::LogId) -> LogId {
+    let leader = id.leader.unwrap_or_default();
+    LogId { leader_id: LeaderId { term: leader.term, node_id: leader.node }, index: id.index }
+}
+
+pub(crate) fn vote_to_wire(vote: &Vote) -> wire::Vote {
+    wire::Vote {
+        leader: Some(wire::LeaderId { term: vote.leader_id.term, node: vote.leader_id.node_id }),
+        committed: vote.committed,
+    }
+}
+
+pub(crate) fn vote_from_wire(vote: &wire::Vote) -> Vote {
+    let leader = vote.leader.unwrap_or_default();
+    Vote { leader_id: LeaderId { term: leader.term, node_id: leader.node }, committed: vote.committed }
+}
+
+pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
+    wire::Membership {
+        configs: membership
+            .get_joint_config()
+            .iter()
+            .map(|voters| wire::VoterSet { voters: voters.iter().copied().collect() })
+            .collect(),
+        nodes: membership
+            .nodes()
+            .map(|(id, node)| wire::Node {
+                id: *id,
+                raft_address: node.raft_address.clone(),
+                api_address: node.api_address.clone(),
+                store_uuid: node.store_uuid.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn membership_from_wire(membership: &wire::Membership) -> Result<Membership, Corrupt> {
+    let configs: Vec<BTreeSet<u64>> =
+        membership.configs.iter().map(|set| set.voters.iter().copied().collect()).collect();
+    let nodes: BTreeMap<u64, Node> = membership
+        .nodes
+        .iter()
+        .map(|node| {
+            let known = Node {
+                raft_address: node.raft_address.clone(),
+                api_address: node.api_address.clone(),
+                store_uuid: node.store_uuid.clone(),
+            };
+            (node.id, known)
+        })
+        .collect();
+    if configs.is_empty() && nodes.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, nodes).map_err(|e| Corrupt::new("membership", e.to_string()))
+}
+
+pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
+    use wire::entry::Payload as Wire;
+    let payload = match &entry.payload {
+        Payload::Blank => Wire::Blank(wire::Blank {}),
+        Payload::Membership(m) => Wire::Membership(membership_to_wire(m)),
+        Payload::Normal(Data::Batch(commands)) => Wire::Batch(wire::Batch { commands: commands.to_vec() }),
+        Payload::Normal(Data::Check(id)) => Wire::Check(wire::Check { id: *id }),
+        Payload::Normal(Data::Reserve(uuid)) => Wire::Reserve(wire::Reserve { store_uuid: uuid.clone() }),
+    };
+    wire::Entry { id: Some(log_id_to_wire(&entry.log_id)), payload: Some(payload) }
+}
+
+/// An entry of a kind that this program does not know is refused: the replica stops and says so.
+pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Corrupt> {
+    use wire::entry::Payload as Wire;
+    let id = entry.id.as_ref().map(log_id_from_wire).ok_or_else(|| Corrupt::new("entry", "has no log id"))?;
+    let payload = match entry.payload {
+        Some(Wire::Blank(_)) => Payload::Blank,
+        Some(Wire::Membership(m)) => Payload::Membership(membership_from_wire(&m)?),
+        Some(Wire::Batch(batch)) => Payload::Normal(Data::Batch(batch.commands.into())),
+        Some(Wire::Check(check)) => Payload::Normal(Data::Check(check.id)),
+        Some(Wire::Reserve(reserve)) => Payload::Normal(Data::Reserve(reserve.store_uuid)),
+        None => {
+            return Err(Corrupt::new(
+                format!("entry {}", id.index),
+                "is of a kind that this program does not know; use a newer one",
+            ));
+        }
+    };
+    Ok(Entry { log_id: id, payload })
+}

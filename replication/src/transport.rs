@@ -1,0 +1,371 @@
+//! Calling other replicas: the append stream, votes, snapshots, leadership transfer.
+//!
+//! Each message says who speaks to whom in which cluster. A stream that is owed an answer for too long is broken
+//! off, since openraft sets no limit to a stream's life. A dead peer is tried again quickly and never waited for
+//! longer than the timers bear.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use proto::wire::raft as wire;
+use rpc::raft::raft_client::RaftClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::Identity;
+use crate::log::lock;
+use crate::options::Profile;
+use crate::raft::{
+    Node, Types, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+};
+use crate::snapshot::{self, Snapshot};
+use crate::telemetry;
+
+/// Largest message between replicas, in bytes, set on both ends.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Chunks of a snapshot that are read ahead.
+const CHUNKS_AHEAD: usize = 4;
+/// A snapshot that takes longer is given up.
+const SNAPSHOT_MAX: Duration = Duration::from_secs(1800);
+
+type RpcError = RPCError<Types>;
+type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<Snapshot>>;
+
+/// What a connection is for. A long message must not delay a heartbeat, so each has its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Purpose {
+    Append,
+    Heartbeat,
+    Snapshot,
+}
+
+/// Makes connections and keeps them for the next call.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    identity: Arc<Identity>,
+    profile: Profile,
+    channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
+}
+
+impl Transport {
+    pub(crate) fn new(identity: Arc<Identity>, profile: Profile) -> Self {
+        Transport { identity, profile, channels: Arc::default() }
+    }
+
+    fn peer(&self, to: u64, node: &Node, purpose: Purpose) -> Peer {
+        let key = (node.raft_address.clone(), purpose);
+        let mut channels = lock(&self.channels);
+        let channel = match channels.get(&key) {
+            Some(channel) => Ok(channel.clone()),
+            None => self.connect(&node.raft_address).inspect(|channel| {
+                channels.insert(key, channel.clone());
+            }),
+        };
+        Peer {
+            to,
+            message_peer: wire::Peer {
+                cluster_id: self.identity.cluster_id.clone(),
+                from: self.identity.node_id,
+                to,
+                to_store_uuid: node.store_uuid.clone(),
+            },
+            client: channel.map(|channel| {
+                RaftClient::new(channel)
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            }),
+            profile: self.profile,
+        }
+    }
+
+    /// A connection that is made at the first call, and anew at the next call after it broke.
+    fn connect(&self, address: &str) -> Result<Channel, String> {
+        let patience = self.profile.election().1;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|e| format!("{address:?} is not an address: {e}"))?
+            .connect_timeout(patience)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(patience * 2)
+            .keep_alive_timeout(patience * 2)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(8 << 20);
+        Ok(endpoint.connect_lazy())
+    }
+}
+
+impl RaftNetworkFactory<Types> for Transport {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Peer {
+        self.peer(target, node, Purpose::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Peer {
+        self.peer(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Peer {
+        self.peer(target, node, Purpose::Snapshot)
+    }
+}
+
+/// One other replica.
+pub(crate) struct Peer {
+    to: u64,
+    message_peer: wire::Peer,
+    client: Result<RaftClient<Channel>, String>,
+    profile: Profile,
+}
+
+fn unreachable(why: &str) -> Unreachable<Types> {
+    Unreachable::from_string(why)
+}
+
+impl Peer {
+    fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
+        self.client.clone().map_err(|why| RPCError::Unreachable(unreachable(&why)))
+    }
+
+    /// Longest time that a follower may owe an answer.
+    fn answer_max(&self) -> Duration {
+        (self.profile.election().1 * 2).max(Duration::from_secs(1))
+    }
+
+    fn timeout(&self, action: RPCTypes, timeout: Duration) -> RpcError {
+        RPCError::Timeout(Timeout { action, id: self.message_peer.from, target: self.to, timeout })
+    }
+
+    async fn call<T>(
+        &self,
+        action: RPCTypes,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, RpcError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(&status.to_string()))),
+            Err(_) => Err(self.timeout(action, limit)),
+        }
+    }
+
+    async fn ask_vote(&self, request: VoteRequest<Types>, pre: bool, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client()?;
+        let message = wire::VoteRequest {
+            peer: Some(self.message_peer.clone()),
+            vote: Some(vote_to_wire(&request.vote)),
+            last: request.last_log_id.as_ref().map(log_id_to_wire),
+            pre,
+            forced: request.leadership_transfer,
+        };
+        let reply = self.call(RPCTypes::Vote, option.hard_ttl(), client.vote(message)).await?;
+        Ok(VoteResponse {
+            vote: vote_from_wire(&reply.vote.unwrap_or_default()),
+            vote_granted: reply.granted,
+            last_log_id: reply.last.as_ref().map(log_id_from_wire),
+        })
+    }
+}
+
+/// When each message was sent that has no answer yet.
+type Owed = Arc<Mutex<VecDeque<Instant>>>;
+
+impl RaftNetworkV2<Types> for Peer {
+    type SnapshotData = Arc<Snapshot>;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let input = futures::stream::once(futures::future::ready(request));
+        let mut answers = RaftNetworkV2::stream_append(self, input, option).await?;
+        match answers.next().await {
+            Some(answer) => Ok(AppendEntriesResponse::from(answer?)),
+            None => Err(RPCError::Unreachable(unreachable("the stream ended without an answer"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> futures::future::BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let mut client = self.client()?;
+            let owed = Owed::default();
+            let (sent, peer) = (Arc::clone(&owed), self.message_peer.clone());
+            let messages = input.map(move |request| {
+                lock(&sent).push_back(Instant::now());
+                append_to_wire(&peer, &request)
+            });
+            let limit = self.answer_max();
+            let answers = self.call(RPCTypes::AppendEntries, limit, client.append(messages)).await?;
+            let this = &*self;
+            let answers = futures::stream::unfold(Some(answers), move |answers| {
+                let owed = Arc::clone(&owed);
+                async move {
+                    let mut answers = answers?;
+                    let next = this.next_answer(&mut answers, &owed, limit).await?;
+                    let go_on = matches!(next, Ok(Ok(_))).then_some(answers);
+                    Some((next, go_on))
+                }
+            });
+            Ok(answers.boxed() as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.ask_vote(request, false, option).await
+    }
+
+    async fn pre_vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.ask_vote(request, true, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let mut client = self.client.clone().map_err(|why| StreamingError::Unreachable(unreachable(&why)))?;
+        let header = wire::SnapshotHeader {
+            peer: Some(self.message_peer.clone()),
+            vote: Some(vote_to_wire(&vote)),
+            meta: Some(snapshot.snapshot.meta.clone()),
+        };
+        let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let source = Arc::clone(&snapshot.snapshot);
+        tokio::task::spawn_blocking(move || {
+            let chunk = |body| wire::SnapshotChunk { body: Some(body) };
+            if chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Header(header))).is_err() {
+                return;
+            }
+            let sent = snapshot::chunks(&source, |data| {
+                chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Data(data))).is_ok()
+            });
+            if let Err(error) = sent {
+                tracing::error!("a snapshot cannot be read to be sent: {error}");
+            }
+        });
+        let call = client.snapshot(tokio_stream::wrappers::ReceiverStream::new(outgoing));
+        let reply = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            reply = tokio::time::timeout(SNAPSHOT_MAX, call) => reply,
+        };
+        match reply {
+            Ok(Ok(reply)) => {
+                telemetry::snapshot("sent");
+                Ok(SnapshotResponse::new(vote_from_wire(&reply.into_inner().vote.unwrap_or_default())))
+            }
+            Ok(Err(status)) => Err(StreamingError::Unreachable(unreachable(&status.to_string()))),
+            Err(_) => Err(StreamingError::Unreachable(unreachable("the snapshot took too long"))),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let mut client = self.client()?;
+        let message = wire::TransferRequest {
+            peer: Some(self.message_peer.clone()),
+            from: Some(vote_to_wire(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(log_id_to_wire),
+        };
+        self.call(RPCTypes::TransferLeader, option.hard_ttl(), client.transfer(message)).await?;
+        Ok(Ok(()))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let first = [20, 40, 80].map(Duration::from_millis);
+        Some(Backoff::new(first.into_iter().chain(std::iter::repeat(Duration::from_millis(100)))))
+    }
+}
+
+impl Peer {
+    async fn next_answer(
+        &self,
+        answers: &mut tonic::Streaming<wire::AppendReply>,
+        owed: &Owed,
+        limit: Duration,
+    ) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
+        loop {
+            match tokio::time::timeout(limit / 2, answers.message()).await {
+                Ok(Ok(Some(reply))) => {
+                    lock(owed).pop_front();
+                    return Some(answer_from_wire(&reply));
+                }
+                Ok(Ok(None)) => return None,
+                Ok(Err(status)) => return Some(Err(RPCError::Unreachable(unreachable(&status.to_string())))),
+                Err(_) => {
+                    if lock(owed).front().is_some_and(|sent| sent.elapsed() > limit) {
+                        return Some(Err(self.timeout(RPCTypes::AppendEntries, limit)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn append_to_wire(peer: &wire::Peer, request: &AppendEntriesRequest<Types>) -> wire::AppendRequest {
+    wire::AppendRequest {
+        peer: Some(peer.clone()),
+        vote: Some(vote_to_wire(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(log_id_to_wire),
+        committed: request.leader_commit.as_ref().map(log_id_to_wire),
+        entries: request.entries.iter().map(entry_to_wire).collect(),
+    }
+}
+
+/// The answer as it goes over the wire.
+pub(crate) fn answer_to_wire(answer: &StreamAppendResult<Types>) -> wire::AppendReply {
+    use wire::append_reply::Outcome;
+    match answer {
+        Ok(matching) => wire::AppendReply {
+            outcome: Outcome::Success.into(),
+            matching: matching.as_ref().map(log_id_to_wire),
+            vote: None,
+        },
+        Err(StreamAppendError::Conflict(at)) => wire::AppendReply {
+            outcome: Outcome::Conflict.into(),
+            matching: Some(log_id_to_wire(at)),
+            vote: None,
+        },
+        Err(StreamAppendError::HigherVote(vote)) => wire::AppendReply {
+            outcome: Outcome::HigherVote.into(),
+            matching: None,
+            vote: Some(vote_to_wire(vote)),
+        },
+    }
+}
+
+fn answer_from_wire(reply: &wire::AppendReply) -> Result<StreamAppendResult<Types>, RpcError> {
+    use wire::append_reply::Outcome;
+    let matching = reply.matching.as_ref().map(log_id_from_wire);
+    match (reply.outcome(), matching) {
+        (Outcome::Success | Outcome::Partial, matching) => Ok(Ok(matching)),
+        (Outcome::Conflict, Some(at)) => Ok(Err(StreamAppendError::Conflict(at))),
+        (Outcome::HigherVote, _) => {
+            Ok(Err(StreamAppendError::HigherVote(vote_from_wire(&reply.vote.unwrap_or_default()))))
+        }
+        _ => Err(RPCError::Unreachable(unreachable("the answer means nothing"))),
+    }
+}
