@@ -42,8 +42,9 @@ pub(crate) fn adopt(run: &mut Run<'_>, value: Value, ty: &Type) -> Result<Value,
             if !items.iter().any(|item| matches!(item.kind, Kind::Dict(_))) {
                 return Ok(value);
             }
+            let items = items.to_vec();
             let mut adopted = Vec::with_capacity(items.len());
-            for item in items.to_vec() {
+            for item in items {
                 adopted.push(adopt(run, item, element)?);
             }
             let id = run.heap.list(&mut run.budget, value.span, adopted)?;

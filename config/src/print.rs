@@ -3,7 +3,7 @@
 use proto::wire;
 use serde_json::{Map, Value, json};
 
-use crate::template::escaped;
+use crate::template;
 
 /// The JSON form of a job: reading it gives the job again.
 pub fn to_json(spec: &wire::JobSpec) -> Value {
@@ -73,7 +73,7 @@ fn task(task: &wire::TaskSpec) -> Value {
 fn process(process: &wire::Process) -> Value {
     let mut out = json!({
         "name": escaped(&process.name),
-        "cmdline": escaped(&process.cmdline),
+        "cmdline": template::escaped(&process.cmdline, true),
         "max_failures": process.max_failures,
         "daemon": process.daemon,
         "ephemeral": process.ephemeral,
@@ -96,4 +96,8 @@ fn milli(amount: u64) -> f64 {
 
 fn bytes(mib: u64) -> u64 {
     mib.saturating_mul(1 << 20)
+}
+
+fn escaped(text: &str) -> String {
+    template::escaped(text, false)
 }

@@ -70,11 +70,11 @@ impl fmt::Display for Problem {
         writeln!(f, "{severity}: {}", self.reason)?;
         let widest = self.also.iter().map(|label| label.line).fold(self.line, u32::max);
         let margin = widest.to_string().len();
-        writeln!(f, "{:margin$}--> {}:{}:{}", "", self.file, self.line, self.column)?;
+        writeln!(f, "{:margin$}--> {}:{}:{}", "", plain(&self.file), self.line, self.column)?;
         let excerpt = Excerpt::of(&self.source_line, self.column, self.length);
         excerpt.draw(f, margin, self.line, '^', "")?;
         for label in &self.also {
-            writeln!(f, "{:margin$}::: {}:{}:{}", "", label.file, label.line, label.column)?;
+            writeln!(f, "{:margin$}::: {}:{}:{}", "", plain(&label.file), label.line, label.column)?;
             let excerpt = Excerpt::of(&label.source_line, label.column, label.length);
             excerpt.draw(f, margin, label.line, '-', &label.text)?;
         }
@@ -217,7 +217,7 @@ impl Issue {
                 column: place.column,
                 length: place.length,
                 source_line: place.text.to_owned(),
-                text,
+                text: plain(&text),
             }
         });
         let also = also.collect();
@@ -228,15 +228,15 @@ impl Issue {
             column: place.column,
             length: place.length,
             source_line: place.text.to_owned(),
-            reason: self.reason,
-            hint: self.hint,
+            reason: plain(&self.reason),
+            hint: self.hint.as_deref().map(plain),
             also,
         }
     }
 }
 
 /// Words of others without what would move a terminal's cursor.
-pub(crate) fn plain(words: &str) -> String {
+fn plain(words: &str) -> String {
     words.chars().map(visible).collect()
 }
 
@@ -270,9 +270,7 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
-    }
+    rows[0] = (0..=b.len()).collect();
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let change = usize::from(a[i - 1] != b[j - 1]);

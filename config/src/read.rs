@@ -7,7 +7,7 @@ use ruff_text_size::Ranged;
 
 use crate::eval::{Evaluator, Run};
 use crate::limits::STACK_BYTES;
-use crate::problem::{Fault, Issue, PROBLEMS_MAX, Severity, plain};
+use crate::problem::{Fault, Issue, PROBLEMS_MAX, Severity};
 use crate::resolve::{ISSUES_ENOUGH, Resolver};
 use crate::schema::JOB;
 use crate::source::{Source, Sources, Span};
@@ -175,10 +175,13 @@ fn syntax(
     let span = Span::new(0, range.start().to_usize(), range.end().to_usize());
     let line = sources.get(span).map_or("", |source| source.place(span).text);
     if line.trim_start().starts_with("print ") {
+        let before = text.get(..range.start().to_usize()).unwrap_or("");
+        let start = before.rfind("print").unwrap_or(before.len());
+        let span = Span::new(0, start, start + "print".len());
         return Issue::error(span, "`print` is not understood here")
             .hint("remove the line: a job file prints nothing");
     }
-    let words = plain(&error.error.to_string());
+    let words = error.error.to_string();
     let mut chars = words.chars();
     let first = chars.next().map(|c| c.to_ascii_lowercase());
     let fault = Issue::error(span, first.into_iter().chain(chars).collect::<String>());

@@ -436,13 +436,11 @@ impl<'r, 's> Resolver<'r, 's> {
                     format!("{} is known on the machine only, when the task starts", quoted(&written));
                 return Err(Issue::error(aim.span, reason).hint("it can be used in a process's `cmdline`"));
             }
-            if let Some(port) = address.port()
-                && !is_port_name(port)
-            {
-                let reason = format!("{} is no name of a port", quoted(port));
-                return Err(Issue::error(aim.span, reason).hint("letters, digits, `_`, `-` and `.`"));
-            }
             return Ok(format!("{KEPT_OPEN}{text}{KEPT_CLOSE}"));
+        }
+        if let ("thermos", [Step::Name("ports"), Step::Index(port)]) = (address.root, &address.steps[..]) {
+            let reason = format!("{} is no name of a port", quoted(port));
+            return Err(Issue::error(aim.span, reason).hint("letters, digits, `_`, `-` and `.`, at most 63"));
         }
         if depth >= TEMPLATE_DEPTH_MAX {
             let reason = format!("{} leads back to itself, or too deep", quoted(&written));
@@ -646,11 +644,6 @@ fn unit_hint(text: &str) -> Option<String> {
         _ => return None,
     };
     (!number.is_empty()).then(|| format!("write `{number}*{unit}`, without quotes"))
-}
-
-fn is_port_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 /// Whether an unsupported field asks for exactly what happens anyway.

@@ -16,6 +16,8 @@ const PROCESS_NAME_BYTES_MAX: usize = 200;
 const PROCESSES_MAX: usize = 1_000;
 /// Most instances of a job.
 const INSTANCES_MAX: i64 = 10_000_000;
+/// Most cpu, in thousandths: a million cores. Below it, a thousandth survives its way through a float.
+const CPU_MILLI_MAX: f64 = 1e9;
 const MIB: i64 = 1 << 20;
 
 /// Makes the job; problems go to `issues`, and then there is none.
@@ -152,6 +154,12 @@ impl Checks<'_> {
                         None => (false, &**text),
                     };
                     let values: BTreeSet<&str> = list.split(',').map(str::trim).collect();
+                    if values.iter().any(|value| value.starts_with('!') || value.starts_with("limit:")) {
+                        let reason = format!("the constraint {} mixes two kinds", quoted(text));
+                        let hint = "a `!` in front is for all values; a limit stands alone";
+                        self.issues.push(Issue::error(rule.span, reason).hint(hint));
+                        continue;
+                    }
                     if values.contains("") {
                         let reason = format!("the constraint {} has an empty value", quoted(text));
                         let hint = "values stand between commas: `a,b`; a leading `!` means none of them";
@@ -269,10 +277,9 @@ impl Checks<'_> {
         let cores = resources.float("cpu");
         // A hair less, so that 0.07 * 1000 = 70.00000000000001 is not 71.
         let milli = (cores * 1000.0 - 1e-6).ceil();
-        #[expect(clippy::cast_precision_loss, reason = "a bound")]
         if cores <= 0.0 {
             self.error(resources.span_of("cpu"), "`cpu` must be more than 0");
-        } else if milli > resources::AMOUNT_MAX as f64 {
+        } else if milli > CPU_MILLI_MAX {
             self.error(resources.span_of("cpu"), "`cpu` is more than any machine has");
         } else {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]

@@ -85,10 +85,15 @@ impl<'t> Address<'t> {
     /// NAME of `thermos.ports[NAME]`.
     pub(crate) fn port(&self) -> Option<&'t str> {
         match (self.root, &self.steps[..]) {
-            ("thermos", [Step::Name("ports"), Step::Index(name)]) => Some(name),
+            ("thermos", [Step::Name("ports"), Step::Index(name)]) if is_port_name(name) => Some(name),
             _ => None,
         }
     }
+}
+
+fn is_port_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 fn word(text: &str) -> Option<(&str, &str)> {
@@ -105,13 +110,14 @@ pub(crate) fn ports(text: &str) -> BTreeSet<&str> {
     references(text).into_iter().filter_map(|found| Address::parse(found.address)?.port()).collect()
 }
 
-/// The text that means `text`: what would be taken for a template gets its `&`.
-pub(crate) fn escaped(text: &str) -> String {
+/// The text that means `text`: what would be taken for a template gets its `&`. Where `late`, what the executor
+/// fills stays as it is.
+pub(crate) fn escaped(text: &str, late: bool) -> String {
     let mut out = String::new();
     let mut from = 0;
     for found in references(text) {
-        let later = Address::parse(found.address).is_some_and(|address| address.is_filled_later());
-        if later && !found.literal {
+        let filled_later = || Address::parse(found.address).is_some_and(|address| address.is_filled_later());
+        if late && !found.literal && filled_later() {
             continue;
         }
         out.push_str(text.get(from..found.start + 2).unwrap_or(""));
@@ -154,6 +160,8 @@ mod tests {
 
     #[test]
     fn escaping_touches_only_what_would_be_filled() {
-        assert_eq!(escaped("{{x}} {{mesos.instance}} {y} {{&z}}"), "{{&x}} {{mesos.instance}} {y} {{&&z}}");
+        let text = "{{x}} {{mesos.instance}} {y} {{&z}}";
+        assert_eq!(escaped(text, true), "{{&x}} {{mesos.instance}} {y} {{&&z}}");
+        assert_eq!(escaped(text, false), "{{&x}} {{&mesos.instance}} {y} {{&&z}}");
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use config::{Options, Problems, load};
+use config::{Options, Problems, load, to_json};
 
 /// Longest that any file here may take, on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +30,13 @@ fn survives(name: &str, text: &str) -> Result<usize, Problems> {
         assert!(!drawn.chars().any(|c| c.is_control() && c != '\n'), "{drawn:?}");
         assert!(drawn.len() < 8_000, "{drawn}");
     }
-    result.map(|loaded| loaded.jobs.len())
+    let jobs = result?.jobs;
+    for job in &jobs {
+        let again = load("again.json", &to_json(&job.spec).to_string(), &Options::default());
+        let again = again.unwrap_or_else(|problems| panic!("{problems}{text}"));
+        assert_eq!(again.jobs, std::slice::from_ref(job), "{text}");
+    }
+    Ok(jobs.len())
 }
 
 /// A small generator with a seed, so that a failure can be repeated.
@@ -45,6 +51,11 @@ impl Chance {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) % below.max(1) as u64) as usize
     }
+}
+
+/// `FUZZ_ROUNDS=100 cargo test -p config --test hostile` looks a hundred times as long, at other inputs.
+fn rounds(few: usize) -> usize {
+    few * std::env::var("FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 fn seeds() -> Vec<(String, Vec<char>)> {
@@ -68,7 +79,7 @@ fn damaged_files_are_refused_or_read() {
     let pieces: Vec<char> = "()[]{}'\"\\#,:=.*%+-{}\n\t\r 0a&\u{fdd0}é\u{0}\u{1b}".chars().collect();
     let mut chance = Chance(7);
     let (mut good, mut bad) = (0, 0);
-    for _ in 0..4_000 {
+    for _ in 0..rounds(4_000) {
         let any = chance.next(seeds.len());
         let (name, text) = &seeds[if chance.next(2) == 0 { any } else { sound[chance.next(sound.len())] }];
         let mut text = text.clone();
@@ -103,7 +114,7 @@ fn damaged_files_are_refused_or_read() {
 #[test]
 fn random_bytes_are_refused() {
     let mut chance = Chance(11);
-    for round in 0..2_000 {
+    for round in 0..rounds(2_000) {
         let bytes: Vec<u8> = (0..chance.next(400)).map(|_| chance.next(256) as u8).collect();
         let text = String::from_utf8_lossy(&bytes);
         let name = if round % 2 == 0 { "random.aurora" } else { "random.json" };
@@ -120,7 +131,7 @@ fn random_tokens_are_refused_or_read() {
         "...", "None", "append",
     ];
     let mut chance = Chance(13);
-    for _ in 0..4_000 {
+    for _ in 0..rounds(4_000) {
         let text: Vec<&str> = (0..chance.next(60)).map(|_| words[chance.next(words.len())]).collect();
         let _ = survives("tokens.aurora", &text.join(if chance.next(2) == 0 { " " } else { "" }));
     }
