@@ -40,7 +40,7 @@ pub(crate) struct Common {
     /// Which cluster, where no job key says so
     #[arg(long, global = true, value_name = "NAME", help_heading = "Common")]
     pub(crate) cluster: Option<String>,
-    /// How long to try, as 30s or 2m; default 30s, with --wait and for `dev` 60s
+    /// How long to try, as 30s or 2m; default 30s, with --wait and for `dev` 60s. A request under way gets up to 4s more to learn its fate
     #[arg(long, global = true, value_name = "TIME", value_parser = duration::parse, help_heading = "Common")]
     pub(crate) timeout: Option<Duration>,
     /// Answer as JSON

@@ -26,6 +26,11 @@ use crate::table::clean;
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long one attempt may take: a little more than a replica itself waits for its log.
 const ATTEMPT_MAX: Duration = Duration::from_secs(13);
+/// With less time than this, no further attempt is begun.
+const ATTEMPT_MIN: Duration = Duration::from_millis(100);
+/// An attempt to change something is not cut off sooner, even if the command's time is over meanwhile: a replica
+/// without a leader waits 3 s before it says that nothing was done, and a cut would make that an unknown fate.
+const CERTAINTY: Duration = Duration::from_secs(4);
 /// A replica that is alive but answers no ping for this long is given up.
 const PING_MAX: Duration = Duration::from_secs(2);
 /// Pauses between two passes over all replicas grow from this ...
@@ -161,11 +166,14 @@ impl<'a> Connection<'a> {
         let (begun, mut told) = (Instant::now(), false);
         let (mut unknown, mut pause) = (false, PAUSE_MIN);
         self.in_flight.replace(ask.request_id.map(str::to_owned));
-        let outcome = loop {
+        loop {
             // One pass over all replicas, beginning with the one that answered last.
             let first = self.current.get();
             for index in (0..self.addresses.len()).map(|step| (first + step) % self.addresses.len()) {
-                let (verdict, words) = match self.attempt(index, &call).await {
+                if self.left() < ATTEMPT_MIN && !said.is_empty() {
+                    return Err(self.over(ask, unknown, &said));
+                }
+                let (verdict, words) = match self.attempt(index, ask, &call).await {
                     Ok(answer) => {
                         self.current.set(index);
                         self.in_flight.replace(None);
@@ -190,26 +198,28 @@ impl<'a> Connection<'a> {
                     ask.doing
                 ));
             }
-            if self.left().is_zero() {
-                break self.over(ask, unknown, &said);
-            }
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::time::sleep(jittered.min(self.left())).await;
             pause = (pause * 2).min(PAUSE_MAX);
-        };
-        Err(outcome)
+        }
     }
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    async fn attempt<T, F>(&self, index: usize, call: &impl Fn(Channel) -> F) -> Result<T, (Verdict, String)>
+    async fn attempt<T, F>(
+        &self,
+        index: usize,
+        ask: Ask<'_>,
+        call: &impl Fn(Channel) -> F,
+    ) -> Result<T, (Verdict, String)>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         // The first attempt is made even when the time is very short.
-        let left = self.left().max(Duration::from_millis(10));
+        let left = self.left().max(ATTEMPT_MIN);
+        let limit = if ask.request_id.is_some() { left.max(CERTAINTY) } else { left }.min(ATTEMPT_MAX);
         let known = self.channels.borrow().get(&index).cloned();
         let channel = match known {
             Some(channel) => channel,
@@ -220,13 +230,10 @@ impl<'a> Connection<'a> {
                 channel
             }
         };
-        match tokio::time::timeout(left.min(ATTEMPT_MAX), call(channel)).await {
+        match tokio::time::timeout(limit, call(channel)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err((judge(&status), words(&status))),
-            Err(_) => Err((
-                Verdict::Unknown,
-                format!("no answer within {}", duration::words(left.min(ATTEMPT_MAX))),
-            )),
+            Err(_) => Err((Verdict::Unknown, format!("no answer within {}", duration::words(limit)))),
         }
     }
 
