@@ -206,7 +206,12 @@ impl<'r, 's> Resolver<'r, 's> {
         // Data from elsewhere is blamed where it is given; a field of the base that was called, where it was written.
         let given_elsewhere = within.holds(field.at) && !within.holds(field.value.span);
         let span = if given_elsewhere { field.at } else { field.value.span };
-        let late = ty.name == "Process" && known.name == "cmdline";
+        // Also in what is not honoured yet, such as the command of a health check.
+        let late = match ty.name {
+            "Process" => known.name == "cmdline",
+            "Announcer" | "HttpHealthChecker" | "ShellHealthChecker" => true,
+            _ => false,
+        };
         let aim = Aim { ty: ty.name, field: known.name, span, origin: field.value.span, late };
         let typed = self.typed(&field.value, &known.ty, aim, scope)?;
         match known.support {

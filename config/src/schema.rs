@@ -228,7 +228,11 @@ pub(crate) static LIFECYCLE_CONFIG: StructType =
 
 pub(crate) static ANNOUNCER: StructType = StructType {
     name: "Announcer",
-    fields: &[optional("primary_port", Text), optional("portmap", Map), optional("zk_path", Text)],
+    fields: &[
+        default("primary_port", Text, L::Text("http")),
+        optional("portmap", Map),
+        optional("zk_path", Text),
+    ],
 };
 pub(crate) static PARTITION_POLICY: StructType = StructType {
     name: "PartitionPolicy",
