@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use crate::error::ProposeError;
 use crate::machine::Machine;
 use crate::membership::Leadership;
-use crate::raft::{Answer, Data, Payload, Types};
+use crate::raft::{Answer, Data, Types};
 use crate::replica::Proposed;
 use crate::service::Raft;
 use crate::telemetry;
@@ -115,7 +115,7 @@ async fn run<M: Machine>(
         }
         let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
         // In this task, so that entries are proposed in the order in which their commands came.
-        let payload = Payload::Normal(Data::Batch(commands.into()));
+        let payload = Data::Batch(commands.into());
         if let Err(fatal) = raft.client_write_ff(payload, Some(responder)).await {
             fail(done, || ProposeError::Stopped { why: fatal.to_string() });
             continue;

@@ -78,7 +78,8 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
             api_address: options.api_address.clone(),
             store_uuid,
         };
-        let membership = Membership::new_with_defaults(vec![[1].into()], BTreeMap::from([(1, me)]));
+        let membership = Membership::new(vec![[1].into()], BTreeMap::from([(1, me)]))
+            .map_err(|e| Corrupt::new("the first membership", e.to_string()))?;
         let first = Entry {
             log_id: LogId { leader_id: LeaderId { term: 0, node_id: 1 }, index: 0 },
             payload: Payload::Membership(membership),

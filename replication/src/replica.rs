@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -103,7 +104,7 @@ impl<M: Machine> Replica<M> {
         let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
-        let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow()));
+        let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
         let watcher = tokio::spawn(watch_raft(raft.clone(), told, stopped.clone()));
         let (batcher, batching) = Batcher::start(raft.clone(), leadership.clone());
         let inner = Arc::new(Inner {
@@ -183,7 +184,7 @@ impl<M: Machine> Replica<M> {
     /// On the leader: the newest instant of which a quorum has confirmed that it followed this leader then.
     pub fn quorum_acknowledged(&self) -> Option<Instant> {
         let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         if !metrics.state.is_leader() {
             return None;
         }
@@ -206,7 +207,7 @@ impl<M: Machine> Replica<M> {
     /// How it is. Never waits.
     pub fn status(&self) -> Status {
         let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
         let stopped = self.inner.stopped.borrow().clone();
         Status {
@@ -248,7 +249,7 @@ impl<M: Machine> Replica<M> {
             api_address: api_address.into(),
             store_uuid: store_uuid.into(),
         };
-        let known = self.inner.raft.metrics().borrow().membership_config.get_node(&node_id).cloned();
+        let known = self.inner.raft.metrics().borrow_watched().membership_config.get_node(&node_id).cloned();
         match known {
             Some(known) if known == node => {}
             Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)]))).await?,
@@ -359,7 +360,7 @@ impl<M: Machine> Replica<M> {
             tokio::time::sleep(PROMOTE_EVERY).await;
             let ready = {
                 let metrics = self.inner.raft.metrics();
-                let metrics = metrics.borrow();
+                let metrics = metrics.borrow_watched();
                 if metrics.state.is_leader() { ready_learners(&members(&metrics)) } else { BTreeSet::new() }
             };
             if ready.is_empty() {

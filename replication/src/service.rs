@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
 use tonic::{Request, Response, Status, Streaming};
@@ -144,7 +145,7 @@ impl rpc::raft::raft_server::Raft for RaftService {
         };
         let vote = vote_from_wire(&vote);
         // A sender that was deposed need not send it all.
-        let current = self.raft.metrics().borrow().vote;
+        let current = self.raft.metrics().borrow_watched().vote;
         if current > vote {
             return Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&current)) }));
         }

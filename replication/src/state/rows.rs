@@ -164,7 +164,7 @@ impl RowStore {
         batch.put_cf(self.family(META)?, META_KEY, cut.at.to_wire(self.sum.total()).encode_to_vec());
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(&batch, &options).map_err(|e| rows_error(&self.path, e))?;
+        self.db.write_opt(batch, &options).map_err(|e| rows_error(&self.path, e))?;
         Ok(self.sum.total())
     }
 

@@ -1,0 +1,265 @@
+//! Three replicas as processes of their own, real disks and sockets: they elect, replicate, and survive `kill -9`
+//! of the leader again and again. Needs the example `counter`, which `cargo test` builds.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Node {
+    dir: PathBuf,
+    raft: String,
+    api: String,
+    snapshot_entries: u64,
+    process: Option<Child>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("examples/counter");
+    assert!(path.exists(), "{} is missing; build it with `cargo build -p replication --examples`", path.display());
+    path
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+impl Node {
+    fn new(dir: &Path, name: &str, snapshot_entries: u64) -> Self {
+        Node { dir: dir.join(name), raft: free_address(), api: free_address(), snapshot_entries, process: None }
+    }
+
+    fn start(&mut self, entrance: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.with_extension("log")).unwrap();
+        let child = Command::new(program())
+            .args(["--dir", self.dir.to_str().unwrap(), "--raft", &self.raft, "--api", &self.api])
+            .args(["--snapshot-entries", &self.snapshot_entries.to_string()])
+            .args(entrance)
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn ask(address: &str, line: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_nodelay(true).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.write_all(format!("{line}\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).ok()?;
+    (!answer.is_empty()).then(|| answer.trim().to_owned())
+}
+
+fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what} did not happen within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The words of a node's status: id, state, term, leader, applied, stored, snapshot, purged, voters.
+fn status(api: &str) -> Option<Vec<String>> {
+    let words: Vec<String> = ask(api, "status")?.split(' ').map(str::to_owned).collect();
+    (words.len() == 9).then_some(words)
+}
+
+fn number(words: &[String], at: usize) -> u64 {
+    words[at].parse().unwrap()
+}
+
+/// Position of the node that leads and answers as the leader.
+fn leader(nodes: &[Node]) -> usize {
+    wait("an election", || {
+        nodes.iter().position(|node| {
+            node.process.is_some()
+                && status(&node.api).is_some_and(|words| words[1] == "leader")
+                && ask(&node.api, "add probe 1").is_some_and(|answer| answer.starts_with("ok"))
+        })
+    })
+}
+
+fn cluster(dir: &Path, snapshot_entries: u64) -> Vec<Node> {
+    let mut nodes: Vec<Node> = ["a", "b", "c"].map(|name| Node::new(dir, name, snapshot_entries)).into();
+    let seed = nodes[0].api.clone();
+    nodes[0].start(&["--init"]);
+    leader(&nodes[..1]);
+    for node in &mut nodes[1..] {
+        node.start(&["--join", &seed]);
+    }
+    wait("three voters", || (number(&status(&seed)?, 8) == 3).then_some(()));
+    nodes
+}
+
+/// All replicas' sums at one index are equal; returns the index.
+fn compare(nodes: &[Node]) -> u64 {
+    let leader = leader(nodes);
+    let answer = wait("a sum", || ask(&nodes[leader].api, "sum").filter(|answer| answer.starts_with("ok")));
+    let index = answer.split(' ').nth(1).unwrap().to_owned();
+    for node in nodes {
+        let other = wait("a sum", || ask(&node.api, &format!("sum-at {index}")).filter(|a| a.starts_with("ok")));
+        assert_eq!(other, answer, "{}", node.dir.display());
+    }
+    index.parse().unwrap()
+}
+
+/// What a client was told: how often `ok`, and how often nobody knows.
+#[derive(Default, Debug)]
+struct Told {
+    acknowledged: u64,
+    unknown: u64,
+}
+
+fn client(name: String, addresses: Vec<String>, done: Arc<AtomicBool>) -> Told {
+    let mut told = Told::default();
+    let mut at = 0;
+    while !done.load(Ordering::Relaxed) {
+        let line = format!("add {name} 1");
+        match ask(&addresses[at], &line) {
+            Some(answer) if answer.starts_with("ok") => {
+                told.acknowledged += 1;
+                continue;
+            }
+            // Refused before anything was proposed.
+            Some(answer) if ["not-leader", "no-leader", "busy"].iter().any(|word| answer.starts_with(word)) => {}
+            // Anything else, a broken connection too, leaves the fate open; a refused connection does as well here,
+            // which only widens what is allowed.
+            _ => told.unknown += 1,
+        }
+        at = (at + 1) % addresses.len();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    told
+}
+
+fn check(nodes: &[Node], told: &[Told]) {
+    let leader = leader(nodes);
+    for (n, told) in told.iter().enumerate() {
+        let answer = wait("a read", || ask(&nodes[leader].api, &format!("get c{n}")).filter(|a| a.starts_with("ok")));
+        let value: u64 = answer.strip_prefix("ok ").unwrap().parse().unwrap();
+        assert!(value >= told.acknowledged, "client {n}: {value} counted, but {told:?}");
+        assert!(value <= told.acknowledged + told.unknown, "client {n}: {value} counted, but {told:?}");
+    }
+}
+
+#[test]
+fn acknowledged_increments_survive_kills_of_leaders() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let done = Arc::new(AtomicBool::new(false));
+    let addresses: Vec<String> = nodes.iter().map(|node| node.api.clone()).collect();
+    let clients: Vec<_> = (0..4)
+        .map(|n| {
+            let (addresses, done) = (addresses.clone(), Arc::clone(&done));
+            std::thread::spawn(move || client(format!("c{n}"), addresses, done))
+        })
+        .collect();
+    let mut took_ms = Vec::new();
+    for _ in 0..10 {
+        let killed = leader(&nodes);
+        nodes[killed].kill();
+        let began = Instant::now();
+        leader(&nodes);
+        took_ms.push(began.elapsed().as_millis());
+        nodes[killed].start(&[]);
+        let applied = number(&wait("a status", || status(&nodes[(killed + 1) % 3].api)), 4);
+        wait("catching up", || (number(&status(&nodes[killed].api)?, 4) >= applied).then_some(()));
+    }
+    done.store(true, Ordering::Relaxed);
+    let told: Vec<Told> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    took_ms.sort_unstable();
+    println!("a new leader acknowledged after (ms): {took_ms:?}; clients were told {told:?}");
+    assert!(told.iter().all(|told| told.acknowledged > 10));
+    assert!(took_ms[took_ms.len() / 2] < 1_500, "{took_ms:?}");
+    check(&nodes, &told);
+    compare(&nodes);
+
+    // All at once, and back from their disks.
+    for node in &mut nodes {
+        node.kill();
+    }
+    for node in &mut nodes {
+        node.start(&[]);
+    }
+    check(&nodes, &told);
+    compare(&nodes);
+}
+
+#[test]
+fn a_replica_that_the_log_does_not_reach_gets_a_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 100);
+    // A follower is away while the log it needs is dropped.
+    let leads = leader(&nodes);
+    let away = (leads + 1) % 3;
+    nodes[away].kill();
+    let mut value = 0;
+    wait("the log being dropped", || {
+        for _ in 0..20 {
+            value += u64::from(ask(&nodes[leads].api, "add far 1").is_some_and(|a| a.starts_with("ok")));
+        }
+        (number(&status(&nodes[leads].api)?, 7) > 150).then_some(())
+    });
+    nodes[away].start(&[]);
+    let applied = number(&wait("a status", || status(&nodes[leads].api)), 4);
+    wait("catching up", || (number(&status(&nodes[away].api)?, 4) >= applied).then_some(()));
+    compare(&nodes);
+    // A new one joins after the log was dropped, becomes a voter, and equals the others.
+    let mut fourth = Node::new(dir.path(), "d", 100);
+    fourth.start(&["--join", &nodes[leads].api]);
+    nodes.push(fourth);
+    wait("a fourth voter", || (number(&status(&nodes[3].api)?, 8) == 4).then_some(()));
+    compare(&nodes);
+    // And it restarts from what it installed.
+    nodes[3].kill();
+    nodes[3].start(&[]);
+    wait("catching up", || (number(&status(&nodes[3].api)?, 4) >= applied).then_some(()));
+    compare(&nodes);
+    let answer = wait("a read", || ask(&nodes[leader(&nodes)].api, "get far").filter(|a| a.starts_with("ok")));
+    assert_eq!(answer, format!("ok {value}"));
+}
+
+#[test]
+fn without_a_quorum_nothing_is_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let leads = leader(&nodes);
+    for other in [(leads + 1) % 3, (leads + 2) % 3] {
+        nodes[other].kill();
+    }
+    let began = Instant::now();
+    let answer = ask(&nodes[leads].api, "get probe");
+    assert!(answer.as_deref().is_none_or(|answer| answer.starts_with("error")), "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "a read without a quorum hung");
+    nodes[(leads + 1) % 3].start(&[]);
+    leader(&nodes);
+}
