@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What can be enforced here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +122,11 @@ impl Hierarchy {
 
 /// Keeps what this process may make cgroups in.
 fn usable(found: Hierarchy) -> (Hierarchy, Vec<String>) {
+    // Several may look at once, in one process too.
+    static LOOKS: AtomicU64 = AtomicU64::new(0);
+    let name = format!("borealis-probe-{}-{}", std::process::id(), LOOKS.fetch_add(1, Ordering::Relaxed));
     let probe = |mount: &Path| {
-        let directory = mount.join(format!("borealis-probe-{}", std::process::id()));
+        let directory = mount.join(&name);
         std::fs::create_dir(&directory).and_then(|()| std::fs::remove_dir(&directory))
     };
     let no = |name: &str, mount: &Path, e: std::io::Error| {

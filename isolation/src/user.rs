@@ -33,8 +33,13 @@ pub enum NoUser {
 /// Largest buffer that a lookup gets, in bytes.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// Looks a user up by name (`getpwnam_r` and `getgrouplist`, so whatever the host's name service says counts).
+/// Looks a user up by name: in `/etc/passwd` and `/etc/group`, and if it is not there, in whatever the host's name
+/// service knows. The files come first because asking the name service loads its libraries into this process for
+/// good, and an executor is to be small.
 pub fn find(name: &str) -> Result<User, NoUser> {
+    if let Some(user) = in_files(|user| user.name == name) {
+        return Ok(user);
+    }
     let unknown = || NoUser::Unknown(name.to_owned());
     let c_name = CString::new(name).map_err(|_| unknown())?;
     lookup(name, |entry, buffer, result| {
@@ -47,11 +52,47 @@ pub fn find(name: &str) -> Result<User, NoUser> {
 pub fn current() -> User {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
+    if let Some(user) = in_files(|user| user.uid == uid) {
+        return user;
+    }
     lookup(&uid.to_string(), |entry, buffer, result| {
         // SAFETY: as in `find`.
         unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr(), buffer.len(), result) }
     })
     .unwrap_or(User { name: uid.to_string(), uid, gid, groups: vec![gid], home: "/".into() })
+}
+
+fn in_files(wanted: impl Fn(&User) -> bool) -> Option<User> {
+    let read = |path| {
+        std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    };
+    parse_files(&read("/etc/passwd"), &read("/etc/group"), wanted)
+}
+
+/// `name:password:uid:gid:words:home:shell` and `name:password:gid:member,member`.
+fn parse_files(passwd: &str, group: &str, wanted: impl Fn(&User) -> bool) -> Option<User> {
+    let mut user = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, _] = fields[..] else { return None };
+        if name.is_empty() || name.starts_with(['+', '-', '#']) {
+            return None;
+        }
+        let gid = gid.parse().ok()?;
+        let user =
+            User { name: name.into(), uid: uid.parse().ok()?, gid, groups: vec![gid], home: home.into() };
+        wanted(&user).then_some(user)
+    })?;
+    for line in group.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [_, _, gid, members] = fields[..] else { continue };
+        if let Ok(gid) = gid.parse::<u32>()
+            && members.split(',').any(|member| member == user.name)
+            && !user.groups.contains(&gid)
+        {
+            user.groups.push(gid);
+        }
+    }
+    Some(user)
 }
 
 fn lookup(
@@ -134,6 +175,31 @@ fn drop_bounding_set() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_files_are_read_line_by_line() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\n+::::::\n\nbroken\nbad:x:y:1::/:/\nwww:x:33:34:w:/var/www:/bin/sh\n";
+        let group = "root:x:0:\nwww:x:34:www\nlog:x:4:syslog,www\nbroken\nnear:x:5:www2,xwww\n";
+        let user = parse_files(passwd, group, |user| user.name == "www").unwrap();
+        assert_eq!(
+            user,
+            User { name: "www".into(), uid: 33, gid: 34, groups: vec![34, 4], home: "/var/www".into() }
+        );
+        assert_eq!(parse_files(passwd, group, |user| user.uid == 33), Some(user));
+        for nobody in ["", "+", "bad", "broken", "ww"] {
+            assert_eq!(parse_files(passwd, group, |user| user.name == nobody), None);
+        }
+    }
+
+    #[test]
+    fn the_name_service_agrees_with_the_files() {
+        let name = CString::new("root").unwrap();
+        let asked = lookup("root", |entry, buffer, result| {
+            // SAFETY: as in `find`.
+            unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer.as_mut_ptr(), buffer.len(), result) }
+        });
+        assert_eq!(asked.unwrap(), find("root").unwrap());
+    }
 
     #[test]
     fn users_are_found_or_said_to_be_unknown() {
