@@ -39,3 +39,7 @@ pub use state::status::Status;
 pub use state::task::{Task, Want, Wanted, WantedTask};
 pub use state::{Cluster, State};
 pub use time::Timestamp;
+
+#[cfg(test)]
+#[path = "../proof/mod.rs"]
+mod proof;

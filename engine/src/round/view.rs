@@ -65,7 +65,7 @@ pub struct View {
     /// Of jobs with limits that have pending tasks: where their tasks are, in flight included.
     pub(super) spread: BTreeMap<JobId, BTreeMap<HostId, u32>>,
     pub(super) stopped: Option<&'static str>,
-    /// Rises whenever something became free or changed for the better.
+    /// Rises whenever something became free, or hosts came or went.
     pub(super) version: u64,
 }
 
@@ -235,6 +235,7 @@ impl View {
                 self.columns.heard.set(slot, false);
                 self.columns.ids[slot] = None;
                 self.vacant.push(slot);
+                self.version += 1;
             }
             return;
         };
@@ -249,7 +250,8 @@ impl View {
             better = true;
         }
         let heard = !host.is_silent();
-        better |= heard && !self.columns.heard.has(slot);
+        // A host that falls silent makes nothing better, but the reasons that were given are no longer true.
+        better |= heard != self.columns.heard.has(slot);
         self.columns.heard.set(slot, heard);
         let (mut free, mut ports) = (host.free(), host.used_ports().clone());
         let mut room = crate::limits::TASKS_PER_HOST_MAX.saturating_sub(host.tasks().len());

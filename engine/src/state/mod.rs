@@ -12,7 +12,7 @@ pub mod host;
 mod index;
 pub mod job;
 pub mod laws;
-mod place;
+pub(crate) mod place;
 pub mod record;
 mod register;
 mod report;

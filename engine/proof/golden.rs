@@ -1,0 +1,394 @@
+//! Golden scenarios: a script, `----`, and the exact trace of what it does. `UPDATE_GOLDEN=1` rewrites them; read
+//! the difference before you commit it.
+//!
+//! ```text
+//! host h1 cpu=4 ram=8192 ports=31000-31009 rack=a    registers; also machine= journal= boot= gpus=
+//! submit web instances=2 cpu=1 service ports=http limit:host=1 value:rack=a|b not:rack=c by=alice id=r1
+//! round | tick | wait SECONDS | lose HOST | freeze | thaw | session TERM | advance
+//! report HOST TASK STATUS [why]     a task is JOB/INSTANCE.ATTEMPT, as the trace names it
+//! kill JOB [INSTANCE ...] [by=NAME] [why=WORD]
+//! wanted HOST | show JOB | hosts
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use proto::TaskId;
+
+use super::make::{BEGIN, JobMaker, host, identity, limit, session, value};
+use crate::state::command::{Report, Request};
+use crate::state::laws;
+use crate::{Applied, Command, Op, RowValue, State, Status, Task, Timestamp, View, round};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata")
+}
+
+/// Compares with a golden file, or rewrites it.
+pub(crate) fn compare(name: &str, got: &str) {
+    let path = folder().join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, got).unwrap();
+        return;
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        got == want,
+        "{} differs; if intended, rerun with UPDATE_GOLDEN=1\n--- got\n{got}",
+        path.display()
+    );
+}
+
+#[test]
+fn every_scenario_runs_as_written() {
+    let mut ran = 0;
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder().join("scenarios")).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let script = text.split("----\n").next().unwrap_or_default();
+        let trace = Scenario::run(script);
+        let name = format!("scenarios/{}", path.file_name().unwrap().to_string_lossy());
+        compare(&name, &format!("{script}----\n{trace}"));
+        ran += 1;
+    }
+    assert!(ran >= 15, "only {ran} scenarios were found");
+}
+
+/// `name=value` words of a line, and the bare ones.
+struct Words<'a> {
+    bare: Vec<&'a str>,
+    named: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn of(line: &'a str) -> Words<'a> {
+        let (mut bare, mut named) = (Vec::new(), BTreeMap::new());
+        for word in line.split_whitespace() {
+            match word.split_once('=') {
+                Some((name, value)) => drop(named.insert(name, value)),
+                None => bare.push(word),
+            }
+        }
+        Words { bare, named }
+    }
+
+    fn number(&self, name: &str, default: u64) -> u64 {
+        self.named.get(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+    }
+
+    /// Thousandths of `name`, written as a decimal number.
+    fn milli(&self, name: &str, default: &str) -> u64 {
+        let text = self.named.get(name).unwrap_or(&default);
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        whole.parse::<u64>().unwrap() * 1000 + format!("{part:0<3}")[..3].parse::<u64>().unwrap()
+    }
+}
+
+struct Scenario {
+    state: State,
+    view: View,
+    at: Timestamp,
+    names: BTreeMap<TaskId, String>,
+    attempts: BTreeMap<(String, u32), u32>,
+    sequence: u64,
+    trace: String,
+}
+
+impl Scenario {
+    fn run(script: &str) -> String {
+        let mut scenario = Scenario {
+            state: State::default(),
+            view: View::default(),
+            at: BEGIN,
+            names: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            sequence: 0,
+            trace: String::new(),
+        };
+        scenario.state.apply(session(BEGIN, 1)).reply.unwrap();
+        for line in script.lines() {
+            let code = line.split('#').next().unwrap_or_default().trim();
+            if code.is_empty() {
+                continue;
+            }
+            writeln!(scenario.trace, "> {code}").unwrap();
+            scenario.step(code);
+        }
+        scenario.trace
+    }
+
+    fn say(&mut self, text: impl std::fmt::Display) {
+        writeln!(self.trace, "  {text}").unwrap();
+    }
+
+    fn step(&mut self, line: &str) {
+        let words = Words::of(line);
+        let subject = words.bare.get(1).copied().unwrap_or_default();
+        match words.bare[0] {
+            "host" => self.host(subject, &words),
+            "submit" => self.submit(subject, &words),
+            "round" => self.round(),
+            "report" => self.report(subject, &words),
+            "lose" => {
+                let found = self.state.host_by_name(subject).expect("a known host");
+                let (host, since) = (found.id(), found.record.since);
+                self.apply(Op::Silence { host, since }, None);
+            }
+            "tick" => self.apply(Op::Tick, None),
+            "wait" => self.at = self.at.plus_ms(subject.parse::<u64>().unwrap() * 1000),
+            "kill" => self.kill(subject, &words),
+            "freeze" | "thaw" => self.apply(Op::Freeze { frozen: words.bare[0] == "freeze" }, None),
+            "advance" => {
+                let work = self.state.next_work().expect("work to advance");
+                self.apply(Op::AdvanceWork(work), None);
+            }
+            "session" => {
+                let applied = self.state.apply(session(self.at, subject.parse().unwrap()));
+                self.view = View::new(&self.state);
+                self.say(applied.reply.map_or_else(|no| no.to_string(), |_| "a new leader".to_owned()));
+            }
+            "wanted" => self.wanted(subject),
+            "show" => self.show(subject),
+            "hosts" => self.hosts(),
+            other => panic!("{other} is no command"),
+        }
+    }
+
+    fn apply(&mut self, op: Op, request: Option<Request>) {
+        let mut command = Command::new(self.at, op);
+        command.request = request;
+        let bytes = command.encode();
+        let before: BTreeMap<TaskId, Task> = self.state.tasks().map(|task| (task.id, task.clone())).collect();
+        let applied = self.state.apply(Command::decode(&bytes).unwrap());
+        laws::check(&self.state).unwrap_or_else(|broken| panic!("{broken}\n{}", self.trace));
+        self.tell(&before, &applied);
+        self.view.absorb(&self.state, &applied.hints);
+    }
+
+    /// What a command did, task by task in id order.
+    fn tell(&mut self, before: &BTreeMap<TaskId, Task>, applied: &Applied) {
+        if let Err(refusal) = &applied.reply {
+            self.say(format!("refused, {:?}: {refusal}", refusal.kind));
+        }
+        let mut lines = BTreeMap::new();
+        for change in &applied.changed {
+            if let Some(RowValue::History(task)) = &change.row {
+                lines.insert(task.id, self.shown(before.get(&task.id), task));
+            }
+        }
+        let after: Vec<Task> = self.state.tasks().cloned().collect();
+        for task in &after {
+            if before.get(&task.id) != Some(task) {
+                let line = self.shown(before.get(&task.id), task);
+                lines.insert(task.id, line);
+            }
+        }
+        for (id, task) in before {
+            if self.state.task(*id).is_none() && !lines.contains_key(id) {
+                lines.insert(*id, format!("{} {} -> gone", self.names[id], task.status));
+            }
+        }
+        if lines.len() > 20 {
+            let hidden = lines.len() - 2;
+            let (first, last) = (lines.pop_first().unwrap().1, lines.pop_last().unwrap().1);
+            self.say(first);
+            self.say(format!("... {hidden} more alike ..."));
+            self.say(last);
+            lines.clear();
+        }
+        for line in lines.into_values() {
+            self.say(line);
+        }
+        if let Ok(done) = applied.reply {
+            self.say(format!("ok, {} tasks", done.tasks));
+        }
+    }
+
+    fn shown(&mut self, before: Option<&Task>, task: &Task) -> String {
+        let name = self.name(task);
+        let host =
+            task.host.and_then(|host| self.state.host(host)).map(|host| format!(" on {}", host.name()));
+        let ports: Vec<String> = task.named_ports().map(|(name, port)| format!(" {name}={port}")).collect();
+        let message = task.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+        let was = before.map_or("new".to_owned(), |before| format!("{} ->", before.status));
+        format!("{name} {was} {}{}{}{message}", task.status, host.unwrap_or_default(), ports.concat())
+    }
+
+    /// JOB/INSTANCE.ATTEMPT, attempts counted as they appear.
+    fn name(&mut self, task: &Task) -> String {
+        if let Some(name) = self.names.get(&task.id) {
+            return name.clone();
+        }
+        let job = task.config.job.name.clone();
+        let attempt = self.attempts.entry((job.clone(), task.instance)).or_default();
+        *attempt += 1;
+        let name = format!("{job}/{}.{attempt}", task.instance);
+        self.names.insert(task.id, name.clone());
+        name
+    }
+
+    fn task(&self, name: &str) -> TaskId {
+        let found = self.names.iter().find(|(_, known)| *known == name).map(|(id, _)| *id);
+        found.unwrap_or_else(|| name.parse().unwrap_or_else(|_| panic!("no task is called {name}")))
+    }
+
+    fn host(&mut self, name: &str, words: &Words) {
+        let known = ["cpu", "ram", "ports", "machine", "journal", "boot", "id"];
+        let attributes: Vec<(&str, &str)> =
+            words.named.iter().filter(|(name, _)| !known.contains(name)).map(|(a, b)| (*a, *b)).collect();
+        let ports = words.named.get("ports").and_then(|range| range.split_once('-'));
+        let ports = ports.map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap()));
+        let spec = host(name, words.milli("cpu", "4"), words.number("ram", 8192), ports, &attributes);
+        let or = |key: &str, default: &str| {
+            words.named.get(key).map_or(default.to_owned(), |text| (*text).to_owned())
+        };
+        let mut who = identity(
+            &or("machine", &format!("m-{name}")),
+            &or("journal", &format!("j-{name}")),
+            &or("boot", "b1"),
+        );
+        who.host = words.named.get("id").map(|of| self.state.host_by_name(of).expect("a known host").id());
+        self.apply(Op::RegisterHost { identity: who, spec }, None);
+    }
+
+    fn request(&self, words: &Words) -> Option<Request> {
+        let identity = (*words.named.get("by")?).to_owned();
+        let id = words.named.get("id").map_or(format!("auto-{}", self.at.0), |id| (*id).to_owned());
+        Some(Request { identity, id, created: self.at, body_hash: words.bare.join(" ").into_bytes() })
+    }
+
+    fn submit(&mut self, name: &str, words: &Words) {
+        let mut job = JobMaker::new(name);
+        job.instances = words.number("instances", 1) as u32;
+        job.cpu_milli = words.milli("cpu", "1");
+        job.ram_mib = words.number("ram", 128);
+        job.disk_mib = words.number("disk", 64);
+        job.gpus = words.number("gpus", 0) as u32;
+        job.service = words.bare.contains(&"service");
+        job.priority = words.number("priority", 0) as i32;
+        if let Some(failures) = words.named.get("failures") {
+            job.max_task_failures = failures.parse().unwrap();
+        }
+        if let Some(ports) = words.named.get("ports") {
+            job.ports = ports.split(',').map(str::to_owned).collect();
+        }
+        if let Some(role) = words.named.get("role") {
+            job.role = (*role).to_owned();
+        }
+        for (key, text) in &words.named {
+            match key.split_once(':') {
+                Some(("limit", attribute)) => job.constraints.push(limit(attribute, text.parse().unwrap())),
+                Some(("value", attribute)) => job.constraints.push(value(attribute, text, false)),
+                Some(("not", attribute)) => job.constraints.push(value(attribute, text, true)),
+                _ => {}
+            }
+        }
+        self.apply(Op::CreateJob(job.spec()), self.request(words));
+    }
+
+    fn round(&mut self) {
+        let decided = round(&self.view, self.at, usize::MAX);
+        self.view.launch(&decided);
+        for assign in &decided.assigns {
+            self.apply(Op::Assign(assign.clone()), None);
+            self.view.settle(&self.state, assign);
+        }
+        for group in decided.report.groups.iter().filter(|group| group.waiting > 0) {
+            let job = self.state.job_by_id(group.job).unwrap().key().name.clone();
+            let vetoes: Vec<String> =
+                group.vetoes.iter().map(|(kind, hosts)| format!("{} {hosts}", kind.label())).collect();
+            let vetoes = if vetoes.is_empty() { String::new() } else { format!(" [{}]", vetoes.join(", ")) };
+            self.say(format!("{job}: {} wait: {}{vetoes}", group.waiting, group.reason));
+        }
+        if decided.report.placed + decided.report.waiting == 0 {
+            self.say("nothing waits");
+        }
+    }
+
+    fn report(&mut self, host: &str, words: &Words) {
+        self.sequence += 1;
+        let status = Status::ALL.into_iter().find(|status| status.name() == words.bare[3]).expect("a status");
+        let known = self.state.host_by_name(host).expect("a known host");
+        let journal =
+            words.named.get("journal").map_or(known.record.identity.journal.clone(), |j| (*j).to_owned());
+        let id = known.id();
+        let report = Report {
+            task: self.task(words.bare[2]),
+            status,
+            message: words.bare[4..].join(" "),
+            sequence: words.number("seq", self.sequence),
+        };
+        let generation = known.record.generation;
+        self.apply(Op::ApplyReports { host: id, journal, reports: vec![report] }, None);
+        let owed = self.state.host(id).unwrap().record.generation - generation;
+        if owed > 0 {
+            self.say(format!("{host} is owed another wanted set"));
+        }
+    }
+
+    fn kill(&mut self, job: &str, words: &Words) {
+        let mut key = JobMaker::new(job).spec().config.job.clone();
+        if let Some(role) = words.named.get("role") {
+            key.role = (*role).to_owned();
+        }
+        let instances = words.bare[2..].iter().map(|n| n.parse().unwrap()).collect();
+        let message = words.named.get("why").map_or(String::new(), |why| (*why).to_owned());
+        self.apply(Op::KillTasks { job: key, instances, message }, self.request(words));
+    }
+
+    fn wanted(&mut self, host: &str) {
+        let id = self.state.host_by_name(host).expect("a known host").id();
+        let wanted = self.state.wanted(id).unwrap();
+        for task in &wanted.tasks {
+            let line = format!("{:?} {}", task.want, self.names[&task.id]);
+            self.say(line);
+        }
+        if wanted.tasks.is_empty() {
+            self.say("nothing");
+        }
+    }
+
+    fn show(&mut self, name: &str) {
+        let key = JobMaker::new(name).spec().config.job.clone();
+        let Some(job) = self.state.job(&key) else { return self.say("no such job") };
+        let mut lines = vec![format!(
+            "{} instances, {}",
+            job.instances(),
+            if job.is_active() { "active" } else { "ended" }
+        )];
+        for task in self.state.tasks_of(job) {
+            let why = match self.view.why_pending(&task.config.hash) {
+                Some(why) if task.status == Status::Pending => format!(": {}", why.reason),
+                _ => String::new(),
+            };
+            lines.push(format!("live {} {}{why}", self.names[&task.id], task.status));
+        }
+        for ended in job.ended() {
+            let host = ended.host.as_deref().map(|host| format!(" on {host}")).unwrap_or_default();
+            let why = ended.message.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+            lines.push(format!("ended {} {}{host}{why}", self.names[&ended.id], ended.status));
+        }
+        lines.into_iter().for_each(|line| self.say(line));
+    }
+
+    fn hosts(&mut self) {
+        let lines: Vec<String> = self
+            .state
+            .hosts()
+            .map(|host| {
+                let silent = if host.is_silent() { ", silent" } else { "" };
+                format!(
+                    "{} {} free {}, {} tasks{silent}",
+                    host.id(),
+                    host.name(),
+                    host.free(),
+                    host.tasks().len()
+                )
+            })
+            .collect();
+        lines.into_iter().for_each(|line| self.say(line));
+    }
+}

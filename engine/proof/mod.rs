@@ -1,0 +1,9 @@
+//! Proof of the engine: the status table cell by cell, golden scenarios, requests and clocks, and a seeded
+//! simulation that hunts for a breach of the laws.
+
+mod golden;
+mod make;
+mod records;
+mod requests;
+mod sim;
+mod table;
