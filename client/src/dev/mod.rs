@@ -241,10 +241,11 @@ impl Cluster<'_> {
     }
 
     /// A process that ends before the cluster is there.
-    fn stillborn(&self, death: Option<Death>) -> Error {
+    fn stillborn(&mut self, death: Option<Death>) -> Error {
         let Some(death) = death else {
             return Error::new(Kind::Unknown, "the processes are not watched any more");
         };
+        self.children.died(&death, Duration::ZERO);
         let member = &self.children.all[death.index].member;
         let how = children::words(death.status);
         let what =
@@ -256,7 +257,7 @@ impl Cluster<'_> {
     fn with_logs(&self, mut error: Error) -> Error {
         for child in &self.children.all {
             let tail = children::tail(&child.member.log);
-            let last = tail.lines().last().unwrap_or_default();
+            let last = tail.lines().last().unwrap_or_default().trim_start_matches("  | ");
             error.what.push_str(&format!("\n{}: {last}", child.member.log.display()));
         }
         error
