@@ -47,6 +47,7 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     let metrics = telemetry::install().context("cannot install the metrics' recorder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let handle = runtime.handle().clone();
+    let inside = handle.enter();
 
     let listener = handle
         .block_on(tokio::net::TcpListener::bind(options.http))
@@ -57,10 +58,7 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     let sandboxes = Sandboxes::open(&options.dir).context("cannot make the directory of tasks")?;
     let views = Views::default();
     let (events, queue) = tokio::sync::mpsc::channel(EVENTS_MAX);
-    let watcher = {
-        let _inside = handle.enter();
-        Watcher::new(handle.clone(), events.clone())
-    };
+    let watcher = Watcher::new(handle.clone(), events.clone());
     let workers = Workers::start(events.clone()).context("cannot start threads")?;
     let host = Host::recover(setup, journal, sandboxes.clone(), watcher, workers, views.clone())?;
 
@@ -76,10 +74,10 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     handle.spawn(stop_on_signal(events)?.run());
 
     let stopped = host.run(queue, &handle);
+    drop(inside);
     runtime.shutdown_timeout(Duration::from_millis(200));
-    match &stopped {
-        Ok(()) => tracing::info!("the agent stops as it was told to; its tasks go on"),
-        Err(_) => {}
+    if stopped.is_ok() {
+        tracing::info!("the agent stops as it was told to; its tasks go on");
     }
     Ok(stopped?)
 }

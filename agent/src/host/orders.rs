@@ -75,6 +75,12 @@ impl Host {
     fn greet(&mut self, session: &Session) {
         let book = self.journal.book();
         let fence = (!book.cluster_id.is_empty()).then(|| book.fence.into());
+        // A task whose executor has not said a word yet is here all the same.
+        let silent = |id: &TaskId| wire::TaskReport {
+            task_id: id.0,
+            status: wire::Status::Assigned.into(),
+            ..Default::default()
+        };
         session.greet(wire::Hello {
             cluster_id: book.cluster_id.clone(),
             lineage_id: book.lineage_id.clone(),
@@ -82,7 +88,7 @@ impl Host {
             identity: Some(book.identity.clone()),
             spec: Some(self.setup.spec.clone()),
             session: session.id(),
-            tasks: book.tasks.values().filter_map(|entry| entry.report.clone()).collect(),
+            tasks: book.tasks.iter().map(|(id, e)| e.report.clone().unwrap_or_else(|| silent(id))).collect(),
         });
         self.sent = book.sequence;
         self.moved_at = Instant::now();

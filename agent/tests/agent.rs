@@ -1,0 +1,566 @@
+//! The real agent and the real executor against a scripted leader that speaks the real protocol.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agent::journal;
+use executor::checkpoint;
+use executor::identity::{self, ProcessIdentity};
+use executor::layout::TaskDir;
+use proto::wire::{self, AgentFrame, SchedulerFrame, Status, Want, agent_frame, scheduler_frame::Body};
+use proto::{Fence, TaskId};
+use rpc::agents_server::{Agents, AgentsServer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+
+/// For anything that shall happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Outlet = mpsc::Sender<Result<SchedulerFrame, tonic::Status>>;
+
+struct Door {
+    frames: mpsc::Sender<(Outlet, AgentFrame)>,
+}
+
+#[tonic::async_trait]
+impl Agents for Door {
+    type AttachStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<SchedulerFrame, tonic::Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: tonic::Request<tonic::Streaming<AgentFrame>>,
+    ) -> Result<tonic::Response<Self::AttachStream>, tonic::Status> {
+        let (outlet, stream) = mpsc::channel(256);
+        let (frames, mut incoming) = (self.frames.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = incoming.message().await {
+                if frames.send((outlet.clone(), frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(tonic::Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// A leader under the control of a test.
+struct Leader {
+    address: String,
+    frames: mpsc::Receiver<(Outlet, AgentFrame)>,
+    outlet: Option<Outlet>,
+    fence: Fence,
+    generation: u64,
+    hellos: Vec<wire::Hello>,
+    heartbeat: wire::Heartbeat,
+    reports: Vec<wire::TaskReport>,
+    acknowledges: bool,
+    configs: BTreeMap<Vec<u8>, wire::TaskConfig>,
+}
+
+impl Leader {
+    async fn start() -> Leader {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, frames) = mpsc::channel(1024);
+        let service = AgentsServer::new(Door { frames: sender });
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Leader {
+            address,
+            frames,
+            outlet: None,
+            fence: Fence { epoch: 7, term: 1, leader: 1 },
+            generation: 0,
+            hellos: vec![],
+            heartbeat: wire::Heartbeat::default(),
+            reports: vec![],
+            acknowledges: true,
+            configs: BTreeMap::new(),
+        }
+    }
+
+    fn frame(&self, body: Body) -> SchedulerFrame {
+        SchedulerFrame {
+            body: Some(body),
+            cluster_id: "cluster".into(),
+            lineage_id: "lineage".into(),
+            fence: Some(self.fence.into()),
+            echo: Some(wire::Echo { session: self.heartbeat.session, number: self.heartbeat.number }),
+        }
+    }
+
+    async fn send(&self, frame: SchedulerFrame) {
+        let _closed_is_seen_later = self.outlet.as_ref().expect("an agent is attached").send(Ok(frame)).await;
+    }
+
+    /// Serves the agent until `done` says so.
+    async fn until(&mut self, what: &str, mut done: impl FnMut(&Leader) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(Some((outlet, frame))) = tokio::time::timeout(left, self.frames.recv()).await else {
+                panic!("not in time: {what}; reports so far: {:?}", self.reports);
+            };
+            match frame.body.expect("a frame has a body") {
+                agent_frame::Body::Hello(hello) => {
+                    self.reports.extend(hello.tasks.clone());
+                    self.hellos.push(hello);
+                    self.outlet = Some(outlet);
+                    self.send(self.frame(Body::Welcome(wire::Welcome { host_id: 42 }))).await;
+                    self.acknowledge().await;
+                }
+                agent_frame::Body::Heartbeat(heartbeat) => {
+                    self.heartbeat = heartbeat;
+                    self.send(self.frame(Body::Welcome(wire::Welcome { host_id: 42 }))).await;
+                }
+                agent_frame::Body::Reports(reports) => {
+                    self.reports.extend(reports.reports);
+                    self.acknowledge().await;
+                }
+            }
+        }
+    }
+
+    async fn acknowledge(&self) {
+        if self.acknowledges {
+            let sequence = self.reports.iter().map(|report| report.sequence).max().unwrap_or(0);
+            self.send(self.frame(Body::Acknowledged(wire::Acknowledged { sequence }))).await;
+        }
+    }
+
+    async fn attached(&mut self) {
+        let hellos = self.hellos.len();
+        self.until("a hello", |leader| leader.hellos.len() > hellos).await;
+        let session = self.hellos.last().unwrap().session;
+        self.until("a heartbeat", |leader| leader.heartbeat.session == session).await;
+    }
+
+    /// A wanted set of the next generation.
+    fn wanted(&mut self, tasks: &[(u64, Want, &str)]) -> SchedulerFrame {
+        self.generation += 1;
+        let mut set = wire::WantedSet { generation: self.generation, ..Default::default() };
+        for (task, want, cmdline) in tasks {
+            let config = config(cmdline);
+            let hash = proto::config_hash(&config).to_vec();
+            self.configs.insert(hash.clone(), config);
+            set.tasks.push(wire::WantedTask {
+                task_id: *task,
+                want: (*want).into(),
+                config_hash: hash.into(),
+                ..Default::default()
+            });
+        }
+        let stored = |(hash, config): (&Vec<u8>, &wire::TaskConfig)| wire::StoredConfig {
+            hash: hash.clone().into(),
+            config: Some(config.clone()),
+        };
+        set.configs = self.configs.iter().map(stored).collect();
+        self.frame(Body::Wanted(set))
+    }
+
+    async fn want(&mut self, tasks: &[(u64, Want, &str)]) {
+        let frame = self.wanted(tasks);
+        self.send(frame).await;
+    }
+
+    async fn obeyed(&mut self) {
+        let generation = self.generation;
+        self.until("the wanted set is obeyed", |leader| leader.heartbeat.generation == generation).await;
+    }
+
+    async fn reported(&mut self, task: u64, status: Status) -> wire::TaskReport {
+        let is = |report: &&wire::TaskReport| report.task_id == task && report.status() == status;
+        self.until(&format!("task {task} is {status:?}"), |leader| leader.reports.iter().any(|r| is(&r))).await;
+        self.reports.iter().rev().find(is).cloned().unwrap()
+    }
+}
+
+fn config(cmdline: &str) -> wire::TaskConfig {
+    let process =
+        wire::Process { name: "p".into(), cmdline: cmdline.into(), max_failures: 1, ..Default::default() };
+    wire::TaskConfig {
+        job: Some(wire::JobKey {
+            cluster: "c".into(),
+            role: isolation::user::current().name,
+            environment: "test".into(),
+            name: "j".into(),
+        }),
+        task: Some(wire::TaskSpec {
+            name: "t".into(),
+            resources: Some(wire::Resources { cpu_milli: 100, ram_mib: 64, disk_mib: 64, gpus: 0 }),
+            processes: vec![process],
+            max_failures: 1,
+            finalization_wait_seconds: 5,
+            ..Default::default()
+        }),
+        tier: "preemptible".into(),
+        max_task_failures: 1,
+        ..Default::default()
+    }
+}
+
+/// An agent's directory and the agent that runs in it. Nothing of it survives the test.
+struct Agent {
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+    schedulers: String,
+    isolation: &'static str,
+}
+
+impl Agent {
+    fn new(leader: &Leader) -> Agent {
+        let mut agent = Agent {
+            dir: tempfile::tempdir().unwrap(),
+            child: None,
+            // The first is nobody's: an agent goes on to the next.
+            schedulers: format!("127.0.0.1:1,{}", leader.address),
+            isolation: "none",
+        };
+        agent.start();
+        agent
+    }
+
+    fn command(&self) -> Command {
+        let program = Path::new(env!("CARGO_BIN_EXE_borealis-agent"));
+        let executor = program.with_file_name("borealis-executor");
+        assert!(executor.exists(), "{} is not built: run `cargo build -p executor` first", executor.display());
+        let mut command = Command::new(program);
+        command.args(["--name", "host-a", "--cpus", "1.5", "--ram-mib", "1000", "--disk-mib", "1000"]);
+        command.args(["--attribute", "rack=r7", "--isolation", self.isolation]);
+        command.arg("--dir").arg(self.dir.path()).args(["--schedulers", &self.schedulers]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    fn start(&mut self) {
+        self.child = Some(self.command().spawn().unwrap());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn task(&self, task: u64) -> TaskDir {
+        TaskDir::new(self.dir.path().join("tasks").join(TaskId(task).to_string()))
+    }
+
+    /// The executor and the process of a task, once both run.
+    fn processes(&self, task: u64) -> [ProcessIdentity; 2] {
+        let summary = checkpoint::read(&self.task(task)).unwrap();
+        let process = summary.processes["p"].identity.clone();
+        [summary.executor.unwrap(), process.unwrap()]
+    }
+
+    fn launched(&self) -> Vec<u64> {
+        let mut ids: Vec<_> = journal::launches(self.dir.path()).unwrap().iter().map(|i| i.task.0).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// What the agent's page says.
+    fn page(&self, path: &str) -> String {
+        use std::io::{Read as _, Write as _};
+        let address = std::fs::read_to_string(self.dir.path().join("address")).unwrap();
+        let mut stream = std::net::TcpStream::connect(address.trim()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+        let tasks: Vec<PathBuf> = std::fs::read_dir(self.dir.path().join("tasks"))
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        for task in tasks {
+            let dir = TaskDir::new(task);
+            let cgroups = executor::launch::read(&dir).map(|launch| launch.cgroups).unwrap_or_default();
+            let left = executor::cleanup::kill_leftovers(&dir, PATIENCE);
+            let removed = isolation::Cgroup::from_dirs(&cgroups).remove();
+            if !std::thread::panicking() {
+                assert!(left.unwrap().remaining.is_empty());
+                removed.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_runs_is_seen_and_is_killed() {
+    let mut leader = Leader::start().await;
+    let agent = Agent::new(&leader);
+    leader.attached().await;
+    let hello = leader.hellos[0].clone();
+    let (spec, identity) = (hello.spec.unwrap(), hello.identity.unwrap());
+    assert_eq!((spec.name.as_str(), spec.capacity.unwrap().cpu_milli), ("host-a", 1500));
+    assert!(!identity.journal_id.is_empty() && !identity.machine_id.is_empty() && !identity.boot_id.is_empty());
+    let has = |name: &str, value: &str| spec.attributes.iter().any(|a| a.name == name && a.value == value);
+    assert!(has("host", "host-a") && has("rack", "r7") && has("isolation", "none"));
+
+    leader.want(&[(1, Want::Start, "echo hello; exec sleep 1000"), (2, Want::Start, "exit 3")]).await;
+    leader.reported(1, Status::Running).await;
+    leader.reported(2, Status::Failed).await;
+    leader.obeyed().await;
+    assert_eq!(agent.launched(), [1, 2]);
+    // The same order again changes nothing.
+    leader.want(&[(1, Want::Start, "echo hello; exec sleep 1000"), (2, Want::Start, "exit 3")]).await;
+    leader.obeyed().await;
+    assert_eq!(agent.launched(), [1, 2]);
+
+    let running = agent.processes(1);
+    let page = agent.page("/tasks/task-0-1/logs/p/stdout");
+    assert!(page.starts_with("HTTP/1.1 200") && page.ends_with("hello\n"), "{page}");
+    assert!(agent.page("/tasks").contains("task-0-1"));
+    assert!(agent.page("/tasks/task-0-9/logs/p/stdout").starts_with("HTTP/1.1 404"));
+    assert!(agent.page("/health").starts_with("HTTP/1.1 200"));
+    let metrics = agent.page("/metrics");
+    assert!(metrics.contains("# HELP borealis_agent_launches_total") && metrics.contains("borealis_agent_launches_total 2"), "{metrics}");
+
+    // No longer named: killed, reported, and with the next set both are forgotten.
+    leader.want(&[]).await;
+    leader.reported(1, Status::Killed).await;
+    assert!(!running.iter().any(identity::is_alive), "still runs");
+    leader.want(&[]).await;
+    leader.obeyed().await;
+    // A start for a task that was forgotten is not obeyed either.
+    leader.reports.clear();
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Lost).await;
+    assert_eq!(agent.launched(), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_finds_its_tasks_running() {
+    let mut leader = Leader::start().await;
+    let mut agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exec sleep 1000"), (2, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+    leader.reported(2, Status::Running).await;
+    let second = agent.command().stderr(Stdio::piped()).output().unwrap();
+    assert!(!second.status.success());
+    let words = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(words.contains("another agent runs in"), "{words}");
+
+    let before = (agent.processes(1), agent.processes(2));
+    agent.kill();
+    // While nobody looks, one task ends and the executor of the other is untouched.
+    let pid = rustix_pid(before.1[1].pid);
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    leader.reports.clear();
+    agent.start();
+    leader.attached().await;
+    assert_eq!(leader.hellos.last().unwrap().cluster_id, "cluster");
+    assert_eq!(leader.hellos.last().unwrap().identity, leader.hellos[0].identity.clone().map(|mut id| {
+        id.host_id = 42;
+        id
+    }));
+    leader.reported(1, Status::Running).await;
+    leader.reported(2, Status::Failed).await;
+    leader.want(&[(1, Want::Keep, "exec sleep 1000")]).await;
+    leader.obeyed().await;
+    assert_eq!(agent.processes(1), before.0, "the same processes");
+    assert!(before.0.iter().all(identity::is_alive));
+    assert_eq!(agent.launched(), [1, 2]);
+    assert!(!leader.reports.iter().any(|report| report.task_id == 1 && report.status() != Status::Running));
+}
+
+fn rustix_pid(pid: i32) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(pid).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_dies_without_a_word_is_lost_with_all_it_started() {
+    let mut leader = Leader::start().await;
+    let agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+    let running = agent.processes(1);
+    rustix::process::kill_process(rustix_pid(running[0].pid), rustix::process::Signal::KILL).unwrap();
+    let report = leader.reported(1, Status::Lost).await;
+    assert!(report.message.contains("died without a last word"), "{}", report.message);
+    assert!(!running.iter().any(identity::is_alive), "reported before all had ended");
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.obeyed().await;
+    assert_eq!(agent.launched(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_command_is_not_obeyed() {
+    let mut leader = Leader::start().await;
+    let mut agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.fence = Fence { epoch: 7, term: 3, leader: 2 };
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+
+    // A deposed leader would kill task 1 and start task 2; another cluster too.
+    let mut deposed = leader.wanted(&[(2, Want::Start, "exec sleep 1000")]);
+    deposed.fence = Some(Fence { epoch: 7, term: 3, leader: 1 }.into());
+    leader.send(deposed.clone()).await;
+    let mut foreign = deposed.clone();
+    (foreign.cluster_id, foreign.lineage_id) = ("other".into(), "other".into());
+    foreign.fence = Some(Fence { epoch: 9, term: 9, leader: 9 }.into());
+    leader.send(foreign).await;
+    // Orders that echo a heartbeat of another session, or one that was never sent, start nothing.
+    for echo in [
+        wire::Echo { session: leader.heartbeat.session ^ 1, number: 1 },
+        wire::Echo { session: leader.heartbeat.session, number: u64::MAX },
+    ] {
+        let mut stale = leader.wanted(&[(1, Want::Keep, ""), (3, Want::Start, "exec sleep 1000")]);
+        stale.echo = Some(echo);
+        leader.send(stale).await;
+    }
+    // A keep of what is not here is LOST; a kill of it is KILLED; the last generation is obeyed by itself.
+    leader
+        .want(&[(1, Want::Keep, "exec sleep 1000"), (4, Want::Keep, "exec sleep 1000"), (5, Want::Kill, "exit 0")])
+        .await;
+    let lost = leader.reported(4, Status::Lost).await;
+    assert_eq!(lost.message, "The host was to keep the task and does not have it.");
+    leader.reported(5, Status::Killed).await;
+    leader.obeyed().await;
+    // None of them can be started after that.
+    leader.want(&[(1, Want::Keep, "exec sleep 1000"), (4, Want::Start, "exec sleep 1000")]).await;
+    leader.obeyed().await;
+    assert_eq!(agent.launched(), [1]);
+    assert!(agent.processes(1).iter().all(identity::is_alive));
+
+    // The fence outlives the agent.
+    agent.kill();
+    agent.start();
+    leader.attached().await;
+    assert_eq!(leader.hellos.last().unwrap().fence, Some(leader.fence.into()));
+    deposed.echo = leader.frame(Body::Resync(wire::Resync {})).echo;
+    leader.send(deposed).await;
+    leader.send(leader.frame(Body::Resync(wire::Resync {}))).await;
+    leader.attached().await;
+    assert_eq!(agent.launched(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_grows_old() {
+    let mut leader = Leader::start().await;
+    let agent = Agent::new(&leader);
+    leader.attached().await;
+    let old = leader.wanted(&[(1, Want::Start, "exec sleep 1000")]);
+    let first = leader.heartbeat.number;
+    leader.until("six more heartbeats", |leader| leader.heartbeat.number >= first + 7).await;
+    leader.send(old.clone()).await;
+    // The heartbeats that follow do not say that it is obeyed; sent anew, it is.
+    let seen = leader.heartbeat.number;
+    leader.until("two more heartbeats", |leader| leader.heartbeat.number >= seen + 2).await;
+    assert_eq!(leader.heartbeat.generation, 0);
+    assert!(agent.launched().is_empty());
+    let again = SchedulerFrame { echo: leader.frame(Body::Resync(wire::Resync {})).echo, ..old };
+    leader.send(again).await;
+    leader.reported(1, Status::Running).await;
+    assert_eq!(agent.launched(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_come_again_until_they_are_acknowledged() {
+    let mut leader = Leader::start().await;
+    leader.acknowledges = false;
+    let mut agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exit 0")]).await;
+    let report = leader.reported(1, Status::Finished).await;
+    leader.reports.clear();
+    assert_eq!(leader.reported(1, Status::Finished).await, report, "again on the same stream");
+    // Not named any more, but not forgotten either: nobody has applied its end.
+    leader.want(&[]).await;
+    leader.obeyed().await;
+    agent.kill();
+    leader.reports.clear();
+    agent.start();
+    assert_eq!(leader.reported(1, Status::Finished).await, report, "again after a restart");
+    leader.acknowledges = true;
+    leader.acknowledge().await;
+    leader.until("a heartbeat", |leader| leader.heartbeat.session == leader.hellos.last().unwrap().session).await;
+    leader.want(&[]).await;
+    leader.obeyed().await;
+    leader.send(leader.frame(Body::Resync(wire::Resync {}))).await;
+    leader.attached().await;
+    assert_eq!(leader.hellos.last().unwrap().tasks, [], "forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intent_without_an_executor_is_abandoned_and_a_lost_journal_is_made_good_by_adoption() {
+    let mut leader = Leader::start().await;
+    let mut agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+    let running = agent.processes(1);
+    agent.kill();
+    // As if the agent had died between the intent and the spawn.
+    let (mut journal, _) = journal::Journal::open(agent.dir.path(), || panic!("it exists")).unwrap();
+    let intent = wire::LaunchIntent { task_id: 2, generation: leader.generation, ..Default::default() };
+    journal.append(wire::journal_record::Body::Intent(intent)).unwrap();
+    drop(journal);
+    agent.start();
+    leader.attached().await;
+    let lost = leader.reported(2, Status::Lost).await;
+    assert!(lost.message.contains("before the task's executor had begun"), "{}", lost.message);
+    assert_eq!(executor::claim::read(&agent.task(2)).unwrap(), Some(executor::claim::Claim::Abandoned));
+
+    agent.kill();
+    std::fs::remove_file(journal::Journal::path(agent.dir.path())).unwrap();
+    leader.reports.clear();
+    agent.start();
+    leader.attached().await;
+    let hello = leader.hellos.last().unwrap().clone();
+    assert_ne!(hello.identity.unwrap().journal_id, leader.hellos[0].identity.clone().unwrap().journal_id);
+    assert_eq!(hello.tasks.len(), 1, "{:?}", hello.tasks);
+    assert_eq!((hello.tasks[0].task_id, hello.tasks[0].status()), (1, Status::Running));
+    leader.want(&[(1, Want::Keep, "exec sleep 1000")]).await;
+    leader.obeyed().await;
+    assert_eq!(agent.processes(1), running);
+    assert_eq!(agent.launched(), [] as [u64; 0], "adopted, not launched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_held_to_its_memory_where_the_host_can() {
+    let host = isolation::Host::detect();
+    if !host.words().iter().any(|word| word == "memory") {
+        // Said, so that nobody takes this for a proof.
+        eprintln!("this host has no memory cgroup: what a task may use is not checked here");
+        return;
+    }
+    let mut leader = Leader::start().await;
+    let mut agent = Agent {
+        dir: tempfile::tempdir().unwrap(),
+        child: None,
+        schedulers: leader.address.clone(),
+        isolation: "auto",
+    };
+    agent.start();
+    leader.attached().await;
+    // 64 MiB are allowed. `tail` keeps in memory what has no line ends.
+    leader.want(&[(1, Want::Start, "head -c 300000000 /dev/zero | tail; exec sleep 1000")]).await;
+    let report = leader.reported(1, Status::Failed).await;
+    assert_eq!(report.message, agent::host::message_of_oom());
+    leader.want(&[(2, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(2, Status::Running).await;
+    let cgroups = executor::launch::read(&agent.task(2)).unwrap().cgroups;
+    assert!(cgroups.iter().all(|path| Path::new(path).is_dir()) && !cgroups.is_empty());
+    leader.want(&[]).await;
+    leader.reported(2, Status::Killed).await;
+    let gone = || !cgroups.iter().any(|path| Path::new(path).exists());
+    let deadline = Instant::now() + PATIENCE;
+    while !gone() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(gone(), "the cgroups of an ended task are still there");
+}
