@@ -35,6 +35,9 @@ use crate::telemetry;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Chunks of a snapshot that are read ahead.
 const CHUNKS_AHEAD: usize = 4;
+/// Before a stream is opened again after it could not be; doubled each time up to the next.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_millis(100);
 /// A snapshot that takes longer is given up.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(1800);
 
@@ -85,6 +88,8 @@ impl Transport {
                     .max_encoding_message_size(MESSAGE_BYTES_MAX)
             }),
             profile: self.profile,
+            purpose,
+            failures: 0,
         }
     }
 
@@ -126,6 +131,9 @@ pub(crate) struct Peer {
     message_peer: wire::Peer,
     client: Result<RaftClient<Channel>, String>,
     profile: Profile,
+    purpose: Purpose,
+    /// Streams in a row that could not be opened.
+    failures: u32,
 }
 
 fn unreachable(why: &str) -> Unreachable<Types> {
@@ -213,7 +221,14 @@ impl RaftNetworkV2<Types> for Peer {
                 append_to_wire(&peer, &request)
             });
             let limit = self.answer_max();
-            let answers = self.call(RPCTypes::AppendEntries, limit, client.append(messages)).await?;
+            // openraft's own back-off delays requests, not the opening of streams: a dead peer would be tried
+            // thousands of times a second. Heartbeats are paced by their interval and must not wait.
+            if self.failures > 0 && self.purpose == Purpose::Append {
+                tokio::time::sleep((RETRY_FIRST * (1 << self.failures.min(4))).min(RETRY_MAX)).await;
+            }
+            let opened = self.call(RPCTypes::AppendEntries, limit, client.append(messages)).await;
+            self.failures = if opened.is_ok() { 0 } else { self.failures.saturating_add(1) };
+            let answers = opened?;
             let this = &*self;
             let answers = futures::stream::unfold(Some(answers), move |answers| {
                 let owed = Arc::clone(&owed);

@@ -1,0 +1,216 @@
+//! Rows against crashes between cuts and flushes, damage, and a snapshot's way.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::machine::{Corrupt, Rows};
+use crate::raft::{LeaderId, LogId};
+use crate::snapshot::{self, Incoming};
+use crate::state::cut::{Pending, Point};
+use crate::state::rows::{RowStore, Sum};
+use crate::state::writer::RowWriter;
+use crate::{Changes, StoreError};
+
+fn id(index: u64) -> LogId {
+    LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
+}
+
+type AllRows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn all(rows: &mut Rows<'_>) -> Result<AllRows, Corrupt> {
+    rows.map(|row| row.map(|(key, row)| (key.into_vec(), row.into_vec()))).collect()
+}
+
+fn load(path: &Path) -> Result<(AllRows, Point), StoreError> {
+    RowStore::open(path)?.load(all)
+}
+
+/// Applies entry `index`: row `index % 7` becomes the index, row "last" too.
+fn apply(pending: &Pending, index: u64) {
+    pending.with(|present| {
+        present.at.applied = Some(id(index));
+        present.moved = true;
+        let value = Arc::new(index.to_le_bytes().to_vec());
+        let mut changes = std::mem::take(&mut present.changes);
+        changes.put(format!("row{}", index % 7).into_bytes(), value.clone());
+        changes.put(b"last".to_vec(), value);
+        if index.is_multiple_of(5) {
+            changes.delete(b"row3".to_vec());
+        }
+        present.changes = changes;
+    });
+}
+
+/// What the rows must be when entries up to `index` are applied.
+fn expected(index: u64) -> AllRows {
+    let mut changes = Changes::default();
+    for n in 1..=index {
+        changes.put(format!("row{}", n % 7).into_bytes(), Arc::new(n.to_le_bytes().to_vec()));
+        changes.put(b"last".to_vec(), Arc::new(n.to_le_bytes().to_vec()));
+        if n % 5 == 0 {
+            changes.delete(b"row3".to_vec());
+        }
+    }
+    let encoded = changes.iter().filter_map(|(key, row)| {
+        let mut bytes = Vec::new();
+        row?.encode(&mut bytes);
+        Some((key.to_vec(), bytes))
+    });
+    encoded.collect()
+}
+
+#[test]
+fn after_a_crash_rows_and_their_index_belong_together() {
+    let home = tempfile::tempdir().unwrap();
+    let live = home.path().join("live");
+    let mut rows = RowStore::open(&live).unwrap();
+    let (_, at) = rows.load(all).unwrap();
+    let pending = Pending::new(at);
+    let mut stored = 0;
+    for index in 1..=60 {
+        apply(&pending, index);
+        if index % 3 == 0 {
+            rows.write(&pending.next_cut().unwrap()).unwrap();
+        }
+        if index % 12 == 0 {
+            rows.flush().unwrap();
+            stored = index;
+        }
+        // What the disk holds at this moment, as a crash would leave it.
+        let crashed = home.path().join(format!("crashed{index}"));
+        std::fs::create_dir(&crashed).unwrap();
+        for file in std::fs::read_dir(&live).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), crashed.join(file.file_name())).unwrap();
+        }
+        let (found, at) = load(&crashed).unwrap();
+        assert_eq!(at.index(), stored, "after entry {index}");
+        assert_eq!(found, expected(stored), "after entry {index}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_called_stored_before_it_is_flushed() {
+    let home = tempfile::tempdir().unwrap();
+    let mut rows = RowStore::open(&home.path().join("rows")).unwrap();
+    let (_, at) = rows.load(all).unwrap();
+    let pending = Arc::new(Pending::new(at.clone()));
+    let writer = RowWriter::start(rows, at, Arc::clone(&pending), |why| panic!("{why}")).unwrap();
+    for index in 1..=20 {
+        apply(&pending, index);
+    }
+    // Cuts are written each quarter of a second and flushes come each ten: the cut of a sum proves a write.
+    pending.freeze_for_check();
+    writer.nudge();
+    writer.newest_sum().wait_for(|newest| *newest == Some(20)).await.unwrap();
+    assert_eq!(writer.stored(), None);
+    let copy = home.path().join("copy");
+    let at = writer.checkpoint(copy.clone()).await.unwrap();
+    assert_eq!((at.index(), writer.stored()), (20, Some(id(20))));
+    assert_eq!(load(&copy).unwrap().0, expected(20));
+    apply(&pending, 21);
+    writer.stop(home.path().to_owned()).await;
+    assert_eq!(writer.stored(), Some(id(21)));
+    assert_eq!(load(&home.path().join("rows")).unwrap().0, expected(21));
+}
+
+#[test]
+fn the_sum_depends_on_the_rows_and_not_on_how_they_came() {
+    let mut left = Sum::default();
+    left.put(b"a", b"1");
+    left.put(b"b", b"2");
+    left.put(b"a", b"3");
+    left.delete(b"c");
+    left.put(b"d", b"4");
+    left.delete(b"d");
+    let mut right = Sum::default();
+    right.put(b"b", b"2");
+    right.put(b"a", b"3");
+    assert_eq!(left.total(), right.total());
+    right.put(b"a", b"4");
+    assert_ne!(left.total(), right.total());
+    // Two rows that swap their values are other rows.
+    let (mut one, mut other) = (Sum::default(), Sum::default());
+    one.put(b"a", b"1");
+    one.put(b"b", b"2");
+    other.put(b"a", b"2");
+    other.put(b"b", b"1");
+    assert_ne!(one.total(), other.total());
+}
+
+#[test]
+fn node_ids_are_given_once() {
+    let mut point = Point::default();
+    assert_eq!(point.reserve("x"), Ok(2));
+    assert_eq!(point.reserve("y"), Ok(3));
+    assert_eq!(point.reserve("x"), Ok(2));
+    let again = Point::from_wire(&point.to_wire(0)).unwrap();
+    assert_eq!((again.next_node_id, again.reserved), (4, point.reserved));
+}
+
+/// Makes a snapshot of 30 applied entries in `home`.
+fn snapshot_of_30(home: &Path) -> Arc<snapshot::Snapshot> {
+    let mut rows = RowStore::open(&home.join("source")).unwrap();
+    let (_, at) = rows.load(all).unwrap();
+    let pending = Pending::new(at);
+    (1..=30).for_each(|index| apply(&pending, index));
+    let cut = pending.next_cut().unwrap();
+    rows.write(&cut).unwrap();
+    rows.flush().unwrap();
+    let snapshots = snapshot::home(home);
+    std::fs::create_dir_all(&snapshots).unwrap();
+    let copied = snapshots.join("x.building");
+    rows.checkpoint(&copied).unwrap();
+    snapshot::seal(&snapshots, &copied, &cut.at).unwrap()
+}
+
+#[test]
+fn a_snapshot_arrives_as_it_was_sent_or_not_at_all() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let sent = snapshot_of_30(from.path());
+    let mut chunks = Vec::new();
+    snapshot::chunks(&sent, |chunk| {
+        chunks.push(chunk);
+        true
+    })
+    .unwrap();
+    let home = snapshot::home(to.path());
+    let receive = |chunks: &[proto::wire::raft::SnapshotData]| {
+        let mut incoming = Incoming::begin(&home, sent.meta.clone())?;
+        chunks.iter().try_for_each(|chunk| incoming.take(chunk))?;
+        incoming.finish()
+    };
+    // Damaged, cut short, or out of order: refused, and nothing is left behind.
+    for n in 0..chunks.len() {
+        let mut damaged = chunks.clone();
+        let mut bytes = damaged[n].bytes.to_vec();
+        bytes[0] ^= 1;
+        damaged[n].bytes = bytes.into();
+        assert!(receive(&damaged).is_err());
+        assert!(receive(&chunks[..n]).is_err());
+    }
+    assert_eq!(std::fs::read_dir(&home).unwrap().count(), 0);
+    let arrived = receive(&chunks).unwrap();
+    assert_eq!(arrived.meta, sent.meta);
+    let rows = to.path().join("rows");
+    snapshot::copy_rows(&arrived, &rows).unwrap();
+    let (found, at) = load(&rows).unwrap();
+    assert_eq!((found, at.index()), (expected(30), 30));
+    // Found again after a restart, and what was half made is swept.
+    std::fs::create_dir(home.join("y.incoming")).unwrap();
+    assert_eq!(snapshot::newest(&home).unwrap().unwrap().meta, sent.meta);
+    assert_eq!(std::fs::read_dir(&home).unwrap().count(), 1);
+}
+
+#[test]
+fn a_snapshot_names_no_file_outside_its_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let good = snapshot_of_30(home.path()).meta.clone();
+    for name in ["../x", "/etc/x", "", ".", "..", "a/b", "manifest"] {
+        let mut bad = good.clone();
+        bad.files[0].name = name.into();
+        assert!(Incoming::begin(home.path(), bad).is_err(), "{name:?}");
+        let mut bad = good.clone();
+        bad.id = name.into();
+        assert!(Incoming::begin(home.path(), bad).is_err(), "{name:?}");
+    }
+}
