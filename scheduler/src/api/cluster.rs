@@ -23,8 +23,8 @@ use crate::limits::RELAY_QUEUE_MAX;
 use crate::outlet::Outlet;
 use crate::server::Node;
 
-/// How long a replica may take to apply up to the point of a fingerprint.
-const FINGERPRINT_WAIT: Duration = Duration::from_secs(10);
+/// How long another replica may take to apply up to the point of a fingerprint and sum its rows.
+const FINGERPRINT_WAIT: Duration = Duration::from_secs(12);
 
 /// A member that answered the leader within this time counts as heard.
 const HEARD_LATELY: Duration = Duration::from_secs(5);
@@ -177,27 +177,11 @@ impl rpc::cluster_server::Cluster for Operators {
         let running = self.node.running()?;
         if request.get_ref().at > 0 {
             let at = request.into_inner().at;
-            let deadline = tokio::time::Instant::now() + FINGERPRINT_WAIT;
-            loop {
-                match running.replica.fingerprint_at() {
-                    Some(own) if own.index == at => {
-                        let sum = convert::hex(&own.sum);
-                        return Ok(Response::new(FingerprintReply { log_index: at, sum, replicas: vec![] }));
-                    }
-                    Some(own) if own.index > at => {
-                        return Err(failed(format!(
-                            "a newer fingerprint, at {}, has replaced the one at {at}",
-                            own.index
-                        )));
-                    }
-                    _ if tokio::time::Instant::now() > deadline => {
-                        return Err(Status::unavailable(format!(
-                            "this replica has not applied log index {at} yet"
-                        )));
-                    }
-                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
-            }
+            let own = running.replica.fingerprint_of(at).await.ok_or_else(|| {
+                Status::unavailable(format!("this replica has no sum of its rows at log index {at}"))
+            })?;
+            let sum = convert::hex(&own.sum);
+            return Ok(Response::new(FingerprintReply { log_index: at, sum, replicas: vec![] }));
         }
         if let Place::There(channel) = leader(&running, &request).await? {
             return call(

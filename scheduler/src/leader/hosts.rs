@@ -67,7 +67,7 @@ pub(super) enum Ask {
 
 impl Hosts {
     /// An empty table: every host counts as heard now.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = boottime();
         Hosts {
             links: BTreeMap::new(),
@@ -80,7 +80,7 @@ impl Hosts {
     }
 
     /// A new link.
-    pub fn open(&mut self, id: LinkId, outlet: Outlet) {
+    pub(super) fn open(&mut self, id: LinkId, outlet: Outlet) {
         let link = Link {
             outlet,
             stage: Stage::Silent,
@@ -96,7 +96,7 @@ impl Hosts {
     }
 
     /// A link is gone. Its host has been heard until now; silence begins.
-    pub fn close(&mut self, id: LinkId) {
+    pub(super) fn close(&mut self, id: LinkId) {
         if let Some(link) = self.links.remove(&id)
             && let Stage::Up(host) = link.stage
             && self.by_host.get(&host) == Some(&id)
@@ -113,7 +113,7 @@ impl Hosts {
     }
 
     /// Takes an agent's frame; returns what must go through the log before it is answered.
-    pub fn frame(&mut self, session: &Session, id: LinkId, frame: AgentFrame) -> Option<Ask> {
+    pub(super) fn frame(&mut self, session: &Session, id: LinkId, frame: AgentFrame) -> Option<Ask> {
         let link = self.links.get_mut(&id)?;
         match frame.body? {
             agent_frame::Body::Hello(hello) => {
@@ -167,7 +167,7 @@ impl Hosts {
     }
 
     /// The host behind a link is registered, and what it said in its hello is applied.
-    pub fn up(&mut self, session: &Session, id: LinkId, host: HostId) {
+    pub(super) fn up(&mut self, session: &Session, id: LinkId, host: HostId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.stage = Stage::Up(host);
         self.heard.insert(host, boottime());
@@ -180,7 +180,7 @@ impl Hosts {
     }
 
     /// The host behind a link may not join as it is.
-    pub fn refuse(&mut self, id: LinkId, reason: String) {
+    pub(super) fn refuse(&mut self, id: LinkId, reason: String) {
         tracing::warn!(link = id.0, reason, "refused an agent");
         if let Some(link) = self.links.get(&id) {
             let body = Some(scheduler_frame::Body::Refused(wire::Refused { reason }));
@@ -190,7 +190,7 @@ impl Hosts {
     }
 
     /// What the agent said could not be put through the log: it shall say it again.
-    pub fn again(&mut self, id: LinkId) {
+    pub(super) fn again(&mut self, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.stage = Stage::Silent;
             link.waiting.clear();
@@ -212,26 +212,26 @@ impl Hosts {
     }
 
     /// Reports up to `sequence` are applied; returns those that waited behind them.
-    pub fn acknowledge(&mut self, session: &Session, id: LinkId, sequence: u64) -> Option<Ask> {
+    pub(super) fn acknowledge(&mut self, session: &Session, id: LinkId, sequence: u64) -> Option<Ask> {
         self.send(session, id, scheduler_frame::Body::Acknowledged(wire::Acknowledged { sequence }));
         self.links.get_mut(&id)?.reporting = false;
         self.next_reports(id)
     }
 
     /// State changed what this host is owed.
-    pub fn mark(&mut self, host: HostId) {
+    pub(super) fn mark(&mut self, host: HostId) {
         if self.by_host.contains_key(&host) {
             self.dirty.insert(host);
         }
     }
 
     /// Looks at all linked hosts again.
-    pub fn mark_all(&mut self) {
+    pub(super) fn mark_all(&mut self) {
         self.dirty.extend(self.by_host.keys());
     }
 
     /// Sends their wanted sets to the hosts that are owed one; not while a quorum has been silent.
-    pub fn dispatch(&mut self, session: &Session) {
+    pub(super) fn dispatch(&mut self, session: &Session) {
         if self.dirty.is_empty() || !acknowledged(session) {
             return;
         }
@@ -250,7 +250,10 @@ impl Hosts {
 
     /// Hosts of State that have not been heard for too long, of those that `known` lists as not silent,
     /// each with its registration.
-    pub fn silent(&mut self, known: impl Iterator<Item = (HostId, Timestamp)>) -> Vec<(HostId, Timestamp)> {
+    pub(super) fn silent(
+        &mut self,
+        known: impl Iterator<Item = (HostId, Timestamp)>,
+    ) -> Vec<(HostId, Timestamp)> {
         let now = boottime();
         // Time in which this process itself did not run says nothing about the hosts.
         let stalled = now.saturating_sub(self.swept).saturating_sub(Duration::from_secs(1));

@@ -41,6 +41,8 @@ use crate::telemetry;
 
 /// How often the gauges of State are brought up to date.
 const GAUGES: Duration = Duration::from_secs(1);
+/// Between two tries to begin a session: just elected, raft may not take proposals for a moment.
+const BEGIN_AGAIN: Duration = Duration::from_millis(2);
 /// Events taken in one turn of the loop before it looks at State again.
 const EVENTS_PER_TURN: usize = 1_024;
 /// A round that placed this many is followed by a pause of `ROUND_PACE`, so that its effects arrive first.
@@ -65,10 +67,10 @@ pub async fn run(replica: Replica, clocks: Clocks, sessions: watch::Sender<Optio
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
                 }
-                Err(why) => tracing::warn!(%why, "could not begin to lead"),
+                Err(why) => tracing::info!(%why, "could not begin to lead yet"),
             }
             if *leadership.borrow() == now {
-                tokio::time::sleep(SWEEP).await;
+                tokio::time::sleep(BEGIN_AGAIN).await;
                 continue;
             }
         }
