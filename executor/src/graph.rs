@@ -37,6 +37,8 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By the kernel, since the task had used all its memory.
+    OutOfMemory,
     /// It was never there: why.
     NotStarted(String),
 }
@@ -52,6 +54,9 @@ impl std::fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exited with code {code}"),
             Exit::Signal(signal) => write!(f, "was killed by signal {signal}{}", signal_name(*signal)),
+            Exit::OutOfMemory => {
+                write!(f, "was killed by the kernel, since the task had used all its memory")
+            }
             Exit::NotStarted(why) => write!(f, "could not be started: {why}"),
         }
     }

@@ -102,6 +102,8 @@ struct Shell {
     server: Server,
     began: Instant,
     running: BTreeMap<i32, Running>,
+    /// As the cgroup counted them when it was last asked.
+    oom_kills: u64,
     status: Status,
     message: String,
     /// Of the launch, until it is used.
@@ -126,6 +128,7 @@ impl Shell {
             server,
             began: Instant::now(),
             running: BTreeMap::new(),
+            oom_kills: 0,
             status: Status::Unspecified,
             message: String::new(),
             launch,
@@ -258,13 +261,20 @@ impl Shell {
 
     /// Collects whatever ended: our processes, and orphans of theirs.
     fn reap(&mut self, graph: &mut Graph, spawner: &Spawner) {
-        while let Some((pid, exit)) = detach::reap_one() {
+        while let Some((pid, mut exit)) = detach::reap_one() {
             let Some(mut running) = self.running.remove(&pid) else { continue };
+            // 137 is how a shell says that its command died by SIGKILL.
+            if matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Code(137)) {
+                let oom_kills = self.cgroup.oom_kills();
+                if oom_kills > std::mem::replace(&mut self.oom_kills, oom_kills) {
+                    exit = Exit::OutOfMemory;
+                }
+            }
             running.rotate();
             let name = &self.task.processes[running.process].name;
             let state = match exit {
                 Exit::Code(0) => ProcessState::ProcessSuccess,
-                Exit::Signal(_) => ProcessState::ProcessKilled,
+                Exit::Signal(_) | Exit::OutOfMemory => ProcessState::ProcessKilled,
                 _ => ProcessState::ProcessFailed,
             };
             self.journal.process(name, running.run, state, None, &exit);

@@ -534,6 +534,27 @@ fn what_a_dead_executor_left_is_found_and_killed() {
 }
 
 #[test]
+fn a_task_that_uses_all_its_memory_fails_and_says_so() {
+    let host = Host::detect();
+    if !host.words().iter().any(|word| word == "memory") {
+        println!("skipped: this host cannot limit memory");
+        return;
+    }
+    let cgroups = Cgroups::new(&host, &format!("borealis-test-oom-{}", std::process::id())).unwrap().unwrap();
+    let cgroup = cgroups.create("task-7-2", &Limits { ram_mib: 24, ..Limits::default() }).unwrap();
+    let mut task = task(vec![process("hog", "x=$(head -c 200000000 /dev/zero | tr '\\0' x)")]);
+    task.launch.cgroups = cgroup.dirs().iter().map(|dir| dir.display().to_string()).collect();
+    task.start();
+    let summary = task.ended(
+        Status::Failed,
+        "process \"hog\" was killed by the kernel, since the task had used all its memory",
+    );
+    assert_eq!(summary.processes["hog"].signal, 9);
+    cgroup.remove().unwrap();
+    cgroups.remove().unwrap();
+}
+
+#[test]
 fn sigterm_ends_the_task_as_a_kill_does_and_sighup_does_nothing() {
     let mut task = task(vec![process("main", "sleep 600")]);
     task.start();

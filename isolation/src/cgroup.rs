@@ -204,12 +204,29 @@ impl Cgroup {
         self.dirs.iter().any(|dir| dir.exists())
     }
 
-    /// Removes it with the cgroups that the task made below. Fails while processes are in it. Gone already = done.
+    /// Removes it with the cgroups that the task made below. Fails while processes are in it; waits a little
+    /// ([`REMOVE_PATIENCE`]) for those that have died and are not yet gone. Gone already = done.
     pub fn remove(&self) -> Result<(), Error> {
-        self.dirs.iter().try_for_each(|dir| remove_tree(dir, 0))
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        loop {
+            let removed = self.dirs.iter().try_for_each(|dir| remove_tree(dir, 0));
+            let dying = |left: Vec<i32>| left.into_iter().all(is_zombie);
+            match removed {
+                Err(e)
+                    if e.cause.raw_os_error() == Some(libc::EBUSY)
+                        && Instant::now() < deadline
+                        && self.processes().is_ok_and(dying) =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                removed => return removed,
+            }
+        }
     }
 }
 
+/// How long [`Cgroup::remove`] waits for the kernel to let go of dead processes.
+pub const REMOVE_PATIENCE: Duration = Duration::from_millis(500);
 /// Depth to which a task's own cgroups are removed.
 const DEPTH_MAX: usize = 16;
 

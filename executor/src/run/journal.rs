@@ -45,6 +45,7 @@ impl Journal {
         let (exit_code, signal) = match exit {
             Exit::Code(code) => (*code, 0),
             Exit::Signal(signal) => (0, *signal),
+            Exit::OutOfMemory => (0, libc::SIGKILL),
             Exit::NotStarted(_) => (-1, 0),
         };
         let name = name.to_owned();
