@@ -1,10 +1,10 @@
 //! The memory of requests, and State's clock.
 
-use super::make::{BEGIN, JobMaker, apply, cluster, session};
-use crate::limits::{CLOCK_JUMP_MAX_MS, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS};
-use crate::state::command::{Request, StartSession};
+use super::make::{BEGIN, JobMaker, apply, cluster, host, identity, session};
+use crate::limits::{CLOCK_JUMP_MAX_MS, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS, SESSION_GRACE_MS};
+use crate::state::command::{Report, Request, StartSession};
 use crate::state::laws;
-use crate::{Command, Op, RefusalKind, Reply, State, Timestamp};
+use crate::{Command, Op, RefusalKind, Reply, State, Status, Timestamp, View, round};
 
 fn request(id: &str, created: Timestamp, body: u8) -> Request {
     Request { identity: "alice".into(), id: id.into(), created, body_hash: vec![body] }
@@ -118,4 +118,33 @@ fn sessions_are_ordered_and_the_first_names_the_cluster() {
     let again = StartSession { term: 4, leader: 2, cluster: "east".into(), epoch: 99, ..Default::default() };
     state.apply(Command::new(BEGIN, Op::StartSession(again))).reply.unwrap();
     assert_eq!((&*state.cluster().name, state.cluster().epoch), ("west", 7), "names are given once");
+}
+
+#[test]
+fn after_a_gap_hosts_report_before_anything_times_out() {
+    let mut state = cluster();
+    let register =
+        Op::RegisterHost { identity: identity("m", "j", "b"), spec: host("h1", 8000, 8192, None, &[]) };
+    let id = proto::HostId(apply(&mut state, 1, register).reply.unwrap().id);
+    apply(&mut state, 2, Op::CreateJob(JobMaker { instances: 2, ..JobMaker::new("a") }.spec()))
+        .reply
+        .unwrap();
+    for assign in round(&View::new(&state), BEGIN, 5).assigns {
+        apply(&mut state, 3, Op::Assign(assign)).reply.unwrap();
+    }
+    let tasks: Vec<_> = state.host(id).unwrap().tasks().collect();
+
+    let back = 600_000;
+    state.apply(session(BEGIN.plus_ms(back), 2)).reply.unwrap();
+    apply(&mut state, back, Op::Tick).reply.unwrap();
+    laws::check(&state).unwrap();
+    assert_eq!(state.tasks().filter(|task| task.status == Status::Assigned).count(), 2, "nothing was lost");
+    assert_eq!(state.next_deadline(), Some(BEGIN.plus_ms(back + SESSION_GRACE_MS)));
+    let report = Report { task: tasks[0], status: Status::Running, message: String::new(), sequence: 1 };
+    let reports = Op::ApplyReports { host: id, journal: "j".into(), reports: vec![report] };
+    apply(&mut state, back + 1_000, reports).reply.unwrap();
+    apply(&mut state, back + SESSION_GRACE_MS, Op::Tick).reply.unwrap();
+    laws::check(&state).unwrap();
+    assert_eq!(state.task(tasks[0]).map(|task| task.status), Some(Status::Running));
+    assert_eq!(state.task(tasks[1]), None, "what was not reported is lost");
 }

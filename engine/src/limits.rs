@@ -81,6 +81,10 @@ pub const REQUEST_AHEAD_MS: u64 = 5 * MINUTE_MS;
 pub const CLOCK_JUMP_MAX_MS: u64 = HOUR_MS;
 /// How far a session's first command may be from the median of the quorum's clocks.
 pub const CLOCK_MEDIAN_DISTANCE_MAX_MS: u64 = MINUTE_MS;
+/// A session that begins this much later than State's time follows a gap: hosts could not report meanwhile.
+pub const SESSION_GAP_MS: u64 = 10_000;
+/// After a gap hosts have this long to report before transient statuses expire.
+pub const SESSION_GRACE_MS: u64 = 30_000;
 /// How long an ended job stays visible.
 pub const JOB_HISTORY_MS: u64 = 2 * DAY_MS;
 /// How long a silent host stays known.

@@ -56,6 +56,12 @@ impl State {
     fn expire_task(&mut self, id: TaskId, touch: &mut Touch) {
         use super::status::Status;
         let Some(task) = self.tasks.get(&id) else { return };
+        let grace = self.cluster.grace_until;
+        if task.status.is_transient() && self.cluster.clock < grace {
+            self.alter_task(id, |task| task.until = grace);
+            touch.row(Key::Task(id));
+            return;
+        }
         let message = match task.status {
             Status::Throttled => "Penalty served",
             Status::Partitioned => "The host is silent",

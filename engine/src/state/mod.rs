@@ -55,6 +55,8 @@ pub struct Cluster {
     pub term: u64,
     /// Node id, of the newest session.
     pub leader: u64,
+    /// After a gap in time no transient status expires before: hosts report first.
+    pub grace_until: Timestamp,
     /// No placements, no silence, no expiry, until thawed.
     pub frozen: bool,
     /// After a restore: the same and no work, until resumed.
@@ -74,6 +76,7 @@ impl Default for Cluster {
             next_id: 1,
             term: 0,
             leader: 0,
+            grace_until: Timestamp(0),
             frozen: false,
             held: false,
             name: "".into(),

@@ -251,6 +251,7 @@ impl State {
             next_id: row.next_id,
             term: row.term,
             leader: row.leader,
+            grace_until: Timestamp(row.grace_until_ms),
             frozen: row.frozen,
             held: row.held,
             name: row.cluster.into(),
@@ -425,6 +426,7 @@ fn cluster_row(row: &Cluster) -> wire::ClusterRow {
         held: row.held,
         lineage_id: row.lineage.to_string(),
         cluster: row.name.to_string(),
+        grace_until_ms: row.grace_until.0,
     }
 }
 

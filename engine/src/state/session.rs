@@ -3,7 +3,7 @@
 use super::State;
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply, StartSession};
 use super::touch::{Key, Touch};
-use crate::limits::{CLOCK_JUMP_MAX_MS, CLOCK_MEDIAN_DISTANCE_MAX_MS};
+use crate::limits::{CLOCK_JUMP_MAX_MS, CLOCK_MEDIAN_DISTANCE_MAX_MS, SESSION_GAP_MS, SESSION_GRACE_MS};
 use crate::time::Timestamp;
 
 /// The median; of an even number of readings the lower one.
@@ -75,6 +75,9 @@ impl State {
             cluster.lineage = session.lineage.into();
         }
         (cluster.term, cluster.leader) = named;
+        if !first && at.since_ms(clock) > SESSION_GAP_MS {
+            cluster.grace_until = at.plus_ms(SESSION_GRACE_MS);
+        }
         cluster.clock = clock.max(at);
         touch.row(Key::Cluster);
         Ok(Done::default())

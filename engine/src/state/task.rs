@@ -28,7 +28,7 @@ pub struct Task {
     pub created: Timestamp,
     /// When it got its status.
     pub since: Timestamp,
-    /// THROTTLED: when it becomes PENDING.
+    /// When its status expires; zero where it never does.
     pub until: Timestamp,
     /// Where it runs.
     pub host: Option<HostId>,
@@ -61,11 +61,15 @@ impl Task {
 
     /// When its status expires, if it does.
     pub fn deadline(&self) -> Option<Timestamp> {
-        match self.status {
-            Status::Throttled => Some(self.until),
-            Status::Partitioned => Some(self.since.plus_ms(PARTITION_DELAY_MS)),
-            status if status.is_transient() => Some(self.since.plus_ms(TRANSIENT_TIMEOUT_MS)),
-            _ => None,
+        (self.until > Timestamp(0)).then_some(self.until)
+    }
+
+    /// When a status got at `since` expires by itself; a penalty is counted by whoever gives it.
+    pub(super) fn expiry(status: Status, since: Timestamp) -> Timestamp {
+        match status {
+            Status::Partitioned => since.plus_ms(PARTITION_DELAY_MS),
+            status if status.is_transient() => since.plus_ms(TRANSIENT_TIMEOUT_MS),
+            _ => Timestamp(0),
         }
     }
 }

@@ -125,6 +125,7 @@ impl State {
             task.partitions += u32::from(to == Status::Partitioned);
             task.status = to;
             task.since = clock;
+            task.until = Task::expiry(to, clock);
             task.message = message.and_then(kept_message);
         });
         self.note_event(id, touch);
@@ -170,6 +171,7 @@ impl State {
         task.failures += u32::from(fails);
         task.status = to;
         task.since = clock;
+        task.until = Timestamp(0);
         task.message = message.and_then(kept_message);
         let host = task.host.and_then(|host| self.hosts.get(&host)).map(|host| host.name().clone());
         let ended = EndedTask {
