@@ -78,7 +78,10 @@ fn arguments() -> Result<Arguments, Problem> {
 
 #[tokio::main]
 async fn main() -> Result<(), Problem> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let Arguments { options, init, join } = arguments()?;
     if replication::identity(&options.dir)?.is_none() {
         match join {
@@ -90,7 +93,10 @@ async fn main() -> Result<(), Problem> {
     let replica = Replica::<Counters>::start(options.clone()).await?;
     let raft_address: std::net::SocketAddr = options.raft_address.parse()?;
     tokio::spawn(
-        tonic::transport::Server::builder().tcp_nodelay(true).add_service(replica.raft_service()).serve(raft_address),
+        tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .add_service(replica.raft_service())
+            .serve(raft_address),
     );
     let listener = TcpListener::bind(&options.api_address).await?;
     loop {
@@ -207,7 +213,10 @@ async fn answer(replica: &Replica<Counters>, line: &str) -> String {
         ["join", uuid, raft, api] => match replica.admit(uuid, raft, api).await {
             Ok(done) => {
                 let identity = done.identity;
-                format!("admitted {} {} {} {}", identity.cluster_id, identity.node_id, identity.lineage_id, identity.epoch)
+                format!(
+                    "admitted {} {} {} {}",
+                    identity.cluster_id, identity.node_id, identity.lineage_id, identity.epoch
+                )
             }
             Err(replication::AdmitError::Propose(error)) => refused(&error),
             Err(error) => format!("error {error}"),

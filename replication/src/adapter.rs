@@ -55,7 +55,8 @@ impl<M: Machine> AnyMachine for Held<M> {
     fn apply(&self, commands: &[Bytes], changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt> {
         let decoded = commands.iter().map(|bytes| M::decode(bytes)).collect::<Result<Vec<_>, _>>()?;
         let mut machine = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let replies: Vec<M::Reply> = decoded.into_iter().map(|command| machine.apply(command, changes)).collect();
+        let replies: Vec<M::Reply> =
+            decoded.into_iter().map(|command| machine.apply(command, changes)).collect();
         Ok(Box::new(replies))
     }
 
@@ -169,7 +170,8 @@ fn next_directory(old: Option<&str>) -> String {
 fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
     let (file, bytes) = SmallFile::open(dir, "pointer")?;
     let Some(bytes) = bytes else { return Ok((file, None)) };
-    let pointer = wire::RowsPointer::decode(&bytes[..]).map_err(|e| Corrupt::new("pointer", e.to_string()))?;
+    let pointer =
+        wire::RowsPointer::decode(&bytes[..]).map_err(|e| Corrupt::new("pointer", e.to_string()))?;
     if pointer.level > LEVEL {
         return Err(StoreError::Level { what: "pointer".into(), found: pointer.level, known: LEVEL });
     }

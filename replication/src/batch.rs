@@ -29,7 +29,10 @@ const WAITING_MAX: usize = 16_384;
 /// Their bytes at most.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 
-const _: () = assert!(ENTRY_BYTES_MAX + 64 * COMMANDS_MAX < crate::transport::MESSAGE_BYTES_MAX, "an entry fits a message");
+const _: () = assert!(
+    ENTRY_BYTES_MAX + 64 * COMMANDS_MAX < crate::transport::MESSAGE_BYTES_MAX,
+    "an entry fits a message"
+);
 
 type Answered<R> = Result<Proposed<R>, ProposeError>;
 
@@ -46,7 +49,10 @@ pub(crate) struct Batcher<M: Machine> {
 
 impl<M: Machine> Batcher<M> {
     /// Starts the task that makes entries.
-    pub(crate) fn start(raft: Raft, leadership: watch::Receiver<Leadership>) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(
+        raft: Raft,
+        leadership: watch::Receiver<Leadership>,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let bytes = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(run::<M>(raft, leadership, waiting, Arc::clone(&bytes)));
@@ -148,7 +154,9 @@ async fn settle<M: Machine>(
         Ok(Ok(response)) => {
             let index = response.log_id.index;
             let Answer::Replies(replies) = response.data else {
-                fail(done, || ProposeError::Unknown { why: "it was applied, but its answer was lost".into() });
+                fail(done, || ProposeError::Unknown {
+                    why: "it was applied, but its answer was lost".into(),
+                });
                 return;
             };
             let replies = replies.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -159,7 +167,9 @@ async fn settle<M: Machine>(
                         let _ = done.send(Ok(Proposed { index, reply }));
                     }
                 }
-                Err(_) => fail(done, || ProposeError::Unknown { why: "it was applied, but its answer was lost".into() }),
+                Err(_) => fail(done, || ProposeError::Unknown {
+                    why: "it was applied, but its answer was lost".into(),
+                }),
             }
         }
         Ok(Err(ClientWriteError::ForwardToLeader(_))) => {

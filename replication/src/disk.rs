@@ -31,7 +31,9 @@ pub(crate) fn lock_dir(dir: &Path) -> Result<File, StoreError> {
 pub(crate) fn condemn(dir: &Path, corrupt: &Corrupt) {
     let path = dir.join("condemned");
     let written = std::fs::write(&path, corrupt.to_string()).and_then(|()| File::open(&path)?.sync_all());
-    if let Err(error) = written.map_err(StoreError::io("writing", path)).and_then(|()| crate::small_file::sync_dir(dir)) {
+    if let Err(error) =
+        written.map_err(StoreError::io("writing", path)).and_then(|()| crate::small_file::sync_dir(dir))
+    {
         tracing::error!("the directory could not be marked as condemned: {error}");
     }
 }
@@ -52,7 +54,9 @@ pub(crate) fn measure_sync(dir: &Path) -> Result<Duration, StoreError> {
     let mut took = Vec::with_capacity(SYNCS);
     for n in 0..=SYNCS {
         let began = Instant::now();
-        file.write_all_at(&block, 0).and_then(|()| file.sync_data()).map_err(StoreError::io("syncing", &path))?;
+        file.write_all_at(&block, 0)
+            .and_then(|()| file.sync_data())
+            .map_err(StoreError::io("syncing", &path))?;
         if n > 0 {
             took.push(began.elapsed());
         }

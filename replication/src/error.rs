@@ -30,13 +30,17 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Nobody initialised this directory and it did not join.
-    #[error("{path} belongs to no cluster; run `cluster init` on the first replica or `cluster join` on this one")]
+    #[error(
+        "{path} belongs to no cluster; run `cluster init` on the first replica or `cluster join` on this one"
+    )]
     NoIdentity {
         /// The directory.
         path: PathBuf,
     },
     /// The directory belongs to another cluster than the options say.
-    #[error("{path} belongs to cluster {found:?}, not to {wanted:?}; check the directory and the cluster's name")]
+    #[error(
+        "{path} belongs to cluster {found:?}, not to {wanted:?}; check the directory and the cluster's name"
+    )]
     OtherCluster {
         /// The directory.
         path: PathBuf,

@@ -112,7 +112,11 @@ pub async fn adopt(options: &Options, identity: &Identity) -> Result<(), StoreEr
         let store = store_uuid(&options.dir)?;
         if store != identity.store_uuid {
             let what = format!("{}", options.dir.display());
-            return Err(Corrupt::new(what, format!("is store {store}; the identity is for {}", identity.store_uuid)).into());
+            return Err(Corrupt::new(
+                what,
+                format!("is store {store}; the identity is for {}", identity.store_uuid),
+            )
+            .into());
         }
         refuse_used(&options.dir)?;
         settle(&options, &identity, &[])

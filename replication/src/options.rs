@@ -32,7 +32,13 @@ pub struct Options {
 
 impl Options {
     /// Options with the usual limits.
-    pub fn new(dir: impl Into<PathBuf>, cluster: &str, raft_address: &str, api_address: &str, profile: Profile) -> Self {
+    pub fn new(
+        dir: impl Into<PathBuf>,
+        cluster: &str,
+        raft_address: &str,
+        api_address: &str,
+        profile: Profile,
+    ) -> Self {
         Options {
             dir: dir.into(),
             cluster: cluster.into(),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -150,7 +150,9 @@ impl<M: Machine> Replica<M> {
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
         let answer = self.inner.batcher.push(command)?;
-        answer.await.unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
     }
 
     /// Looks at the machine as it is here and now, maybe behind the leader. Keep it short: apply waits.
@@ -171,7 +173,9 @@ impl<M: Machine> Replica<M> {
         match tokio::time::timeout(limit, self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => Err(not_leader()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => Err(ReadError::NoQuorum),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
+                Err(ReadError::NoQuorum)
+            }
             Ok(Err(RaftError::Fatal(fatal))) => Err(ReadError::Stopped { why: fatal.to_string() }),
         }
     }
@@ -227,8 +231,15 @@ impl<M: Machine> Replica<M> {
 
     /// On the leader: gives a joining replica its node id, adds it as a learner, and makes it a voter in the
     /// background once it has caught up. The same store uuid gets the same answer.
-    pub async fn admit(&self, store_uuid: &str, raft_address: &str, api_address: &str) -> Result<Admitted, AdmitError> {
-        for (name, value) in [("store uuid", store_uuid), ("raft address", raft_address), ("api address", api_address)] {
+    pub async fn admit(
+        &self,
+        store_uuid: &str,
+        raft_address: &str,
+        api_address: &str,
+    ) -> Result<Admitted, AdmitError> {
+        for (name, value) in
+            [("store uuid", store_uuid), ("raft address", raft_address), ("api address", api_address)]
+        {
             if value.is_empty() || value.len() > 255 {
                 return Err(AdmitError::Refused(format!("the {name} is missing or too long")));
             }
@@ -236,7 +247,9 @@ impl<M: Machine> Replica<M> {
         for member in self.status().members {
             if member.raft_address == raft_address && member.store_uuid != store_uuid {
                 let id = member.node_id;
-                return Err(AdmitError::Refused(format!("{raft_address} is the raft address of node {id}; use another")));
+                return Err(AdmitError::Refused(format!(
+                    "{raft_address} is the raft address of node {id}; use another"
+                )));
             }
         }
         let reserved = self.write(Data::Reserve(store_uuid.to_owned())).await?;
@@ -255,14 +268,17 @@ impl<M: Machine> Replica<M> {
             Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)]))).await?,
             None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, node)]))).await?,
         }
-        let identity = Identity { node_id, store_uuid: store_uuid.into(), ..Identity::clone(&self.inner.identity) };
+        let identity =
+            Identity { node_id, store_uuid: store_uuid.into(), ..Identity::clone(&self.inner.identity) };
         Ok(Admitted { identity, members: self.status().members })
     }
 
     /// On the leader: makes all replicas sum their rows at one index, and waits for the own sum.
     pub async fn fingerprint(&self) -> Result<Fingerprint, ProposeError> {
         let (index, _) = self.write(Data::Check(rand::random())).await?;
-        self.fingerprint_of(index).await.ok_or_else(|| ProposeError::Unknown { why: "the sum did not come in time".into() })
+        self.fingerprint_of(index)
+            .await
+            .ok_or_else(|| ProposeError::Unknown { why: "the sum did not come in time".into() })
     }
 
     /// On any replica: waits until the sum that the leader asked for at `index` is known here; `None` when it does
@@ -349,7 +365,9 @@ impl<M: Machine> Replica<M> {
                     ChangeMembershipError::InProgress(_),
                 )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
                 Ok(Err(error)) => return Err(batch::explain(error, &self.inner.leadership)),
-                Err(_) => return Err(ProposeError::Unknown { why: "the membership did not change in time".into() }),
+                Err(_) => {
+                    return Err(ProposeError::Unknown { why: "the membership did not change in time".into() });
+                }
             }
         }
     }
@@ -388,7 +406,8 @@ impl<M: Machine> Replica<M> {
                 || (entries > 0 && bytes >= options.snapshot_log_bytes)
                 || (entries > 0 && at_time.elapsed() >= options.snapshot_every);
             if due {
-                (at_bytes, at_index, at_time) = (self.inner.log.appended_bytes(), status.applied, Instant::now());
+                (at_bytes, at_index, at_time) =
+                    (self.inner.log.appended_bytes(), status.applied, Instant::now());
                 self.snapshot().await;
             }
         }
@@ -407,7 +426,10 @@ struct Opened<M> {
 }
 
 /// Everything that reads the disk before Raft starts.
-fn open<M: Machine>(options: &Options, stopped: &watch::Sender<Option<String>>) -> Result<Opened<M>, StoreError> {
+fn open<M: Machine>(
+    options: &Options,
+    stopped: &watch::Sender<Option<String>>,
+) -> Result<Opened<M>, StoreError> {
     let dir: &Path = &options.dir;
     let no_identity = || StoreError::NoIdentity { path: dir.to_owned() };
     if !dir.exists() {
@@ -448,7 +470,12 @@ fn check_sync(options: &Options, sync: Duration) -> Result<(), StartError> {
     let limit = options.profile.fsync_max();
     let (measured_ms, limit_ms) = (sync.as_secs_f64() * 1e3, limit.as_secs_f64() * 1e3);
     if sync > limit && !options.accept_slow_disk {
-        return Err(StartError::SlowDisk { dir: options.dir.clone(), measured_ms, limit_ms, profile: options.profile });
+        return Err(StartError::SlowDisk {
+            dir: options.dir.clone(),
+            measured_ms,
+            limit_ms,
+            profile: options.profile,
+        });
     }
     if sync * 4 > limit {
         tracing::warn!(measured_ms, limit_ms, profile = %options.profile, "syncing is slow for this profile");
@@ -531,7 +558,8 @@ fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
 }
 
 fn leadership_of(metrics: &RaftMetrics<Types>) -> Leadership {
-    let is_me = metrics.state.is_leader() && metrics.vote.committed && metrics.vote.leader_id.node_id == metrics.id;
+    let is_me =
+        metrics.state.is_leader() && metrics.vote.committed && metrics.vote.leader_id.node_id == metrics.id;
     let leader = metrics.current_leader.and_then(|id| members(metrics).into_iter().find(|m| m.node_id == id));
     // Lag and age change all the time; they are the status's.
     let leader = leader.map(|member| Member { lag: None, heard: None, ..member });

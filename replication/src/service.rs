@@ -44,7 +44,9 @@ impl RaftService {
 
 /// Whether a message is meant for this replica; otherwise a short reason and a sentence.
 fn check_peer(me: &Identity, peer: Option<&wire::Peer>) -> Result<(), (&'static str, String)> {
-    let Some(peer) = peer else { return Err(("nobody", "the message does not say who speaks to whom".into())) };
+    let Some(peer) = peer else {
+        return Err(("nobody", "the message does not say who speaks to whom".into()));
+    };
     if peer.cluster_id != me.cluster_id {
         return Err(("cluster", format!("this is cluster {}, not {}", me.cluster_id, peer.cluster_id)));
     }
@@ -86,7 +88,10 @@ fn append_from_wire(message: wire::AppendRequest) -> Result<AppendEntriesRequest
 impl rpc::raft::raft_server::Raft for RaftService {
     type AppendStream = BoxStream<'static, Result<wire::AppendReply, Status>>;
 
-    async fn append(&self, request: Request<Streaming<wire::AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
         // Why the input ended early; told to the caller behind the answers that are due.
         let ended: Arc<Mutex<Option<Status>>> = Arc::default();
         let why = Arc::clone(&ended);
@@ -114,14 +119,16 @@ impl rpc::raft::raft_server::Raft for RaftService {
             Ok(answer) => Ok(answer_to_wire(&answer)),
             Err(fatal) => Err(stopped(fatal)),
         });
-        let last = futures::stream::once(async move { lock(&ended).take() }).filter_map(|status| async move { status.map(Err) });
+        let last = futures::stream::once(async move { lock(&ended).take() })
+            .filter_map(|status| async move { status.map(Err) });
         Ok(Response::new(answers.chain(last).boxed()))
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
         let message = request.into_inner();
         self.check(message.peer.as_ref())?;
-        let vote = message.vote.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+        let vote =
+            message.vote.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
         let mut asked = VoteRequest::new(vote_from_wire(vote), message.last.as_ref().map(log_id_from_wire));
         asked.leadership_transfer = message.forced;
         let reply = if message.pre { self.raft.pre_vote(asked).await } else { self.raft.vote(asked).await };
@@ -133,7 +140,10 @@ impl rpc::raft::raft_server::Raft for RaftService {
         }))
     }
 
-    async fn snapshot(&self, request: Request<Streaming<wire::SnapshotChunk>>) -> Result<Response<wire::SnapshotReply>, Status> {
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotChunk>>,
+    ) -> Result<Response<wire::SnapshotReply>, Status> {
         use wire::snapshot_chunk::Body;
         let mut chunks = request.into_inner();
         let Some(wire::SnapshotChunk { body: Some(Body::Header(header)) }) = chunks.message().await? else {
@@ -159,16 +169,24 @@ impl rpc::raft::raft_server::Raft for RaftService {
         }
         let snapshot = off_thread(move || incoming.finish()).await.map_err(broken)?;
         let meta = snapshot.raft_meta().map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
-        let reply = self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await.map_err(stopped)?;
+        let reply =
+            self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await.map_err(stopped)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&reply.vote)) }))
     }
 
-    async fn transfer(&self, request: Request<wire::TransferRequest>) -> Result<Response<wire::TransferReply>, Status> {
+    async fn transfer(
+        &self,
+        request: Request<wire::TransferRequest>,
+    ) -> Result<Response<wire::TransferReply>, Status> {
         let message = request.into_inner();
         self.check(message.peer.as_ref())?;
-        let from = message.from.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
-        let asked =
-            TransferLeaderRequest::new(vote_from_wire(from), message.to, message.last.as_ref().map(log_id_from_wire));
+        let from =
+            message.from.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+        let asked = TransferLeaderRequest::new(
+            vote_from_wire(from),
+            message.to,
+            message.last.as_ref().map(log_id_from_wire),
+        );
         match self.raft.handle_transfer_leader(asked).await.map_err(stopped)? {
             Ok(()) => Ok(Response::new(wire::TransferReply {})),
             Err(refused) => Err(Status::aborted(refused.to_string())),

@@ -59,7 +59,8 @@ impl SmallFile {
         for copy in ["a", "b"] {
             let path = self.path(copy);
             if path.exists() {
-                let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::io("opening", &path))?;
+                let file =
+                    OpenOptions::new().write(true).open(&path).map_err(StoreError::io("opening", &path))?;
                 file.write_all_at(&image, 0).map_err(StoreError::io("writing", &path))?;
                 file.sync_data().map_err(StoreError::io("syncing", &path))?;
             } else {
@@ -111,7 +112,8 @@ fn parse(bytes: &[u8]) -> Result<(u64, &[u8]), &'static str> {
     if crc32c::crc32c(&bytes[8..]).to_le_bytes() != bytes[4..8] {
         return Err("fails its checksum");
     }
-    let word = |at: usize, n: usize| bytes[at..at + n].iter().rev().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
+    let word =
+        |at: usize, n: usize| bytes[at..at + n].iter().rev().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
     let length = word(16, 4) as usize;
     let body = bytes.get(HEAD_BYTES..HEAD_BYTES + length).ok_or("has a wrong length")?;
     Ok((word(8, 8), body))

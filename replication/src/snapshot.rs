@@ -17,7 +17,8 @@ use proto::wire::raft as wire;
 use crate::error::StoreError;
 use crate::machine::Corrupt;
 use crate::raft::{
-    SnapshotMeta, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire, membership_to_wire,
+    SnapshotMeta, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
+    membership_to_wire,
 };
 use crate::small_file::sync_dir;
 use crate::state::cut::Point;
@@ -88,7 +89,10 @@ pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapsho
         files.push(wire::SnapshotFile { name, bytes, crc32c });
     }
     let last = at.applied.as_ref();
-    let id = last.map_or_else(|| "empty".to_owned(), |id| format!("{:020}-{}-{}", id.index, id.leader_id.term, id.leader_id.node_id));
+    let id = last.map_or_else(
+        || "empty".to_owned(),
+        |id| format!("{:020}-{}-{}", id.index, id.leader_id.term, id.leader_id.node_id),
+    );
     let meta = wire::SnapshotMeta {
         last: last.map(log_id_to_wire),
         membership_at: at.membership.log_id().as_ref().map(log_id_to_wire),
@@ -198,7 +202,10 @@ pub(crate) fn copy_rows(snapshot: &Snapshot, to: &Path) -> Result<(), StoreError
 }
 
 /// Reads a snapshot as the chunks of a transfer and hands each to `send`, which may say "stop".
-pub(crate) fn chunks(snapshot: &Snapshot, mut send: impl FnMut(wire::SnapshotData) -> bool) -> Result<(), StoreError> {
+pub(crate) fn chunks(
+    snapshot: &Snapshot,
+    mut send: impl FnMut(wire::SnapshotData) -> bool,
+) -> Result<(), StoreError> {
     for file in &snapshot.meta.files {
         let path = snapshot.dir.join(&file.name);
         let mut from = File::open(&path).map_err(StoreError::io("opening", &path))?;
@@ -245,7 +252,8 @@ impl Incoming {
                 return Err(Corrupt::new("the snapshot", format!("has a file named {name:?}")).into());
             }
         }
-        let dir = home.join(format!("{}.{}.incoming", meta.id.replace('.', "_"), uuid::Uuid::new_v4().simple()));
+        let dir =
+            home.join(format!("{}.{}.incoming", meta.id.replace('.', "_"), uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&dir).map_err(StoreError::io("creating", &dir))?;
         Ok(Incoming { home: home.to_owned(), dir, meta, current: None, done: false })
     }
@@ -253,7 +261,8 @@ impl Incoming {
     /// Takes the next chunk.
     pub(crate) fn take(&mut self, data: &wire::SnapshotData) -> Result<(), StoreError> {
         let expected = self.meta.files.iter().find(|file| file.name == data.name);
-        let bytes = expected.ok_or_else(|| Corrupt::new(&data.name, "is not among the snapshot's files"))?.bytes;
+        let bytes =
+            expected.ok_or_else(|| Corrupt::new(&data.name, "is not among the snapshot's files"))?.bytes;
         if self.current.as_ref().is_none_or(|(name, ..)| *name != data.name) {
             let path = self.dir.join(&data.name);
             let file = File::create(&path).map_err(StoreError::io("creating", &path))?;
@@ -261,7 +270,9 @@ impl Incoming {
         }
         let Some((name, file, at)) = &mut self.current else { return Ok(()) };
         if data.offset != *at || *at + data.bytes.len() as u64 > bytes {
-            return Err(Corrupt::new(name.as_str(), format!("arrived out of order at {}", data.offset)).into());
+            return Err(
+                Corrupt::new(name.as_str(), format!("arrived out of order at {}", data.offset)).into()
+            );
         }
         file.write_all(&data.bytes).map_err(StoreError::io("writing", self.dir.join(name)))?;
         *at += data.bytes.len() as u64;

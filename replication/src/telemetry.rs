@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, Unit};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Says what each metric means; call once, after the recorder is installed.
 pub fn describe() {
@@ -12,7 +12,11 @@ pub fn describe() {
         "Time to sync one write of the replicated log to disk."
     );
     describe_counter!("borealis_raft_appended_entries_total", "Entries written to the replicated log.");
-    describe_counter!("borealis_raft_appended_bytes_total", Unit::Bytes, "Bytes of entries written to the replicated log.");
+    describe_counter!(
+        "borealis_raft_appended_bytes_total",
+        Unit::Bytes,
+        "Bytes of entries written to the replicated log."
+    );
     describe_histogram!("borealis_raft_apply_seconds", Unit::Seconds, "Time to apply one entry to memory.");
     describe_histogram!("borealis_raft_cut_seconds", Unit::Seconds, "Time to write one cut of rows.");
     describe_histogram!("borealis_raft_flush_seconds", Unit::Seconds, "Time to flush and sync the rows.");
@@ -23,12 +27,24 @@ pub fn describe() {
     describe_gauge!("borealis_raft_last_log_index", "Index of the last entry in the log.");
     describe_gauge!("borealis_raft_term", "Raft's term.");
     describe_gauge!("borealis_raft_is_leader", "1 on the replica that leads, else 0.");
-    describe_gauge!("borealis_raft_role", "1 for the role this replica has: leader, candidate, follower, learner.");
+    describe_gauge!(
+        "borealis_raft_role",
+        "1 for the role this replica has: leader, candidate, follower, learner."
+    );
     describe_counter!("borealis_raft_leader_changes_total", "Times this replica saw another leader.");
     describe_counter!("borealis_raft_proposals_total", "Commands proposed here, by how they ended.");
-    describe_gauge!("borealis_raft_quorum_silence_seconds", "On the leader: time since a quorum last followed it.");
-    describe_counter!("borealis_raft_snapshots_total", "Snapshots by what was done with them: built, sent, installed.");
-    describe_counter!("borealis_raft_refused_messages_total", "Messages of other replicas that were refused, by reason.");
+    describe_gauge!(
+        "borealis_raft_quorum_silence_seconds",
+        "On the leader: time since a quorum last followed it."
+    );
+    describe_counter!(
+        "borealis_raft_snapshots_total",
+        "Snapshots by what was done with them: built, sent, installed."
+    );
+    describe_counter!(
+        "borealis_raft_refused_messages_total",
+        "Messages of other replicas that were refused, by reason."
+    );
 }
 
 pub(crate) fn appended(entries: u64, bytes: usize) {
@@ -81,5 +97,6 @@ pub(crate) fn status(status: &crate::Status, quorum_silence: Option<Duration>) {
     for role in ["leader", "candidate", "follower", "learner"] {
         gauge!("borealis_raft_role", "role" => role).set(if status.state == role { 1.0 } else { 0.0 });
     }
-    gauge!("borealis_raft_quorum_silence_seconds").set(quorum_silence.map_or(0.0, |silence| silence.as_secs_f64()));
+    gauge!("borealis_raft_quorum_silence_seconds")
+        .set(quorum_silence.map_or(0.0, |silence| silence.as_secs_f64()));
 }

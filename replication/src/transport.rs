@@ -167,7 +167,12 @@ impl Peer {
         }
     }
 
-    async fn ask_vote(&self, request: VoteRequest<Types>, pre: bool, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+    async fn ask_vote(
+        &self,
+        request: VoteRequest<Types>,
+        pre: bool,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         let mut client = self.client()?;
         let message = wire::VoteRequest {
             peer: Some(self.message_peer.clone()),
@@ -208,7 +213,10 @@ impl RaftNetworkV2<Types> for Peer {
         &'s mut self,
         input: S,
         _: RPCOption,
-    ) -> futures::future::BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    ) -> futures::future::BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>,
+    >
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
@@ -243,11 +251,19 @@ impl RaftNetworkV2<Types> for Peer {
         })
     }
 
-    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         self.ask_vote(request, false, option).await
     }
 
-    async fn pre_vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         self.ask_vote(request, true, option).await
     }
 

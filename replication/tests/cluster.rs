@@ -29,7 +29,11 @@ impl Drop for Node {
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join("examples/counter");
-    assert!(path.exists(), "{} is missing; build it with `cargo build -p replication --examples`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; build it with `cargo build -p replication --examples`",
+        path.display()
+    );
     path
 }
 
@@ -39,11 +43,18 @@ fn free_address() -> String {
 
 impl Node {
     fn new(dir: &Path, name: &str, snapshot_entries: u64) -> Self {
-        Node { dir: dir.join(name), raft: free_address(), api: free_address(), snapshot_entries, process: None }
+        Node {
+            dir: dir.join(name),
+            raft: free_address(),
+            api: free_address(),
+            snapshot_entries,
+            process: None,
+        }
     }
 
     fn start(&mut self, entrance: &[&str]) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.with_extension("log")).unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.dir.with_extension("log")).unwrap();
         let child = Command::new(program())
             .args(["--dir", self.dir.to_str().unwrap(), "--raft", &self.raft, "--api", &self.api])
             .args(["--snapshot-entries", &self.snapshot_entries.to_string()])
@@ -126,7 +137,8 @@ fn compare(nodes: &[Node]) -> u64 {
     let answer = wait("a sum", || ask(&nodes[leader].api, "sum").filter(|answer| answer.starts_with("ok")));
     let index = answer.split(' ').nth(1).unwrap().to_owned();
     for node in nodes {
-        let other = wait("a sum", || ask(&node.api, &format!("sum-at {index}")).filter(|a| a.starts_with("ok")));
+        let other =
+            wait("a sum", || ask(&node.api, &format!("sum-at {index}")).filter(|a| a.starts_with("ok")));
         assert_eq!(other, answer, "{}", node.dir.display());
     }
     index.parse().unwrap()
@@ -150,7 +162,8 @@ fn client(name: String, addresses: Vec<String>, done: Arc<AtomicBool>) -> Told {
                 continue;
             }
             // Refused before anything was proposed.
-            Some(answer) if ["not-leader", "no-leader", "busy"].iter().any(|word| answer.starts_with(word)) => {}
+            Some(answer)
+                if ["not-leader", "no-leader", "busy"].iter().any(|word| answer.starts_with(word)) => {}
             // Anything else, a broken connection too, leaves the fate open; a refused connection does as well here,
             // which only widens what is allowed.
             _ => told.unknown += 1,
@@ -164,7 +177,8 @@ fn client(name: String, addresses: Vec<String>, done: Arc<AtomicBool>) -> Told {
 fn check(nodes: &[Node], told: &[Told]) {
     let leader = leader(nodes);
     for (n, told) in told.iter().enumerate() {
-        let answer = wait("a read", || ask(&nodes[leader].api, &format!("get c{n}")).filter(|a| a.starts_with("ok")));
+        let answer =
+            wait("a read", || ask(&nodes[leader].api, &format!("get c{n}")).filter(|a| a.starts_with("ok")));
         let value: u64 = answer.strip_prefix("ok ").unwrap().parse().unwrap();
         assert!(value >= told.acknowledged, "client {n}: {value} counted, but {told:?}");
         assert!(value <= told.acknowledged + told.unknown, "client {n}: {value} counted, but {told:?}");
@@ -244,7 +258,8 @@ fn a_replica_that_the_log_does_not_reach_gets_a_snapshot() {
     nodes[3].start(&[]);
     wait("catching up", || (number(&status(&nodes[3].api)?, 4) >= applied).then_some(()));
     compare(&nodes);
-    let answer = wait("a read", || ask(&nodes[leader(&nodes)].api, "get far").filter(|a| a.starts_with("ok")));
+    let answer =
+        wait("a read", || ask(&nodes[leader(&nodes)].api, "get far").filter(|a| a.starts_with("ok")));
     assert_eq!(answer, format!("ok {value}"));
 }
 

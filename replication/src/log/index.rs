@@ -83,7 +83,12 @@ impl Index {
             self.check_next(&entry)?;
         }
         self.cached_bytes += bytes;
-        self.slots.push_back(Slot { id: entry.log_id, place: Some(place), entry: Some(entry), bytes: bytes as u32 });
+        self.slots.push_back(Slot {
+            id: entry.log_id,
+            place: Some(place),
+            entry: Some(entry),
+            bytes: bytes as u32,
+        });
         self.evict();
         Ok(())
     }
@@ -102,7 +107,10 @@ impl Index {
         if first == wanted {
             return Ok(());
         }
-        Err(Corrupt::new("the log", format!("begins at entry {first}, but entries from {wanted} on must be there")))
+        Err(Corrupt::new(
+            "the log",
+            format!("begins at entry {first}, but entries from {wanted} on must be there"),
+        ))
     }
 
     /// The entry was written there. Nothing happens if it was truncated meanwhile.

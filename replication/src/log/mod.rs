@@ -21,8 +21,8 @@ use proto::wire::raft as wire;
 use tokio::sync::{mpsc, oneshot};
 
 use self::index::{Found, Index, Place};
-use self::writer::{Job, Writer};
 pub(crate) use self::writer::lock;
+use self::writer::{Job, Writer};
 use crate::error::StoreError;
 use crate::machine::Corrupt;
 use crate::raft::{Entry, LogId, Types, Vote, entry_from_wire, vote_from_wire, vote_to_wire};
@@ -56,7 +56,9 @@ pub(crate) fn create(dir: &Path, segment_bytes: u64, entries: &[Entry]) -> Resul
     let (mut bytes, mut chain) = (Vec::new(), 0);
     for entry in entries {
         let body = crate::raft::entry_to_wire(entry).encode_to_vec();
-        chain = record::encode(&mut bytes, record::Kind::Entry, 1, chain, start, |into| into.extend_from_slice(&body));
+        chain = record::encode(&mut bytes, record::Kind::Entry, 1, chain, start, |into| {
+            into.extend_from_slice(&body)
+        });
     }
     segment.file.write_all_at(&bytes, u64::from(start)).map_err(StoreError::io("writing", &segment.path))?;
     segment.file.sync_all().map_err(StoreError::io("syncing", &segment.path))?;
@@ -68,7 +70,9 @@ impl Log {
     pub(crate) fn open(dir: &Path, segment_bytes: u64, failed: OnFailure) -> Result<Self, StoreError> {
         let (file, bytes) = SmallFile::open(dir, "vote")?;
         let vote = match bytes {
-            Some(bytes) => Some(wire::Vote::decode(&bytes[..]).map_err(|e| Corrupt::new("vote", e.to_string()))?),
+            Some(bytes) => {
+                Some(wire::Vote::decode(&bytes[..]).map_err(|e| Corrupt::new("vote", e.to_string()))?)
+            }
             None => None,
         };
         let found = recovery::recover(dir, CACHE_BYTES_MAX)?;

@@ -40,16 +40,31 @@ pub(crate) fn recover(dir: &Path, cache_bytes_max: usize) -> Result<Recovered, S
     let (mark, synced) = Mark::open(dir)?;
     let sequences = segment::list(dir)?;
     let Some(&last) = sequences.last() else {
-        return Err(Corrupt::new(dir.display().to_string(), "the log has no segment though the replica has an identity").into());
+        return Err(Corrupt::new(
+            dir.display().to_string(),
+            "the log has no segment though the replica has an identity",
+        )
+        .into());
     };
     if let Some((sequence, _)) = synced.filter(|(sequence, _)| *sequence > last) {
         return Err(Corrupt::new(dir.display().to_string(), format!("segment {sequence} is missing")).into());
     }
-    let mut found = Recovered { index: Index::new(cache_bytes_max), segments: Vec::new(), end: 0, chain: 0, mark, torn_bytes: 0 };
+    let mut found = Recovered {
+        index: Index::new(cache_bytes_max),
+        segments: Vec::new(),
+        end: 0,
+        chain: 0,
+        mark,
+        torn_bytes: 0,
+    };
     let mut before: Option<u64> = None;
     for sequence in sequences {
         if before.is_some_and(|before| before + 1 != sequence) {
-            return Err(Corrupt::new(dir.display().to_string(), format!("segment {} is missing", sequence - 1)).into());
+            return Err(Corrupt::new(
+                dir.display().to_string(),
+                format!("segment {} is missing", sequence - 1),
+            )
+            .into());
         }
         before = Some(sequence);
         let mark_in_segment = synced.filter(|(s, _)| *s == sequence).map_or(0, |(_, offset)| offset);
@@ -67,7 +82,8 @@ fn read_segment(
     found: &mut Recovered,
 ) -> Result<(), StoreError> {
     let path = segment::segment_path(dir, sequence);
-    let at_path = |corrupt: Corrupt| Corrupt::new(format!("{}: {}", path.display(), corrupt.what), corrupt.why);
+    let at_path =
+        |corrupt: Corrupt| Corrupt::new(format!("{}: {}", path.display(), corrupt.what), corrupt.why);
     let content = Bytes::from(std::fs::read(&path).map_err(StoreError::io("reading", &path))?);
     let header = record::decode_segment_head(&content).map_err(at_path)?;
     let is_first = found.segments.is_empty();
@@ -95,17 +111,22 @@ fn read_segment(
             Ok(_) => break "the record does not continue the chain",
             Err(why) => break why,
         };
-        let named = |corrupt: Corrupt| Corrupt::new(format!("{} at offset {at}: {}", path.display(), corrupt.what), corrupt.why);
+        let named = |corrupt: Corrupt| {
+            Corrupt::new(format!("{} at offset {at}: {}", path.display(), corrupt.what), corrupt.why)
+        };
         let body = content.slice(at + HEAD_BYTES..at + HEAD_BYTES + record.body.len());
         let id = |body: Bytes| {
-            wire::LogId::decode(body).map(|id| log_id_from_wire(&id)).map_err(|e| named(Corrupt::new("record", e.to_string())))
+            wire::LogId::decode(body)
+                .map(|id| log_id_from_wire(&id))
+                .map_err(|e| named(Corrupt::new("record", e.to_string())))
         };
         match record.kind {
             Kind::Entry => {
                 // A copy, so that one cached entry does not keep a whole segment's bytes in memory.
                 let body = Bytes::copy_from_slice(&body);
                 let bytes = body.len();
-                let decoded = wire::Entry::decode(body).map_err(|e| named(Corrupt::new("entry", e.to_string())))?;
+                let decoded =
+                    wire::Entry::decode(body).map_err(|e| named(Corrupt::new("entry", e.to_string())))?;
                 let entry = entry_from_wire(decoded).map_err(named)?;
                 held.highest = held.highest.max(Some(entry.log_id.index));
                 let place = Place { segment: Arc::clone(&segment), offset: at as u32 };

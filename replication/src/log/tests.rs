@@ -165,7 +165,8 @@ async fn run(dir: &Path, steps: Vec<Step>) {
         let next = model.last().map(|entry| entry.log_id.index).or(purged).map_or(0, |last| last + 1);
         match step {
             Step::Append(sizes) => {
-                let new: Vec<Entry> = sizes.iter().zip(next..).map(|(bytes, index)| entry(index, *bytes)).collect();
+                let new: Vec<Entry> =
+                    sizes.iter().zip(next..).map(|(bytes, index)| entry(index, *bytes)).collect();
                 model.extend(new.iter().cloned());
                 append(&mut log, new).await;
             }

@@ -58,7 +58,12 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Takes over a recovered log; returns the index and a writer to run on a thread.
-    pub(crate) fn new(dir: PathBuf, segment_bytes: u64, found: Recovered, appended_bytes: Arc<AtomicU64>) -> Result<(Arc<Mutex<Index>>, Self), StoreError> {
+    pub(crate) fn new(
+        dir: PathBuf,
+        segment_bytes: u64,
+        found: Recovered,
+        appended_bytes: Arc<AtomicU64>,
+    ) -> Result<(Arc<Mutex<Index>>, Self), StoreError> {
         let purged = found.index.purged();
         let index = Arc::new(Mutex::new(found.index));
         let spare_wanted = spawn_spare_maker(dir.clone(), segment_bytes)?;
@@ -95,7 +100,9 @@ impl Writer {
             }
             let result = result.and_then(|()| self.flush()).and_then(|()| self.recycle());
             match result {
-                Ok(()) => answers.into_iter().for_each(|answer: IOFlushed<Types>| answer.io_completed(Ok(()))),
+                Ok(()) => {
+                    answers.into_iter().for_each(|answer: IOFlushed<Types>| answer.io_completed(Ok(())))
+                }
                 Err(error) => {
                     let why = error.to_string();
                     tracing::error!("the log cannot be written: {why}");
@@ -157,7 +164,9 @@ impl Writer {
         let sequence = self.segments.last().map_or(0, |held| held.segment.sequence);
         let offset = self.end as u32 + self.buffer.len() as u32;
         let start = self.end as u32;
-        self.chain = record::encode(&mut self.buffer, kind, sequence, self.chain, start, |into| into.extend_from_slice(body));
+        self.chain = record::encode(&mut self.buffer, kind, sequence, self.chain, start, |into| {
+            into.extend_from_slice(body)
+        });
         Ok(offset)
     }
 
@@ -184,7 +193,10 @@ impl Writer {
             return Ok(());
         }
         let segment = &held.segment;
-        segment.file.write_all_at(&self.buffer, self.end).map_err(StoreError::io("writing", &segment.path))?;
+        segment
+            .file
+            .write_all_at(&self.buffer, self.end)
+            .map_err(StoreError::io("writing", &segment.path))?;
         let began = Instant::now();
         segment.file.sync_data().map_err(StoreError::io("syncing", &segment.path))?;
         let took = began.elapsed();
@@ -197,7 +209,9 @@ impl Writer {
             );
         }
         self.end += self.buffer.len() as u64;
-        self.mark.set(segment.sequence, self.end).map_err(StoreError::io("writing", self.dir.join("synced")))?;
+        self.mark
+            .set(segment.sequence, self.end)
+            .map_err(StoreError::io("writing", self.dir.join("synced")))?;
         let mut index = lock(&self.index);
         for (id, offset) in self.placed.drain(..) {
             index.written(id, Place { segment: Arc::clone(segment), offset });
@@ -209,7 +223,9 @@ impl Writer {
     /// Frees segments whose entries are all dropped; the record that says so is synced by now.
     fn recycle(&mut self) -> Result<(), StoreError> {
         let Some(purged) = self.purged else { return Ok(()) };
-        while self.segments.len() > 1 && self.segments[0].highest.is_none_or(|highest| highest <= purged.index) {
+        while self.segments.len() > 1
+            && self.segments[0].highest.is_none_or(|highest| highest <= purged.index)
+        {
             let held = self.segments.remove(0);
             segment::recycle(&self.dir, &held.segment)?;
         }
@@ -237,7 +253,10 @@ fn spawn_spare_maker(dir: PathBuf, bytes: u64) -> Result<std::sync::mpsc::SyncSe
             }
         }
     };
-    std::thread::Builder::new().name("log-spare".into()).spawn(make).map_err(StoreError::io("starting a thread for", at))?;
+    std::thread::Builder::new()
+        .name("log-spare".into())
+        .spawn(make)
+        .map_err(StoreError::io("starting a thread for", at))?;
     Ok(wanted)
 }
 

@@ -11,7 +11,8 @@ use proto::wire::raft as wire;
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Row};
 use crate::raft::{
-    LogId, LEVEL, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire, membership_to_wire,
+    LEVEL, LogId, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
+    membership_to_wire,
 };
 
 /// Cuts that wait for the writer at most; then apply waits for it.
@@ -33,7 +34,12 @@ pub(crate) struct Point {
 impl Default for Point {
     /// Of a new cluster: node 1 began it.
     fn default() -> Self {
-        Point { applied: None, membership: StoredMembership::default(), next_node_id: 2, reserved: BTreeMap::new() }
+        Point {
+            applied: None,
+            membership: StoredMembership::default(),
+            next_node_id: 2,
+            reserved: BTreeMap::new(),
+        }
     }
 }
 
@@ -77,7 +83,8 @@ impl Point {
     }
 
     pub(crate) fn from_wire(meta: &wire::RowsMeta) -> Result<Self, Corrupt> {
-        let membership = membership_from_wire(meta.membership.as_ref().unwrap_or(&wire::Membership::default()))?;
+        let membership =
+            membership_from_wire(meta.membership.as_ref().unwrap_or(&wire::Membership::default()))?;
         Ok(Point {
             applied: meta.applied.as_ref().map(log_id_from_wire),
             membership: StoredMembership::new(meta.membership_at.as_ref().map(log_id_from_wire), membership),

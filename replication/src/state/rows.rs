@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use prost::Message as _;
 use proto::wire::raft as wire;
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, IteratorMode, Options, WriteBatch, WriteOptions,
+    ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, IteratorMode, Options, WriteBatch,
+    WriteOptions,
 };
 
 use crate::error::StoreError;
@@ -92,7 +93,8 @@ impl RowStore {
     /// Opens the rows in `path`; makes empty ones where there is nothing.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let families = [ROWS, META].map(|name| ColumnFamilyDescriptor::new(name, database_options()));
-        let db = DB::open_cf_descriptors(&database_options(), path, families).map_err(|e| rows_error(path, e))?;
+        let db =
+            DB::open_cf_descriptors(&database_options(), path, families).map_err(|e| rows_error(path, e))?;
         Ok(RowStore { db, path: path.to_owned(), sum: Sum::default() })
     }
 
@@ -101,21 +103,23 @@ impl RowStore {
         &mut self,
         load: impl FnOnce(&mut RowIterator<'_>) -> Result<M, Corrupt>,
     ) -> Result<(M, Point), StoreError> {
-        let meta = self.db.get_pinned_cf(self.family(META)?, META_KEY).map_err(|e| rows_error(&self.path, e))?;
+        let meta =
+            self.db.get_pinned_cf(self.family(META)?, META_KEY).map_err(|e| rows_error(&self.path, e))?;
         let corrupt = |why: String| Corrupt::new(format!("rows in {}", self.path.display()), why);
         let mut sum = Sum::default();
         let mut broken = None;
-        let mut iterator = self.db.iterator_cf(self.family(ROWS)?, IteratorMode::Start).map(|row| match row {
-            Ok((key, row)) => {
-                sum.put(&key, &row);
-                Ok((key, row))
-            }
-            Err(error) => {
-                let corrupt = corrupt(error.to_string());
-                broken = Some(corrupt.clone());
-                Err(corrupt)
-            }
-        });
+        let mut iterator =
+            self.db.iterator_cf(self.family(ROWS)?, IteratorMode::Start).map(|row| match row {
+                Ok((key, row)) => {
+                    sum.put(&key, &row);
+                    Ok((key, row))
+                }
+                Err(error) => {
+                    let corrupt = corrupt(error.to_string());
+                    broken = Some(corrupt.clone());
+                    Err(corrupt)
+                }
+            });
         let machine = load(&mut iterator);
         // A machine may stop early; the sum needs all.
         iterator.by_ref().for_each(drop);
@@ -126,7 +130,11 @@ impl RowStore {
         let machine = machine?;
         let point = match meta {
             None if sum.rows.is_empty() => Point::default(),
-            None => return Err(corrupt("there are rows, but nothing says to which point they belong".into()).into()),
+            None => {
+                return Err(
+                    corrupt("there are rows, but nothing says to which point they belong".into()).into()
+                );
+            }
             Some(bytes) => {
                 let meta = wire::RowsMeta::decode(&bytes[..]).map_err(|e| corrupt(e.to_string()))?;
                 if meta.level > LEVEL {

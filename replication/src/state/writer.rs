@@ -145,7 +145,11 @@ impl RowWriter {
         let _ = self.ask(Order::Stop, path).await;
     }
 
-    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order, path: PathBuf) -> Result<T, StoreError> {
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+        path: PathBuf,
+    ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
         let ended = || StoreError::Rows { path, problem: "the writer of rows has ended".into() };
         if self.orders.try_send(order(done)).is_err() {
@@ -242,7 +246,10 @@ impl Thread {
         self.cut_all()?;
         self.flush()?;
         let Some(rows) = &self.rows else {
-            return Err(StoreError::Rows { path: to.to_owned(), problem: "a snapshot is being installed".into() });
+            return Err(StoreError::Rows {
+                path: to.to_owned(),
+                problem: "a snapshot is being installed".into(),
+            });
         };
         rows.checkpoint(to)?;
         Ok(self.written.clone())

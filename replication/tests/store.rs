@@ -1,0 +1,164 @@
+//! Data directories: whose they are, what may begin in them, and that a damaged one never votes again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::{
+    Changes, Corrupt, Machine, Options, Profile, ProposeError, Replica, Rows, StartError, StoreError,
+};
+
+/// Remembers how often each word was said.
+#[derive(Default)]
+struct Words(BTreeMap<Vec<u8>, u64>);
+
+impl Machine for Words {
+    type Command = Vec<u8>;
+    type Reply = u64;
+
+    fn decode(bytes: &[u8]) -> Result<Vec<u8>, Corrupt> {
+        if bytes.is_empty() { Err(Corrupt::new("word", "is empty")) } else { Ok(bytes.to_vec()) }
+    }
+
+    fn apply(&mut self, word: Vec<u8>, changed: &mut Changes) -> u64 {
+        let count = self.0.entry(word.clone()).or_insert(0);
+        *count += 1;
+        changed.put(word, Arc::new(count.to_le_bytes().to_vec()));
+        *count
+    }
+
+    fn load(rows: &mut Rows<'_>) -> Result<Self, Corrupt> {
+        let mut words = Words::default();
+        for row in rows {
+            let (word, count) = row?;
+            let count: [u8; 8] = (*count).try_into().map_err(|_| Corrupt::new("count", "is not 8 bytes"))?;
+            words.0.insert(word.into_vec(), u64::from_le_bytes(count));
+        }
+        Ok(words)
+    }
+}
+
+fn options(dir: &Path) -> Options {
+    let mut options = Options::new(dir, "west", "127.0.0.1:1", "127.0.0.1:2", Profile::Fast);
+    options.segment_bytes = 64 << 10;
+    options.accept_slow_disk = true;
+    options
+}
+
+async fn start(dir: &Path) -> Result<Replica<Words>, StartError> {
+    Replica::start(options(dir)).await
+}
+
+async fn leading(dir: &Path) -> Replica<Words> {
+    let replica = start(dir).await.unwrap();
+    let mut leadership = replica.leadership();
+    let led = leadership.wait_for(|now| now.is_me);
+    tokio::time::timeout(Duration::from_secs(10), led).await.expect("an election").unwrap();
+    replica
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_keeps_what_it_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = replication::init(&options(dir.path())).await.unwrap();
+    assert_eq!((identity.node_id, identity.cluster.as_str()), (1, "west"));
+    assert!(identity.epoch > 0);
+    for round in 0..3u64 {
+        let replica = leading(dir.path()).await;
+        replica.barrier().await.unwrap();
+        assert_eq!(replica.read(|words| words.0.get(&b"x"[..]).copied()), (round > 0).then_some(round * 50));
+        let said: Vec<_> = (0..50).map(|_| replica.propose(bytes::Bytes::from_static(b"x"))).collect();
+        let mut counts: Vec<u64> =
+            futures::future::join_all(said).await.into_iter().map(|said| said.unwrap().reply).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, (round * 50 + 1..=round * 50 + 50).collect::<Vec<_>>());
+        let acknowledged = replica.quorum_acknowledged().expect("one replica is its own quorum");
+        assert!(acknowledged.elapsed() < Duration::from_secs(2));
+        assert!(matches!(replica.propose(bytes::Bytes::new()).await, Err(ProposeError::Unreadable(_))));
+        let large = bytes::Bytes::from(vec![1; 300 << 10]);
+        assert!(matches!(replica.propose(large).await, Err(ProposeError::TooLarge { .. })));
+        let sum = replica.fingerprint().await.unwrap();
+        assert_eq!(replica.fingerprint_at(), Some(sum));
+        assert_eq!(replica.status().state, "leader");
+        replica.shutdown().await;
+        assert!(matches!(
+            replica.propose(bytes::Bytes::from_static(b"x")).await,
+            Err(ProposeError::Stopped { .. })
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_belongs_to_one_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        start(dir.path()).await.map(drop),
+        Err(StartError::Store(StoreError::NoIdentity { .. }))
+    ));
+    assert!(matches!(
+        start(&dir.path().join("no")).await.map(drop),
+        Err(StartError::Store(StoreError::NoIdentity { .. }))
+    ));
+    let identity = replication::init(&options(dir.path())).await.unwrap();
+    assert_eq!(replication::identity(dir.path()).unwrap(), Some(identity.clone()));
+    assert!(matches!(replication::init(&options(dir.path())).await, Err(StoreError::NotEmpty { .. })));
+    let mut other = options(dir.path());
+    other.cluster = "east".into();
+    let started = Replica::<Words>::start(other).await.map(drop);
+    assert!(matches!(started, Err(StartError::Store(StoreError::OtherCluster { .. }))));
+    // Adopting the same identity again does nothing; another is refused.
+    replication::adopt(&options(dir.path()), &identity).await.unwrap();
+    let another = replication::Identity { node_id: 7, ..identity };
+    assert!(matches!(
+        replication::adopt(&options(dir.path()), &another).await,
+        Err(StoreError::NotEmpty { .. })
+    ));
+    // Something of somebody else's is not overwritten.
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::write(foreign.path().join("notes.txt"), "mine").unwrap();
+    assert!(matches!(replication::init(&options(foreign.path())).await, Err(StoreError::NotEmpty { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_used_by_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    replication::init(&options(dir.path())).await.unwrap();
+    let replica = leading(dir.path()).await;
+    assert!(matches!(start(dir.path()).await.map(drop), Err(StartError::Store(StoreError::InUse { .. }))));
+    replica.shutdown().await;
+    start(dir.path()).await.unwrap().shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_condemns_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    replication::init(&options(dir.path())).await.unwrap();
+    let replica = leading(dir.path()).await;
+    for _ in 0..20 {
+        replica.propose(bytes::Bytes::from_static(b"word")).await.unwrap();
+    }
+    replica.shutdown().await;
+    let segment = dir.path().join("log/0000000000000001.seg");
+    let whole = std::fs::read(&segment).unwrap();
+    let mut damaged = whole.clone();
+    damaged[900] ^= 1;
+    std::fs::write(&segment, damaged).unwrap();
+    let error = start(dir.path()).await.map(drop).unwrap_err();
+    assert!(matches!(error, StartError::Store(StoreError::Corrupt(_))), "{error}");
+    // Even if the bytes read well the next time: it may have said things that it forgot meanwhile.
+    std::fs::write(&segment, whole).unwrap();
+    let error = start(dir.path()).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("condemned"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_without_its_log_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    replication::init(&options(dir.path())).await.unwrap();
+    leading(dir.path()).await.shutdown().await;
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    std::fs::create_dir(dir.path().join("log")).unwrap();
+    let error = start(dir.path()).await.map(drop).unwrap_err();
+    assert!(matches!(error, StartError::Store(StoreError::Corrupt(_))), "{error}");
+}
