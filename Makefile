@@ -8,7 +8,7 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/borealis
 export CARGO_TARGET_DIR ?= $(cache)/target-$(shell printf '%s' '$(CURDIR)' | sha256sum | cut -c1-12)
 bin = $(CARGO_TARGET_DIR)/debug
 # What the programs say they are, and what the tests demand of them.
-export BOREALIS_COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
+export BOREALIS_COMMIT := $(shell (git rev-parse HEAD 2>/dev/null || echo unknown) | tr -d '\n'; git diff --quiet HEAD 2>/dev/null || echo -- -dirty | cut -c4-)
 # RocksDB's library is built once and linked by every profile.
 rocksdb = export ROCKSDB_LIB_DIR="$$(deploy/setup/rocksdb.sh)" ROCKSDB_STATIC=1
 
