@@ -174,7 +174,8 @@ impl Host {
         runtime: &tokio::runtime::Handle,
     ) -> Result<(), Fatal> {
         loop {
-            let look_every = if self.tasks.values().any(Task::must_be_looked_at) { LOOK_OFTEN } else { LOOK_EVERY };
+            let look_every =
+                if self.tasks.values().any(Task::must_be_looked_at) { LOOK_OFTEN } else { LOOK_EVERY };
             let patience = look_every.saturating_sub(self.looked_at.elapsed());
             let first = runtime.block_on(async { tokio::time::timeout(patience, events.recv()).await });
             let mut turn = match first {

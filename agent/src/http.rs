@@ -102,9 +102,11 @@ async fn log(
         let runs = open_beneath(&logs, Path::new(&process), OFlags::DIRECTORY)?;
         let run = match part.run {
             Some(run) => run,
-            None => list(&runs)?.iter().filter_map(|name| name.parse().ok()).max().ok_or_else(|| {
-                not_found("the process has not run yet")
-            })?,
+            None => list(&runs)?
+                .iter()
+                .filter_map(|name| name.parse().ok())
+                .max()
+                .ok_or_else(|| not_found("the process has not run yet"))?,
         };
         let path = Path::new(&run.to_string()).join(&stream);
         let file = open_beneath(&runs, &path, OFlags::NONBLOCK)?;
@@ -182,9 +184,10 @@ fn open_beneath(dir: &File, path: &Path, flags: OFlags) -> io::Result<File> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     openat2(dir, path, flags, Mode::empty(), resolve).map(File::from).map_err(|e| match e {
         // A link that leads out, or a thing that cannot be opened so: for the asker, it is not there.
-        rustix::io::Errno::XDEV | rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::NOTDIR => {
-            not_found("it is not beneath the sandbox")
-        }
+        rustix::io::Errno::XDEV
+        | rustix::io::Errno::LOOP
+        | rustix::io::Errno::NXIO
+        | rustix::io::Errno::NOTDIR => not_found("it is not beneath the sandbox"),
         other => other.into(),
     })
 }

@@ -43,7 +43,9 @@ pub enum Error {
         level: u32,
     },
     /// A record without sense.
-    #[error("the agent's journal {path}: record {number} makes no sense: {problem}; move the file away to begin anew")]
+    #[error(
+        "the agent's journal {path}: record {number} makes no sense: {problem}; move the file away to begin anew"
+    )]
     Record {
         /// File.
         path: String,
@@ -362,8 +364,11 @@ fn decode(path: &Path, payloads: Vec<Vec<u8>>) -> Result<Vec<JournalRecord>, Err
     let file = || path.display().to_string();
     let decode = |(index, payload): (usize, Vec<u8>)| {
         let number = index + 1;
-        let record = JournalRecord::decode(&payload[..])
-            .map_err(|e| Error::Record { path: file(), number, problem: e.to_string() })?;
+        let record = JournalRecord::decode(&payload[..]).map_err(|e| Error::Record {
+            path: file(),
+            number,
+            problem: e.to_string(),
+        })?;
         if record.level > LEVEL {
             return Err(Error::Level { path: file(), number, level: record.level });
         }

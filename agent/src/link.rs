@@ -111,7 +111,9 @@ impl Session {
         let Some(echo) = echo.filter(|echo| echo.session == self.id) else { return false };
         let beats = self.beats();
         let sent = beats.sent.iter().find(|(number, _)| *number == echo.number);
-        sent.is_some_and(|(_, sent_ns)| u128::from(now_ns.saturating_sub(*sent_ns)) < START_AGE_MAX.as_nanos())
+        sent.is_some_and(|(_, sent_ns)| {
+            u128::from(now_ns.saturating_sub(*sent_ns)) < START_AGE_MAX.as_nanos()
+        })
     }
 
     /// Notes that a frame was valid: the replica at the other end is of use.
@@ -269,7 +271,10 @@ mod tests {
         session.beat();
         let echo = |session: u64, number| Some(wire::Echo { session, number });
         let now_ns = clock::boottime_ns;
-        assert!(!session.is_fresh(echo(session.id(), 1).as_ref(), now_ns()), "nothing was sent before the greeting");
+        assert!(
+            !session.is_fresh(echo(session.id(), 1).as_ref(), now_ns()),
+            "nothing was sent before the greeting"
+        );
         session.greet(hello());
         assert!(session.is_fresh(echo(session.id(), 1).as_ref(), now_ns()));
         assert!(!session.is_fresh(echo(session.id(), 2).as_ref(), now_ns()), "not sent yet");

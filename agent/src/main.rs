@@ -23,6 +23,9 @@ use clap::Parser as _;
 use proto::wire;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Versions of the executor whose files are kept.
+const EXECUTORS_KEPT: usize = 5;
+
 fn main() -> ExitCode {
     let options = Options::parse();
     tracing_subscriber::fmt()
@@ -41,8 +44,10 @@ fn main() -> ExitCode {
 }
 
 fn run(mut options: Options) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.dir).with_context(|| format!("cannot make {}", options.dir.display()))?;
-    options.dir = options.dir.canonicalize().with_context(|| format!("cannot find {}", options.dir.display()))?;
+    std::fs::create_dir_all(&options.dir)
+        .with_context(|| format!("cannot make {}", options.dir.display()))?;
+    options.dir =
+        options.dir.canonicalize().with_context(|| format!("cannot find {}", options.dir.display()))?;
     let _lock = lock(&options.dir)?;
     let metrics = telemetry::install().context("cannot install the metrics' recorder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -55,6 +60,7 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let journal = open_journal(&options.dir)?;
     let setup = setup(&options, &address)?;
+    let cgroups = setup.cgroups.clone();
     let sandboxes = Sandboxes::open(&options.dir).context("cannot make the directory of tasks")?;
     let views = Views::default();
     let (events, queue) = tokio::sync::mpsc::channel(EVENTS_MAX);
@@ -77,6 +83,11 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     drop(inside);
     runtime.shutdown_timeout(Duration::from_millis(200));
     if stopped.is_ok() {
+        // An agent without tasks leaves nothing behind. The cgroup of a task may be empty for the moment before its
+        // executor joins it, so one task is reason enough to leave all as it is.
+        if let Some(cgroups) = cgroups.filter(|cgroups| cgroups.list().is_ok_and(|tasks| tasks.is_empty())) {
+            let _or_at_the_next_stop = cgroups.remove();
+        }
         tracing::info!("the agent stops as it was told to; its tasks go on");
     }
     Ok(stopped?)
@@ -154,8 +165,11 @@ fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Se
             (cgroups, host.root, host.words())
         }
     };
-    let mut attributes: Vec<wire::Attribute> =
-        options.attributes.iter().map(|(name, value)| wire::Attribute { name: name.clone(), value: value.clone() }).collect();
+    let mut attributes: Vec<wire::Attribute> = options
+        .attributes
+        .iter()
+        .map(|(name, value)| wire::Attribute { name: name.clone(), value: value.clone() })
+        .collect();
     attributes.retain(|attribute| attribute.name != "host");
     attributes.push(wire::Attribute { name: "host".into(), value: options.name.clone() });
     attributes.extend(words.into_iter().map(|value| wire::Attribute { name: "isolation".into(), value }));
@@ -199,7 +213,8 @@ fn keep_executor(options: &Options) -> anyhow::Result<PathBuf> {
     })?;
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
-    let dir = options.dir.join("executors").join(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish()));
+    let dir =
+        options.dir.join("executors").join(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish()));
     let path = dir.join("borealis-executor");
     if std::fs::metadata(&path).is_ok_and(|data| data.len() == bytes.len() as u64) {
         return Ok(path);
@@ -208,10 +223,26 @@ fn keep_executor(options: &Options) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&dir).with_context(context)?;
     let new = dir.join("new");
     std::fs::write(&new, &bytes).with_context(context)?;
-    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(context)?;
+    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .with_context(context)?;
     File::open(&new).and_then(|file| file.sync_all()).with_context(context)?;
     std::fs::rename(&new, &path).with_context(context)?;
+    drop_old_executors(&options.dir.join("executors"));
     Ok(path)
+}
+
+/// A running program goes on when its file is removed; a few old ones are kept for people who look into one.
+fn drop_old_executors(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let age = |entry: &std::fs::DirEntry| entry.metadata().and_then(|data| data.modified()).ok();
+    let mut versions: Vec<_> = entries.flatten().map(|entry| (age(&entry), entry.path())).collect();
+    versions.sort();
+    let old = versions.len().saturating_sub(EXECUTORS_KEPT);
+    for (_, path) in versions.into_iter().take(old) {
+        if let Err(e) = std::fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), error = %e, "cannot remove an old executor");
+        }
+    }
 }
 
 fn write_address(dir: &Path, address: &str) -> anyhow::Result<()> {

@@ -8,7 +8,11 @@ use proto::wire;
 
 /// What was typed.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "borealis-agent", version, about = "Runs the tasks of one host and reports what became of them")]
+#[command(
+    name = "borealis-agent",
+    version,
+    about = "Runs the tasks of one host and reports what became of them"
+)]
 pub struct Options {
     /// Directory of the agent's journal and its tasks' sandboxes; one agent per directory
     #[arg(long, value_name = "DIR")]

@@ -17,7 +17,9 @@ pub const KILL_GRACE_MS: u64 = 5_000;
 /// Between the kill at once, by the executor, and the kill by force, by the agent.
 pub const FORCE_AFTER_MS: u64 = 5_000;
 /// An order to kill that had no effect is given again after this.
-pub const ASK_AGAIN_MS: u64 = 2_000;
+pub const KILL_AGAIN_MS: u64 = 2_000;
+/// One that the executor has not heard, such as because it has only just begun, is given again after this.
+pub const ASK_AGAIN_MS: u64 = 200;
 
 /// What the leader wants of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub struct Have {
     pub acknowledged: bool,
     /// Generation of the newest wanted set that named it; 0 = none known.
     pub named: u64,
-    /// Whether anything of it (executor, leftovers) may still run.
+    /// Whether its executor may still run; once it has ended, whether anything of it may.
     pub alive: bool,
     /// Why it must end whatever is wanted, such as for want of memory.
     pub doomed: bool,
@@ -127,8 +129,12 @@ pub fn escalate(killing: Option<Killing>, wait_ms: u64, now_ms: u64) -> Option<F
     } else {
         Force::Ask
     };
-    let again = now_ms.saturating_sub(killing.last_ms) >= ASK_AGAIN_MS;
-    (due > killing.force || again && !(killing.heard && due == Force::Ask)).then_some(due)
+    let since_last_ms = now_ms.saturating_sub(killing.last_ms);
+    let again = match due {
+        Force::Ask => !killing.heard && since_last_ms >= ASK_AGAIN_MS,
+        Force::AtOnce | Force::Force => since_last_ms >= KILL_AGAIN_MS,
+    };
+    (due > killing.force || again).then_some(due)
 }
 
 /// What to do about `wanted`. `fresh`: whether a start may be obeyed now. `burned`: whether a task was forgotten.
@@ -145,7 +151,9 @@ pub fn plan(
     for (&task, &want) in &wanted.tasks {
         match (want, have.get(&task)) {
             (Want::Kill, Some(have)) => kill(&mut plan, task, have, now_ms),
-            (Want::Start | Want::Keep | Want::Unknown, Some(have)) if have.doomed => kill(&mut plan, task, have, now_ms),
+            (Want::Start | Want::Keep | Want::Unknown, Some(have)) if have.doomed => {
+                kill(&mut plan, task, have, now_ms)
+            }
             (Want::Start | Want::Keep | Want::Unknown, Some(_)) => {}
             (Want::Start, None) if burned(task) => plan.actions.push(Action::ReportLost(task, WAS_HERE)),
             (Want::Start, None) if fresh && startable(task) => plan.actions.push(Action::Start(task)),

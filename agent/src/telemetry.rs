@@ -32,7 +32,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(JOURNAL_SYNC_SECONDS.into()), &buckets)?
         .install_recorder()?;
-    describe_gauge!(CONNECTED, "Whether a scheduler has registered this host on the current stream (1) or not (0).");
+    describe_gauge!(
+        CONNECTED,
+        "Whether a scheduler has registered this host on the current stream (1) or not (0)."
+    );
     describe_counter!(STREAMS_ENDED, "Streams to schedulers that ended, for whatever reason.");
     describe_gauge!(TASKS, "Tasks in the journal, by whether they are live or ended and not yet forgotten.");
     describe_counter!(LAUNCHES, "Executors that were spawned.");

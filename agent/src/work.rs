@@ -76,7 +76,9 @@ impl Workers {
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..WORKERS {
             let (queue, events) = (queue.clone(), events.clone());
-            std::thread::Builder::new().name(format!("work-{number}")).spawn(move || work(&queue, &events))?;
+            std::thread::Builder::new()
+                .name(format!("work-{number}"))
+                .spawn(move || work(&queue, &events))?;
         }
         Ok(Workers { jobs })
     }
@@ -116,12 +118,16 @@ fn act(job: Job) -> Option<Done> {
             let oom_kills = cgroup.as_ref().map_or(0, Cgroup::oom_kills);
             let mut gone = clean_processes(task, &dir);
             if let Some(cgroup) = cgroup.filter(|_| gone) {
-                let removed = cgroup
-                    .kill_all(None, CLEAN_PATIENCE)
-                    .and_then(|left| if left.is_empty() { cgroup.remove() } else { Ok(()) });
-                if let Err(e) = removed {
-                    tracing::warn!(%task, error = %e, "the task's cgroup is still there; trying again");
-                    gone = cgroup.processes().is_ok_and(|left| left.is_empty());
+                gone = match cgroup.kill_all(None, CLEAN_PATIENCE) {
+                    Ok(left) => left.is_empty(),
+                    Err(e) => {
+                        tracing::warn!(%task, error = %e, "cannot see what is in the task's cgroup; trying again");
+                        false
+                    }
+                };
+                // An empty one that stays is removed at the agent's next start.
+                if gone && let Err(e) = cgroup.remove() {
+                    tracing::warn!(%task, error = %e, "the task's cgroup is still there");
                 }
             }
             Some(Done::Cleaned { task, gone, oom_kills })
@@ -130,7 +136,9 @@ fn act(job: Job) -> Option<Done> {
             for path in paths {
                 match std::fs::remove_dir_all(&path) {
                     Ok(()) => tracing::debug!(path = %path.display(), "removed an old sandbox"),
-                    Err(e) => tracing::warn!(path = %path.display(), error = %e, "cannot remove an old sandbox"),
+                    Err(e) => {
+                        tracing::warn!(path = %path.display(), error = %e, "cannot remove an old sandbox")
+                    }
                 }
             }
             None

@@ -27,7 +27,8 @@ struct Door {
 
 #[tonic::async_trait]
 impl Agents for Door {
-    type AttachStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<SchedulerFrame, tonic::Status>> + Send>>;
+    type AttachStream =
+        Pin<Box<dyn tokio_stream::Stream<Item = Result<SchedulerFrame, tonic::Status>> + Send>>;
 
     async fn attach(
         &self,
@@ -100,10 +101,9 @@ impl Leader {
     async fn until(&mut self, what: &str, mut done: impl FnMut(&Leader) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(Some((outlet, frame))) = tokio::time::timeout(left, self.frames.recv()).await else {
-                panic!("not in time: {what}; reports so far: {:?}", self.reports);
-            };
+            assert!(Instant::now() < deadline, "not in time: {what}; reports so far: {:?}", self.reports);
+            let frame = tokio::time::timeout(Duration::from_millis(100), self.frames.recv()).await;
+            let Ok(Some((outlet, frame))) = frame else { continue };
             match frame.body.expect("a frame has a body") {
                 agent_frame::Body::Hello(hello) => {
                     self.reports.extend(hello.tasks.clone());
@@ -173,7 +173,8 @@ impl Leader {
 
     async fn reported(&mut self, task: u64, status: Status) -> wire::TaskReport {
         let is = |report: &&wire::TaskReport| report.task_id == task && report.status() == status;
-        self.until(&format!("task {task} is {status:?}"), |leader| leader.reports.iter().any(|r| is(&r))).await;
+        self.until(&format!("task {task} is {status:?}"), |leader| leader.reports.iter().any(|r| is(&r)))
+            .await;
         self.reports.iter().rev().find(is).cloned().unwrap()
     }
 }
@@ -226,7 +227,11 @@ impl Agent {
     fn command(&self) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_borealis-agent"));
         let executor = program.with_file_name("borealis-executor");
-        assert!(executor.exists(), "{} is not built: run `cargo build -p executor` first", executor.display());
+        assert!(
+            executor.exists(),
+            "{} is not built: run `cargo build -p executor` first",
+            executor.display()
+        );
         let mut command = Command::new(program);
         command.args(["--name", "host-a", "--cpus", "1.5", "--ram-mib", "1000", "--disk-mib", "1000"]);
         command.args(["--attribute", "rack=r7", "--isolation", self.isolation]);
@@ -287,6 +292,9 @@ impl Drop for Agent {
             let cgroups = executor::launch::read(&dir).map(|launch| launch.cgroups).unwrap_or_default();
             let left = executor::cleanup::kill_leftovers(&dir, PATIENCE);
             let removed = isolation::Cgroup::from_dirs(&cgroups).remove();
+            for root in cgroups.iter().filter_map(|path| Path::new(path).parent()) {
+                let _not_while_another_task_is_there = std::fs::remove_dir(root);
+            }
             if !std::thread::panicking() {
                 assert!(left.unwrap().remaining.is_empty());
                 removed.unwrap();
@@ -303,7 +311,9 @@ async fn a_task_runs_is_seen_and_is_killed() {
     let hello = leader.hellos[0].clone();
     let (spec, identity) = (hello.spec.unwrap(), hello.identity.unwrap());
     assert_eq!((spec.name.as_str(), spec.capacity.unwrap().cpu_milli), ("host-a", 1500));
-    assert!(!identity.journal_id.is_empty() && !identity.machine_id.is_empty() && !identity.boot_id.is_empty());
+    assert!(
+        !identity.journal_id.is_empty() && !identity.machine_id.is_empty() && !identity.boot_id.is_empty()
+    );
     let has = |name: &str, value: &str| spec.attributes.iter().any(|a| a.name == name && a.value == value);
     assert!(has("host", "host-a") && has("rack", "r7") && has("isolation", "none"));
 
@@ -324,7 +334,11 @@ async fn a_task_runs_is_seen_and_is_killed() {
     assert!(agent.page("/tasks/task-0-9/logs/p/stdout").starts_with("HTTP/1.1 404"));
     assert!(agent.page("/health").starts_with("HTTP/1.1 200"));
     let metrics = agent.page("/metrics");
-    assert!(metrics.contains("# HELP borealis_agent_launches_total") && metrics.contains("borealis_agent_launches_total 2"), "{metrics}");
+    assert!(
+        metrics.contains("# HELP borealis_agent_launches_total")
+            && metrics.contains("borealis_agent_launches_total 2"),
+        "{metrics}"
+    );
 
     // No longer named: killed, reported, and with the next set both are forgotten.
     leader.want(&[]).await;
@@ -361,10 +375,13 @@ async fn an_agent_that_is_killed_finds_its_tasks_running() {
     agent.start();
     leader.attached().await;
     assert_eq!(leader.hellos.last().unwrap().cluster_id, "cluster");
-    assert_eq!(leader.hellos.last().unwrap().identity, leader.hellos[0].identity.clone().map(|mut id| {
-        id.host_id = 42;
-        id
-    }));
+    assert_eq!(
+        leader.hellos.last().unwrap().identity,
+        leader.hellos[0].identity.clone().map(|mut id| {
+            id.host_id = 42;
+            id
+        })
+    );
     leader.reported(1, Status::Running).await;
     leader.reported(2, Status::Failed).await;
     leader.want(&[(1, Want::Keep, "exec sleep 1000")]).await;
@@ -373,6 +390,55 @@ async fn an_agent_that_is_killed_finds_its_tasks_running() {
     assert!(before.0.iter().all(identity::is_alive));
     assert_eq!(agent.launched(), [1, 2]);
     assert!(!leader.reports.iter().any(|report| report.task_id == 1 && report.status() != Status::Running));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_told_to_stop_leaves_its_tasks_alone() {
+    let mut leader = Leader::start().await;
+    let mut agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+    let mut child = agent.child.take().unwrap();
+    let pid = rustix_pid(child.id() as i32);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(agent.processes(1).iter().all(identity::is_alive));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_cannot_write_its_journal_stops_and_its_tasks_go_on() {
+    let mut leader = Leader::start().await;
+    let mut agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+    agent.kill();
+    // The disk is full for it: no file of the agent may grow. (What it writes anew at its start is small.)
+    let bytes = std::fs::metadata(journal::Journal::path(agent.dir.path())).unwrap().len();
+    let mut command = agent.command();
+    let limited = format!("ulimit -S -f {}; trap '' XFSZ; exec \"$0\" \"$@\"", bytes.div_ceil(512));
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(limited).arg(command.get_program()).args(command.get_args());
+    command = shell;
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    leader.attached().await;
+    let launched = agent.launched();
+    for task in 2..30 {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        let stream = leader.outlet.clone().unwrap();
+        leader.want(&[(1, Want::Keep, "exec sleep 1000"), (task, Want::Keep, "")]).await;
+        let said = |leader: &Leader| leader.reports.iter().any(|report| report.task_id == task);
+        leader.until("a report, or the end", |leader| said(leader) || stream.is_closed()).await;
+    }
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{words}");
+    assert!(words.contains("journal cannot be used") && words.contains("tasks go on"), "{words}");
+    assert!(agent.processes(1).iter().all(identity::is_alive));
+    assert_eq!(agent.launched(), launched);
 }
 
 fn rustix_pid(pid: i32) -> rustix::process::Pid {
@@ -424,7 +490,11 @@ async fn who_may_not_command_is_not_obeyed() {
     }
     // A keep of what is not here is LOST; a kill of it is KILLED; the last generation is obeyed by itself.
     leader
-        .want(&[(1, Want::Keep, "exec sleep 1000"), (4, Want::Keep, "exec sleep 1000"), (5, Want::Kill, "exit 0")])
+        .want(&[
+            (1, Want::Keep, "exec sleep 1000"),
+            (4, Want::Keep, "exec sleep 1000"),
+            (5, Want::Kill, "exit 0"),
+        ])
         .await;
     let lost = leader.reported(4, Status::Lost).await;
     assert_eq!(lost.message, "The host was to keep the task and does not have it.");
@@ -487,7 +557,9 @@ async fn reports_come_again_until_they_are_acknowledged() {
     assert_eq!(leader.reported(1, Status::Finished).await, report, "again after a restart");
     leader.acknowledges = true;
     leader.acknowledge().await;
-    leader.until("a heartbeat", |leader| leader.heartbeat.session == leader.hellos.last().unwrap().session).await;
+    leader
+        .until("a heartbeat", |leader| leader.heartbeat.session == leader.hellos.last().unwrap().session)
+        .await;
     leader.want(&[]).await;
     leader.obeyed().await;
     leader.send(leader.frame(Body::Resync(wire::Resync {}))).await;
@@ -508,9 +580,15 @@ async fn an_intent_without_an_executor_is_abandoned_and_a_lost_journal_is_made_g
     let (mut journal, _) = journal::Journal::open(agent.dir.path(), || panic!("it exists")).unwrap();
     let intent = wire::LaunchIntent { task_id: 2, generation: leader.generation, ..Default::default() };
     journal.append(wire::journal_record::Body::Intent(intent)).unwrap();
+    // And as if the machine had been restarted under task 3.
+    let executor = Some(ProcessIdentity { boot_id: "of an earlier boot".into(), ..running[0].clone() });
+    let intent = wire::LaunchIntent { task_id: 3, generation: leader.generation, ..Default::default() };
+    journal.append(wire::journal_record::Body::Intent(intent)).unwrap();
+    journal.append(wire::journal_record::Body::Launched(wire::Launched { task_id: 3, executor })).unwrap();
     drop(journal);
     agent.start();
     leader.attached().await;
+    assert_eq!(leader.reported(3, Status::Lost).await.message, "The machine was restarted.");
     let lost = leader.reported(2, Status::Lost).await;
     assert!(lost.message.contains("before the task's executor had begun"), "{}", lost.message);
     assert_eq!(executor::claim::read(&agent.task(2)).unwrap(), Some(executor::claim::Claim::Abandoned));

@@ -7,8 +7,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use executor::identity;
+use executor::layout::TaskDir;
+use executor::{identity, records};
 use isolation::{Limits, user};
+use prost::Message as _;
 use proto::wire::{self, Status, journal_record};
 use proto::{Fence, JobKey, TaskId};
 
@@ -25,6 +27,14 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Why a task did not start: the status to report and the words for people.
 struct Unstarted(Status, String);
+
+/// As `executor::launch::write`, but not synced: a machine that loses the file has lost the executor as well, and
+/// a thousand starts shall cost one sync.
+fn write_launch(dir: &TaskDir, launch: &wire::Launch) -> std::io::Result<()> {
+    let new = dir.launch().with_extension("new");
+    std::fs::write(&new, records::frame(&launch.encode_to_vec()))?;
+    std::fs::rename(&new, dir.launch())
+}
 
 fn lost(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Unstarted + '_ {
     move |why| Unstarted(Status::Lost, format!("The host could not start the task: cannot {what}: {why}."))
@@ -87,7 +97,12 @@ impl Host {
         Ok(())
     }
 
-    fn spawn(&mut self, id: TaskId, wanted: &wire::WantedTask, config: wire::TaskConfig) -> Result<Task, Unstarted> {
+    fn spawn(
+        &mut self,
+        id: TaskId,
+        wanted: &wire::WantedTask,
+        config: wire::TaskConfig,
+    ) -> Result<Task, Unstarted> {
         let failed = |why: &dyn std::fmt::Display| Unstarted(Status::Failed, format!("{why}."));
         let key = config.job.as_ref().map(JobKey::try_from).transpose().map_err(|e| failed(&e))?;
         let key = key.ok_or_else(|| failed(&"The task's config names no job"))?;
@@ -129,7 +144,7 @@ impl Host {
                 .map(|path| path.display().to_string())
                 .collect(),
         };
-        executor::launch::write(&dir, &launch).map_err(|e| lost("write what to run")(&e))?;
+        write_launch(&dir, &launch).map_err(|e| lost("write what to run")(&e))?;
         let watch = self.watcher.directory(id, dir.root());
         // Its own words, should it fail before it has a log.
         let log = OpenOptions::new().create(true).append(true).open(dir.executor_log());

@@ -104,7 +104,10 @@ impl Host {
                 return Ok(());
             }
             Some(Body::Refused(why)) => {
-                tracing::warn!(reason = why.reason, "a scheduler refuses this host; its tasks go on, trying again");
+                tracing::warn!(
+                    reason = why.reason,
+                    "a scheduler refuses this host; its tasks go on, trying again"
+                );
                 refused("host_refused");
                 return Ok(());
             }
@@ -182,11 +185,15 @@ impl Host {
         set: wire::WantedSet,
     ) -> Result<(), Fatal> {
         if set.tasks.len() > WANTED_TASKS_MAX {
-            tracing::error!(tasks = set.tasks.len(), "a wanted set has more tasks than a host can have; ignored");
+            tracing::error!(
+                tasks = set.tasks.len(),
+                "a wanted set has more tasks than a host can have; ignored"
+            );
             return Ok(());
         }
         self.take_configs(set.configs);
-        let newest = self.wanted.as_ref().map_or(0, |wanted| wanted.generation).max(self.journal.book().generation);
+        let newest =
+            self.wanted.as_ref().map_or(0, |wanted| wanted.generation).max(self.journal.book().generation);
         if set.generation < newest {
             tracing::warn!(generation = set.generation, newest, "a wanted set came late; ignored");
             return Ok(());
@@ -227,7 +234,10 @@ impl Host {
     }
 
     /// Plans and acts. `order`: the stream and echo of a wanted set that has just come; without it nothing starts.
-    pub(super) fn replan(&mut self, order: Option<(&Arc<Session>, Option<&wire::Echo>)>) -> Result<(), Fatal> {
+    pub(super) fn replan(
+        &mut self,
+        order: Option<(&Arc<Session>, Option<&wire::Echo>)>,
+    ) -> Result<(), Fatal> {
         let now_ms = clock::boottime_ms();
         let have = self.have();
         let book = self.journal.book();
@@ -236,7 +246,9 @@ impl Host {
             Some(wanted) => {
                 let fresh = order.is_some_and(|(session, echo)| session.is_fresh(echo, clock::boottime_ns()));
                 let startable = |task| {
-                    self.details.get(&task).is_some_and(|task| self.configs.contains_key(&task.config_hash[..]))
+                    self.details
+                        .get(&task)
+                        .is_some_and(|task| self.configs.contains_key(&task.config_hash[..]))
                 };
                 plan::plan(wanted, &have, |task| book.is_burned(task), startable, fresh, now_ms)
             }
@@ -271,11 +283,16 @@ impl Host {
                 && self.details.get(task).is_none_or(|task| !self.configs.contains_key(&task.config_hash[..]))
         };
         if wanted.tasks.iter().any(missing) {
-            tracing::warn!("a task to start has a config that was never sent on this stream; beginning a new stream");
+            tracing::warn!(
+                "a task to start has a config that was never sent on this stream; beginning a new stream"
+            );
             session.close();
         } else {
             metrics::counter!(telemetry::STARTS_STALE).increment(1);
-            tracing::warn!(generation = wanted.generation, "starts are not obeyed: the order is too old; waiting for a new one");
+            tracing::warn!(
+                generation = wanted.generation,
+                "starts are not obeyed: the order is too old; waiting for a new one"
+            );
             session.beat();
         }
     }
@@ -288,9 +305,13 @@ impl Host {
             let generation = entry.intent.as_ref().map_or(0, |intent| intent.generation);
             let have = Have {
                 ended: entry.ended(),
-                acknowledged: entry.report.as_ref().is_some_and(|report| report.sequence <= self.acknowledged),
+                acknowledged: entry
+                    .report
+                    .as_ref()
+                    .is_some_and(|report| report.sequence <= self.acknowledged),
                 named: self.named.get(&id).copied().unwrap_or(generation),
-                alive: task.is_some_and(|task| task.is_alive()),
+                // Not forgotten before its leftovers are gone; not killed when only they are left.
+                alive: task.is_some_and(|task| if entry.ended() { !task.is_gone() } else { task.is_alive() }),
                 doomed: task.is_some_and(|task| task.doomed.is_some()),
                 killing: task.and_then(|task| task.killing),
                 wait_ms: task.map_or(0, |task| task.wait_ms),

@@ -34,7 +34,8 @@ impl Host {
 
     fn recover_task(&mut self, id: TaskId, entry: &Entry) -> Result<(), Fatal> {
         let dir = self.sandboxes.of(id);
-        let mut task = Task::new(dir.clone(), self.setup.cgroups.as_ref().map(|cgroups| cgroups.open(&id.to_string())));
+        let mut task =
+            Task::new(dir.clone(), self.setup.cgroups.as_ref().map(|cgroups| cgroups.open(&id.to_string())));
         let summary = match checkpoint::read(&dir) {
             Ok(summary) => summary,
             Err(e) => {
@@ -80,7 +81,8 @@ impl Host {
         if rebooted {
             return self.report(id, Status::Lost, "The machine was restarted.");
         }
-        let abandoned = std::fs::create_dir_all(dir.root()).and_then(|()| claim::take(&dir, &Claim::Abandoned));
+        let abandoned =
+            std::fs::create_dir_all(dir.root()).and_then(|()| claim::take(&dir, &Claim::Abandoned));
         match abandoned {
             Ok(None | Some(Claim::Abandoned)) => {
                 self.tasks.insert(id, task.gone_executor());
@@ -96,9 +98,10 @@ impl Host {
                 self.tasks.insert(id, task);
                 self.look_at(id)
             }
-            Err(source) => {
-                Err(Fatal::Io { what: format!("decide whether {id} ever began, in {}", dir.root().display()), source })
-            }
+            Err(source) => Err(Fatal::Io {
+                what: format!("decide whether {id} ever began, in {}", dir.root().display()),
+                source,
+            }),
         }
     }
 

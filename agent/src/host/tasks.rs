@@ -96,6 +96,11 @@ impl Task {
         self.phase == Phase::Running
     }
 
+    /// Whether nothing is left but its directory.
+    pub(super) fn is_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
     /// Whether nothing tells when it changes.
     pub(super) fn must_be_looked_at(&self) -> bool {
         self.phase == Phase::Running && self.watch.is_none()
@@ -132,7 +137,8 @@ impl Task {
                 .map_err(|e| format!("{} at byte {}: {e}", path.display(), self.read_bytes + used as u64))?
             {
                 used += records::HEADER_BYTES + payload.len();
-                let record = CheckpointRecord::decode(payload).map_err(|e| format!("{}: {e}", path.display()))?;
+                let record =
+                    CheckpointRecord::decode(payload).map_err(|e| format!("{}: {e}", path.display()))?;
                 records.push(record);
             }
             self.read_bytes += used as u64;
@@ -215,7 +221,8 @@ impl Host {
 
     fn ran_out_of_memory(&self, id: TaskId) -> bool {
         self.tasks.get(&id).is_some_and(|task| {
-            task.doomed == Some(message_of_oom()) || task.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0)
+            task.doomed == Some(message_of_oom())
+                || task.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0)
         })
     }
 
@@ -269,13 +276,15 @@ impl Host {
     pub(super) fn report(&mut self, id: TaskId, status: Status, message: &str) -> Result<(), Fatal> {
         let mut message = message.to_owned();
         if message.len() > REPORT_MESSAGE_BYTES_MAX {
-            let cut = (0..=REPORT_MESSAGE_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+            let cut =
+                (0..=REPORT_MESSAGE_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
             message.truncate(cut);
         }
         let sequence = self.journal.book().sequence + 1;
         let report = wire::TaskReport { task_id: id.0, status: status.into(), message, sequence };
         tracing::info!(task = %id, ?status, message = report.message, "reports");
-        self.journal.append(journal_record::Body::Report(wire::ReportMade { report: Some(report.clone()) }))?;
+        self.journal
+            .append(journal_record::Body::Report(wire::ReportMade { report: Some(report.clone()) }))?;
         if is_terminal(status) {
             let status = format!("{status:?}").to_lowercase();
             metrics::counter!(telemetry::TASKS_ENDED, "status" => status).increment(1);
@@ -297,7 +306,8 @@ impl Host {
         if !self.workers.queue(Job::Kill { task: id, dir: task.dir.clone(), force, reason }) {
             return;
         }
-        let killing = task.killing.get_or_insert(Killing { since_ms: now_ms, force, last_ms: now_ms, heard: false });
+        let killing =
+            task.killing.get_or_insert(Killing { since_ms: now_ms, force, last_ms: now_ms, heard: false });
         if force > killing.force {
             tracing::warn!(task = %id, ?force, "a task does not end; killing harder");
         }

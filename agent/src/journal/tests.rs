@@ -52,7 +52,10 @@ fn what_was_written_is_read() {
     assert!(!fresh);
     let book = journal.book();
     assert_eq!(*book, written);
-    assert_eq!((book.identity.journal_id.as_str(), book.host_id, book.sequence, book.generation), ("j", 7, 3, 6));
+    assert_eq!(
+        (book.identity.journal_id.as_str(), book.host_id, book.sequence, book.generation),
+        ("j", 7, 3, 6)
+    );
     assert_eq!(book.fence, Fence { epoch: 1, term: 2, leader: 1 });
     assert_eq!(book.tasks.keys().copied().collect::<Vec<_>>(), [TaskId(1), TaskId(3)]);
     assert!(book.is_burned(TaskId(2)) && book.knows(TaskId(1)) && !book.knows(TaskId(4)));

@@ -35,7 +35,15 @@ fn what_is_wanted_against_what_is_here() {
         (Some(Want::Keep), None, true, true, true, vec![ReportLost(task, NOT_HERE)], true),
         (Some(Want::Keep), Some(LIVE), false, true, true, vec![], true),
         (Some(Want::Keep), Some(ENDED), false, true, true, vec![], true),
-        (Some(Want::Keep), Some(Have { doomed: true, ..LIVE }), false, true, true, vec![Kill(task, Force::Ask)], true),
+        (
+            Some(Want::Keep),
+            Some(Have { doomed: true, ..LIVE }),
+            false,
+            true,
+            true,
+            vec![Kill(task, Force::Ask)],
+            true,
+        ),
         (Some(Want::Kill), None, false, true, true, vec![ReportKilled(task, NOTHING_TO_KILL)], true),
         (Some(Want::Kill), Some(LIVE), false, true, true, vec![Kill(task, Force::Ask)], true),
         (Some(Want::Kill), Some(ENDED), false, true, true, vec![], true),
@@ -47,8 +55,7 @@ fn what_is_wanted_against_what_is_here() {
         (None, Some(Have { named: 5, ..APPLIED }), false, true, true, vec![], true),
         (None, Some(Have { alive: true, ..APPLIED }), false, true, true, vec![], true),
     ] {
-        let wanted =
-            Wanted { generation: 5, tasks: want.into_iter().map(|want| (task, want)).collect() };
+        let wanted = Wanted { generation: 5, tasks: want.into_iter().map(|want| (task, want)).collect() };
         let has: BTreeMap<_, _> = have.clone().into_iter().map(|have| (task, have)).collect();
         let got = plan(&wanted, &has, |_| burned, |_| startable, fresh, 0);
         assert_eq!(got, Plan { actions, whole }, "{want:?} {have:?} burned {burned} fresh {fresh}");
@@ -79,8 +86,8 @@ fn a_kill_grows_harder() {
     ];
     assert_eq!(orders, want);
     let unheard = Killing { since_ms: 0, force: Force::Ask, last_ms: 0, heard: false };
-    assert_eq!(escalate(Some(unheard), wait_ms, 1_999), None);
-    assert_eq!(escalate(Some(unheard), wait_ms, 2_000), Some(Force::Ask), "nobody heard it");
+    assert_eq!(escalate(Some(unheard), wait_ms, ASK_AGAIN_MS - 1), None);
+    assert_eq!(escalate(Some(unheard), wait_ms, ASK_AGAIN_MS), Some(Force::Ask), "nobody heard it");
 }
 
 /// What may happen to an agent, in any order.
@@ -128,7 +135,8 @@ impl Model {
                         have.named = generation;
                     }
                 }
-                let plan = plan(&wanted, &self.have, |t| self.burned.contains(&t), |_| true, fresh, self.now_ms);
+                let plan =
+                    plan(&wanted, &self.have, |t| self.burned.contains(&t), |_| true, fresh, self.now_ms);
                 for action in plan.actions {
                     self.act(action, generation);
                 }
@@ -163,7 +171,10 @@ impl Model {
             }
             Action::Forget(task) => {
                 let had = self.have.remove(&task).expect("only what is known is forgotten");
-                assert!(had.ended && had.acknowledged && had.named < generation, "{task} is forgotten too early");
+                assert!(
+                    had.ended && had.acknowledged && had.named < generation,
+                    "{task} is forgotten too early"
+                );
                 self.burned.insert(task);
             }
         }
