@@ -2,6 +2,7 @@
 //! simulation that hunts for a breach of the laws.
 
 mod golden;
+mod history;
 mod make;
 mod records;
 mod requests;
