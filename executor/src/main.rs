@@ -6,7 +6,8 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match (arguments.next(), arguments.next()) {
         (Some(word), None) if word == "--version" => {
-            println!("borealis-executor {}, format level {}", env!("CARGO_PKG_VERSION"), executor::LEVEL);
+            let commit = option_env!("BOREALIS_COMMIT").unwrap_or("unknown");
+            println!("borealis-executor {} ({commit})", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
         (Some(dir), None) => ExitCode::from(executor::run::run(dir.as_ref())),
