@@ -167,11 +167,18 @@ impl Host {
                 continue;
             }
             let cgroup = cgroups.open(&name);
-            let left = cgroup.kill_all(None, STRAY_PATIENCE)?;
-            if left.is_empty() {
-                cgroup.remove()?;
-            } else {
-                tracing::error!(cgroup = name, remaining = ?left, "processes without a task do not end");
+            match cgroup.kill_all(None, STRAY_PATIENCE) {
+                Ok(left) if left.is_empty() => {
+                    if let Err(e) = cgroup.remove() {
+                        tracing::warn!(cgroup = name, error = %e, "an empty cgroup without a task stays");
+                    }
+                }
+                Ok(left) => {
+                    tracing::error!(cgroup = name, remaining = ?left, "processes without a task do not end");
+                }
+                Err(e) => {
+                    tracing::error!(cgroup = name, error = %e, "a cgroup without a task cannot be ended")
+                }
             }
         }
         Ok(())

@@ -289,10 +289,8 @@ impl Host {
             let status = format!("{status:?}").to_lowercase();
             metrics::counter!(telemetry::TASKS_ENDED, "status" => status).increment(1);
         }
-        if let Some(wanted) = &self.wanted {
-            if wanted.tasks.contains_key(&id) {
-                self.named.insert(id, wanted.generation);
-            }
+        if let Some(wanted) = self.wanted.as_ref().filter(|wanted| wanted.tasks.contains_key(&id)) {
+            self.named.insert(id, wanted.generation);
         }
         self.outbox.insert(sequence, report);
         self.changed = true;
