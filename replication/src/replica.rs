@@ -366,7 +366,9 @@ impl<M: Machine> Replica<M> {
                 )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
                 Ok(Err(error)) => return Err(batch::explain(error, &self.inner.leadership)),
                 Err(_) => {
-                    return Err(ProposeError::Unknown { why: "the membership did not change in time".into() });
+                    return Err(ProposeError::Unknown {
+                        why: "the membership did not change in time".into(),
+                    });
                 }
             }
         }

@@ -6,7 +6,9 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
@@ -26,6 +28,8 @@ use crate::telemetry;
 pub(crate) const JOBS_MAX: usize = 4096;
 /// Bytes of one write, about.
 const WRITE_BYTES_MAX: usize = 4 << 20;
+/// Spares that were made and segments that were recycled must not share a name.
+const SPARE_TAG: u64 = 1_000_000_000_000;
 /// A sync that takes longer is told.
 const SLOW_SYNC: Duration = Duration::from_millis(500);
 
@@ -52,7 +56,7 @@ pub(crate) struct Writer {
     /// Entries in the buffer and where they will stand.
     placed: Vec<(LogId, u32)>,
     purged: Option<LogId>,
-    spare_wanted: std::sync::mpsc::SyncSender<u64>,
+    spares: SpareMaker,
     appended_bytes: Arc<AtomicU64>,
 }
 
@@ -66,7 +70,7 @@ impl Writer {
     ) -> Result<(Arc<Mutex<Index>>, Self), StoreError> {
         let purged = found.index.purged();
         let index = Arc::new(Mutex::new(found.index));
-        let spare_wanted = spawn_spare_maker(dir.clone(), segment_bytes)?;
+        let spares = SpareMaker::start(dir.clone(), segment_bytes)?;
         let writer = Writer {
             dir,
             segment_bytes,
@@ -78,7 +82,7 @@ impl Writer {
             buffer: Vec::new(),
             placed: Vec::new(),
             purged,
-            spare_wanted,
+            spares,
             appended_bytes,
         };
         writer.want_spare();
@@ -114,6 +118,8 @@ impl Writer {
                 }
             }
             if let Some(stopped) = stop {
+                // The files belong to whoever opens them next.
+                self.spares.stop();
                 let _ = stopped.send(());
                 return;
             }
@@ -233,31 +239,50 @@ impl Writer {
     }
 
     fn want_spare(&self) {
-        let sequence = self.segments.last().map_or(0, |held| held.segment.sequence);
-        let _ = self.spare_wanted.try_send(sequence);
+        self.spares.want(self.segments.last().map_or(0, |held| held.segment.sequence));
     }
 }
 
 /// A thread that keeps one spare file ready, so that the writer need not wait for zeros.
-fn spawn_spare_maker(dir: PathBuf, bytes: u64) -> Result<std::sync::mpsc::SyncSender<u64>, StoreError> {
-    let (wanted, wants) = std::sync::mpsc::sync_channel::<u64>(1);
-    let at = dir.clone();
-    let make = move || {
-        for sequence in wants {
-            let made = match segment::has_spare(&dir, bytes) {
-                Ok(false) => segment::make_spare(&dir, bytes, sequence + 1_000_000_000).map(drop),
-                other => other.map(drop),
-            };
-            if let Err(error) = made {
-                tracing::warn!("no spare segment could be made: {error}");
+struct SpareMaker {
+    wanted: Option<SyncSender<u64>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SpareMaker {
+    fn start(dir: PathBuf, bytes: u64) -> Result<Self, StoreError> {
+        let (wanted, wants) = std::sync::mpsc::sync_channel::<u64>(1);
+        let at = dir.clone();
+        let make = move || {
+            for sequence in wants {
+                let made = match segment::has_spare(&dir, bytes) {
+                    Ok(false) => segment::make_spare(&dir, bytes, sequence + SPARE_TAG).map(drop),
+                    other => other.map(drop),
+                };
+                if let Err(error) = made {
+                    tracing::warn!("no spare segment could be made: {error}");
+                }
             }
+        };
+        let thread = std::thread::Builder::new().name("log-spare".into()).spawn(make);
+        let thread = thread.map_err(StoreError::io("starting a thread for", at))?;
+        Ok(SpareMaker { wanted: Some(wanted), thread: Some(thread) })
+    }
+
+    /// Asks for a spare behind `sequence`, if there is none. A want that is not taken up yet is enough.
+    fn want(&self, sequence: u64) {
+        if let Some(wanted) = &self.wanted {
+            let _ = wanted.try_send(sequence);
         }
-    };
-    std::thread::Builder::new()
-        .name("log-spare".into())
-        .spawn(make)
-        .map_err(StoreError::io("starting a thread for", at))?;
-    Ok(wanted)
+    }
+
+    /// Returns when the thread has ended.
+    fn stop(&mut self) {
+        self.wanted = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Locks; a panic elsewhere has already stopped the process or left nothing half done here.
