@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use engine::state::command::StartSession;
-use engine::state::record::{read_host_spec, read_identity, read_report, status_wire};
+use engine::state::record::{read_identity, read_report, status_wire};
+use engine::validate::check_host_spec;
 use engine::{
     Assign, Command, Hint, HostIdentity, HostSpec, Op, Refusal, RefusalKind, Reply, State, Status, Timestamp,
     View,
@@ -228,7 +229,7 @@ impl Leader {
     fn greet(&mut self, link: LinkId, hello: Box<Hello>) {
         let (Some(identity), Some(spec)) = (&hello.identity, &hello.spec) else { return };
         let identity = read_identity(identity.clone());
-        let spec = match read_host_spec(spec.clone()) {
+        let spec = match check_host_spec(spec) {
             Ok(spec) => spec,
             Err(bad) => return self.hosts.refuse(link, format!("the agent's hello is not valid: {bad}")),
         };
