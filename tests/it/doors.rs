@@ -317,6 +317,12 @@ fn promtool(metrics: &str) -> Result<()> {
     Ok(())
 }
 
+/// The names of our metrics in a text.
+fn metric_names(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("borealis_")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_please_promtool_and_health_is_told() -> Result<()> {
     ensure!(promtool("no_help_here 1\n").is_err(), "promtool lets everything pass, so it shows nothing");
@@ -332,6 +338,13 @@ async fn metrics_please_promtool_and_health_is_told() -> Result<()> {
         promtool(&metrics).with_context(|| format!("{address} (leader: {})", n == leader))?;
         ensure!(get(address, "/health").is_ok(), "{address} is not healthy");
         ensure!(get(address, "/leaderhealth").is_ok() == (n == leader), "{address} errs on who leads");
+    }
+    let metrics = get(&cluster.replicas[leader].api, "/metrics")?;
+    for name in metric_names(include_str!("../../deploy/prometheus/borealis.rules.yml")) {
+        let exported = metrics
+            .lines()
+            .any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+        ensure!(exported, "the alerts in deploy/prometheus ask for {name}, which the leader does not export");
     }
     let address = agent_address(&cluster)?;
     let metrics = get(&address, "/metrics")?;
