@@ -64,6 +64,7 @@ pub async fn run(replica: Replica, clocks: Clocks, sessions: watch::Sender<Optio
                     sessions.send_replace(None);
                     leader.session.over.send_replace(true);
                     metrics::gauge!(telemetry::LEADING).set(0.0);
+                    gauges(&State::default()); // the next leader counts; two counts would add up
                     leader.hints.collect(false);
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
@@ -133,7 +134,7 @@ async fn begin(
         ticking: false,
         working: false,
         silencing: Vec::new(),
-        shown: Instant::now(),
+        shown: None,
     };
     Ok((leader, events))
 }
@@ -163,7 +164,7 @@ struct Leader {
     working: bool,
     silencing: Vec<HostId>,
     /// When the gauges were last brought up to date.
-    shown: Instant,
+    shown: Option<Instant>,
 }
 
 impl Leader {
@@ -406,9 +407,9 @@ impl Leader {
     /// Deadlines, work items and silent hosts.
     fn sweep(&mut self) {
         let now = Timestamp(self.session.clock.now_ms());
-        let show = self.shown.elapsed() >= GAUGES;
+        let show = self.shown.is_none_or(|at| at.elapsed() >= GAUGES);
         if show {
-            self.shown = Instant::now();
+            self.shown = Some(Instant::now());
         }
         let (deadline, work, live) = self.session.replica.read(|machine| {
             let state = &machine.state;
