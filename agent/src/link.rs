@@ -195,7 +195,14 @@ async fn attach(address: &str, events: &mpsc::Sender<Event>) -> End {
     };
     let channel = match timeout(CONNECT_MAX, endpoint.connect()).await {
         Ok(Ok(channel)) => channel,
-        Ok(Err(e)) => return failed("cannot connect", &e),
+        Ok(Err(e)) => {
+            // The transport's own words say nothing; the reason is at the bottom.
+            let mut why: &dyn std::error::Error = &e;
+            while let Some(source) = why.source() {
+                why = source;
+            }
+            return failed("cannot connect", &why);
+        }
         Err(e) => return failed("cannot connect", &e),
     };
     let mut client = AgentsClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
