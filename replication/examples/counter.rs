@@ -92,16 +92,16 @@ async fn main() -> Result<(), Problem> {
     }
     let replica = Replica::<Counters>::start(options.clone()).await?;
     let raft_address: std::net::SocketAddr = options.raft_address.parse()?;
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .add_service(replica.raft_service())
-            .serve(raft_address),
-    );
+    let serving = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .add_service(replica.raft_service())
+        .serve(raft_address);
+    let mut serving = tokio::spawn(serving);
     let listener = TcpListener::bind(&options.api_address).await?;
     loop {
         tokio::select! {
             why = replica.stopped() => return Err(why.into()),
+            served = &mut serving => return Ok(served??),
             accepted = listener.accept() => {
                 let replica = replica.clone();
                 tokio::spawn(async move { serve(replica, accepted?.0).await });

@@ -13,9 +13,9 @@ pub struct Member {
     pub api_address: String,
     /// Which data directory this is.
     pub store_uuid: String,
-    /// Whether it votes; otherwise it learns.
+    /// Whether it votes, by a committed change that is done; otherwise it learns.
     pub voter: bool,
-    /// Entries it is behind the leader's log; known to the leader only.
+    /// Entries it is behind the leader's log; known to the leader only, once something of it matched.
     pub lag: Option<u64>,
     /// Time since it last answered, counted from when the answered message was sent; known to the leader only.
     pub heard: Option<Duration>,

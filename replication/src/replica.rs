@@ -32,7 +32,7 @@ use crate::telemetry;
 use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 
 /// A learner within so many entries of the leader's log has caught up.
-const CAUGHT_UP_ENTRIES: u64 = 1_000;
+const CAUGHT_UP_ENTRIES: u64 = 100;
 /// How often the leader looks for learners that have caught up.
 const PROMOTE_EVERY: Duration = Duration::from_millis(100);
 /// How often the gauges are set and the need of a snapshot is looked at.
@@ -527,7 +527,10 @@ fn role(state: openraft::ServerState) -> &'static str {
 }
 
 fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
-    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    // Whoever votes in all configurations that are committed. During a change there are two, and until it is
+    // done, a majority of the old one is needed too.
+    let configs = metrics.committed_membership_config.get_joint_config();
+    let votes = |id: &u64| !configs.is_empty() && configs.iter().all(|voters| voters.contains(id));
     let last = metrics.last_log_index.map_or(0, |last| last + 1);
     let mut members: Vec<Member> = metrics
         .membership_config
@@ -540,8 +543,8 @@ fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
                 raft_address: node.raft_address.clone(),
                 api_address: node.api_address.clone(),
                 store_uuid: node.store_uuid.clone(),
-                voter: voters.contains(id),
-                lag: matching.map(|at| last.saturating_sub(at.map_or(0, |at| at.index + 1))),
+                voter: votes(id),
+                lag: matching.and_then(|at| at.as_ref()).map(|at| last.saturating_sub(at.index + 1)),
                 heard: heard.map(|at| openraft::Instant::elapsed(&**at)),
             }
         })
@@ -550,7 +553,8 @@ fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
     members
 }
 
-/// Learners that are close behind and answered a moment ago: a dead voter would only cost quorum.
+/// Learners that are close behind and answered a moment ago: a dead voter would only cost quorum. A change that
+/// a former leader left half done is finished by this too, since its new voters count as learners.
 fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
     let ready = |m: &&Member| {
         let close = m.lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES);

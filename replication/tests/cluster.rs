@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything.
@@ -23,6 +23,15 @@ struct Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the end of {}'s log:\n{}",
+                self.api,
+                lines[lines.len().saturating_sub(15)..].join("\n")
+            );
+        }
     }
 }
 
@@ -38,7 +47,15 @@ fn program() -> PathBuf {
 }
 
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    // Below the ports that the kernel gives to outgoing connections, and never twice in one process.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = (std::process::id() % 300) as u16 * 40 + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000;
+        let address = format!("127.0.0.1:{}", 18_000 + offset % 14_000);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 impl Node {
