@@ -13,7 +13,7 @@ use tests::cluster::{Cluster, PATIENCE, Setup};
 use tests::load::{self, Driver, Tally};
 use tests::{oracle, verdict, wait};
 
-const DRIVERS: usize = 4;
+const DRIVERS: usize = 8;
 
 fn kills_wanted() -> Result<u64> {
     match std::env::var("BOREALIS_CHAOS_KILLS") {
@@ -35,11 +35,15 @@ async fn chaos_leader_kills_break_no_promise() -> Result<()> {
     for kill in 1..=kills {
         let leader = cluster.leader().await.with_context(|| format!("before kill {kill}"))?;
         // The load must have got through to this leader, or the kill shows nothing.
-        progress(&tally, 3).await.with_context(|| format!("before kill {kill}"))?;
+        progress(&tally, 2 * DRIVERS as u64).await.with_context(|| format!("before kill {kill}"))?;
+        // Not always just after an answer.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..50))).await;
         cluster.replicas[leader].kill()?;
         if kill % 2 == 0 {
             // Every other time the others are on their own for a while.
-            progress(&tally, 2).await.with_context(|| format!("after kill {kill}, two replicas left"))?;
+            progress(&tally, DRIVERS as u64)
+                .await
+                .with_context(|| format!("after kill {kill}, two replicas left"))?;
         }
         cluster.replicas[leader].start()?;
         cluster.serves(leader).await?;
@@ -92,12 +96,12 @@ async fn chaos_leader_kills_break_no_promise() -> Result<()> {
     let done = fates.iter().filter(|(_, fate)| *fate == oracle::Fate::Done).count();
     eprintln!(
         "chaos: {kills} leaders killed in {:.0?}; {} requests, {done} acknowledged, {} tries of unknown fate, {} refused \
-         tries; {launches} launches, none twice; {} jobs live as promised; equal sums {} at log index {}",
+         tries; {launches} launches, none twice; {} tasks live as promised; equal sums {} at log index {}",
         begun.elapsed(),
         fates.len(),
         tally.unknown.load(Ordering::Relaxed),
         tally.refused.load(Ordering::Relaxed),
-        seen.len(),
+        seen.values().map(BTreeSet::len).sum::<usize>(),
         sums.sum,
         sums.log_index,
     );

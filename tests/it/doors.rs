@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::Rng as _;
-use tests::api::request;
+use tests::api::{Answer, request};
 use tests::client::{self, Ended};
 use tests::cluster::{Cluster, PATIENCE, Setup, free_ports};
 use tests::programs::{AGENT, SCHEDULER};
@@ -16,6 +16,16 @@ use tonic::Code;
 
 /// Longest that a command of a person may take to say no.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// Asks until the answer is not merely that there is no leader at the moment; it must be a refusal.
+async fn refusal<T>(mut ask: impl AsyncFnMut() -> Answer<T>) -> Result<(Code, String)> {
+    wait::until("a refusal", PATIENCE, async || match ask().await {
+        Answer::Done(_) => Ok(Err(anyhow::anyhow!("done, where a refusal was expected"))),
+        Answer::Refused(Code::Unavailable, why) | Answer::Unknown(why) => bail!("{why}"),
+        Answer::Refused(code, why) => Ok(Ok((code, why))),
+    })
+    .await?
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_request_id_is_one_job_however_often_it_arrives() -> Result<()> {
@@ -28,31 +38,40 @@ async fn one_request_id_is_one_job_however_often_it_arrives() -> Result<()> {
         calls.push(tokio::spawn(async move { api.create_job(&ask, &spec).await }));
     }
     for call in calls {
-        call.await?.done().context("a repeated request gets the first one's answer")?;
+        match call.await? {
+            Answer::Refused(Code::Unavailable, _) => {} // an election: nothing was done
+            answer => drop(answer.done().context("a repeated request gets the first one's answer")?),
+        }
     }
     let job = cluster.all_running(&key, 2).await?;
     ensure!(job.ended.is_empty(), "more than two tasks came of it: {:?}", job.ended);
-    let again = cluster.api(0).create_job(&ask, &spec).await.done()?;
+    let again = wait::until("the answer once more", PATIENCE, async || {
+        cluster.api(0).create_job(&ask, &spec).await.done()
+    })
+    .await?;
     ensure!(again.tasks == 2, "a later repetition says {} tasks", again.tasks);
 
-    let (code, why) = cluster.api(1).create_job(&ask, &jobs::sleeper(&key, 3)).await.refused()?;
+    let (code, why) =
+        refusal(async || cluster.api(1).create_job(&ask, &jobs::sleeper(&key, 3)).await).await?;
     ensure!(why.contains("request"), "the id came with another body: {code:?} {why}");
     let (code, why) =
         cluster.api(1).create_job(&request("test"), &jobs::job(&key, 2, "true")).await.refused()?;
     ensure!(code == Code::AlreadyExists && why.contains(&key.name), "{code:?} {why}");
     let unknown = cluster.key("unknown");
     for (code, why) in [
-        cluster.api(2).get_job(&unknown).await.refused()?,
-        cluster.api(2).kill_tasks(&request("test"), &unknown, &[]).await.refused()?,
+        refusal(async || cluster.api(2).get_job(&unknown).await).await?,
+        refusal(async || cluster.api(2).kill_tasks(&request("test"), &unknown, &[]).await).await?,
     ] {
         ensure!(code == Code::NotFound && why.contains(&unknown.name), "{code:?} {why}");
     }
     let mut nothing = jobs::sleeper(&cluster.key("nothing"), 1);
     nothing.config = None;
-    let (code, why) = cluster.api(0).create_job(&request("test"), &nothing).await.refused()?;
+    let (code, why) = refusal(async || cluster.api(0).create_job(&request("test"), &nothing).await).await?;
     ensure!(code == Code::InvalidArgument, "{code:?} {why}");
 
-    let left: Vec<_> = cluster.api(0).list_jobs().await.done()?.jobs;
+    let left = wait::until("the list of jobs", PATIENCE, async || cluster.api(0).list_jobs().await.done())
+        .await?
+        .jobs;
     ensure!(left.len() == 1, "refused requests left something behind: {left:?}");
     ensure!(cluster.all_running(&key, 2).await?.tasks.len() == 2);
     cluster.must_live()?;
@@ -266,7 +285,9 @@ async fn wrong_commands_and_files_have_their_exit_codes_and_create_nothing() -> 
     let nobody = tests::client::Client::new(&cluster.programs, &[format!("127.0.0.1:{}", ports[0])]);
     let ended = nobody.run(&["job", "status", wrong], ANSWER)?;
     ensure!(ended.code == Some(7) && ended.stderr.contains(&ports[0].to_string()), "{ended:?}");
-    let left = cluster.api(0).list_jobs().await.done()?.jobs;
+    let left = wait::until("the list of jobs", PATIENCE, async || cluster.api(0).list_jobs().await.done())
+        .await?
+        .jobs;
     ensure!(left.is_empty(), "something was created: {left:?}");
     cluster.must_live()?;
     cluster.stop()

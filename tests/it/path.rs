@@ -49,19 +49,20 @@ async fn a_job_runs_is_seen_and_is_killed() -> Result<()> {
     let job = cluster.all_running(&key, 3).await?;
     ensure!(ids(&job).iter().map(|(instance, _)| *instance).eq(0..3), "instances {:?}", ids(&job));
     for n in 0..3 {
-        let seen = cluster.api(n).get_job(&key).await.done()?;
+        let what = format!("replica {} to answer", n + 1);
+        let seen = wait::until(&what, PATIENCE, async || cluster.api(n).get_job(&key).await.done()).await?;
         ensure!(ids(&seen) == ids(&job), "replica {} says {:?}, others {:?}", n + 1, ids(&seen), ids(&job));
     }
     let living = cluster.living()?;
     ensure!(living.len() == 6, "three executors and three processes, not {living:?}");
-    cluster.any_api().kill_tasks(&request("test"), &key, &[1]).await.done()?;
+    cluster.kill_tasks(&key, &[1]).await?;
     wait::until("instance 1 to be gone", PATIENCE, async || {
         let left: Vec<_> = ids(&cluster.job(&key).await?).iter().map(|(instance, _)| *instance).collect();
         ensure!(left == [0, 2], "instances {left:?} live");
         Ok(())
     })
     .await?;
-    cluster.any_api().kill_tasks(&request("test"), &key, &[]).await.done()?;
+    cluster.kill_tasks(&key, &[]).await?;
     cluster.all_gone(&key).await?;
     wait::until("the processes to be gone", PATIENCE, async || {
         let left: Vec<_> = living.values().filter(|identity| identity.alive()).collect();
@@ -180,7 +181,7 @@ async fn a_killed_agent_finds_its_tasks_running() -> Result<()> {
     ensure!(ids(&cluster.all_running(&key, 3).await?) == before, "other tasks than before");
     untouched(&cluster, &living).context("with their new agent")?;
     // The new agent can still kill what the old one started.
-    cluster.any_api().kill_tasks(&request("test"), &key, &[]).await.done()?;
+    cluster.kill_tasks(&key, &[]).await?;
     cluster.all_gone(&key).await?;
     consistent(&cluster).await?;
     cluster.must_live()?;
@@ -263,7 +264,7 @@ async fn without_a_quorum_every_answer_is_clear_and_comes_in_bounded_time() -> R
         })
         .await?;
         cluster.all_running(&refused, 1).await?;
-        cluster.any_api().kill_tasks(&request("test"), &refused, &[]).await.done()?;
+        cluster.kill_tasks(&refused, &[]).await?;
         cluster.all_gone(&refused).await?;
     }
     untouched(&cluster, &living)?;

@@ -344,6 +344,15 @@ impl Cluster {
         .await
     }
 
+    /// Kills instances of a job, all when none is named: the same request is repeated until it is done.
+    pub async fn kill_tasks(&self, key: &JobKey, instances: &[u32]) -> Result<()> {
+        let request = crate::api::request("test");
+        wait::until("tasks to be killed", PATIENCE, async || {
+            self.any_api().kill_tasks(&request, key, instances).await.done().map(|_| ())
+        })
+        .await
+    }
+
     /// Sees that the present leader commands every agent: each starts a task for it. `tag` is new each time.
     pub async fn commands_all_agents(&self, tag: &str) -> Result<()> {
         for n in 1..=self.agents.len() {

@@ -17,7 +17,7 @@ use crate::verdict::{self, Living};
 use crate::wait;
 
 /// Jobs one driver keeps alive; at this many it kills the oldest.
-const JOBS_MAX: usize = 8;
+const JOBS_MAX: usize = 5;
 /// Tries of one request before the driver gives it up with its fate unknown.
 const TRIES_MAX: u32 = 40;
 /// Longest wait for one answer. Shorter than a replica's own, so that some fates stay unknown.
@@ -78,7 +78,7 @@ impl Driver {
             if let (Wish::Create(instances), Outcome::Done) = (&wish, fate) {
                 self.jobs.push((job, *instances));
             }
-            tokio::time::sleep(Duration::from_millis(rand::random_range(20..120))).await;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..40))).await;
         }
         Ok(self)
     }
@@ -151,10 +151,11 @@ fn to_unit<T>(answer: Answer<T>) -> Answer<()> {
     }
 }
 
-/// All live tasks of all jobs, by job key.
+/// All live tasks, by job key; jobs without any are left out.
 pub async fn live_tasks(api: &Api) -> Result<BTreeMap<String, Vec<wire::TaskView>>> {
     let mut tasks = BTreeMap::new();
-    for job in api.list_jobs().await.done()?.jobs {
+    let jobs = api.list_jobs().await.done()?.jobs;
+    for job in jobs.iter().filter(|job| job.pending + job.active + job.running > 0) {
         let Some(key) = job.key.as_ref().and_then(|key| JobKey::try_from(key).ok()) else {
             anyhow::bail!("a job without a key: {job:?}")
         };

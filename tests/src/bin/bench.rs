@@ -283,6 +283,18 @@ async fn failover(kills: usize, tasks: u32, agents: usize, profile: &str) -> Res
     Ok((figures, lost + doubled + restarted == 0))
 }
 
+/// Repeats a request while there is no leader to take it.
+async fn until_done<T>(mut ask: impl AsyncFnMut() -> Answer<T>) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Answer::Refused(tonic::Code::Unavailable, _) | Answer::Unknown(_)
+                if begun.elapsed() < PATIENCE => {}
+            answer => return answer.done(),
+        }
+    }
+}
+
 async fn submit(count: usize, profile: &str) -> Result<(Value, bool)> {
     let profile = profile_name(profile)?;
     let mut cluster = Cluster::start(Setup { profile, ..Setup::default() }).await?;
@@ -293,10 +305,14 @@ async fn submit(count: usize, profile: &str) -> Result<(Value, bool)> {
         let key = cluster.key(&format!("job-{n}"));
         let (ask, spec) = (request("bench"), jobs::sleeper(&key, 1));
         let begun = Instant::now();
-        api.create_job(&ask, &spec).await.done()?;
+        until_done(async || api.create_job(&ask, &spec).await).await?;
         loop {
             polls += 1;
-            let job = api.get_job(&key).await.done()?;
+            let job = match api.get_job(&key).await {
+                // An election: the time that it takes counts.
+                Answer::Refused(tonic::Code::Unavailable, _) => wire::GetJobReply::default(),
+                answer => answer.done()?,
+            };
             if job.tasks.iter().any(|task| task.status() == wire::Status::Running) {
                 break;
             }
@@ -305,7 +321,7 @@ async fn submit(count: usize, profile: &str) -> Result<(Value, bool)> {
         }
         times.push(begun.elapsed());
         // The cluster is idle again before the next one.
-        api.kill_tasks(&request("bench"), &key, &[]).await.done()?;
+        cluster.kill_tasks(&key, &[]).await?;
         cluster.all_gone(&key).await?;
     }
     let times = figures::percentiles(&times);
