@@ -2,7 +2,7 @@
 //! the difference before you commit it.
 //!
 //! ```text
-//! host h1 cpu=4 ram=8192 ports=31000-31009 rack=a    registers; also machine= journal= boot= gpus=
+//! host h1 cpu=4 ram=8192 ports=31000-31009 rack=a    registers; also machine= journal= boot= held=TASK,TASK
 //! submit web instances=2 cpu=1 service ports=http limit:host=1 value:rack=a|b not:rack=c by=alice id=r1
 //! round | tick | wait SECONDS | lose HOST | freeze | thaw | session TERM | advance
 //! report HOST TASK STATUS [why]     a task is JOB/INSTANCE.ATTEMPT, as the trace names it
@@ -236,7 +236,7 @@ impl Scenario {
     }
 
     fn host(&mut self, name: &str, words: &Words) {
-        let known = ["cpu", "ram", "ports", "machine", "journal", "boot", "id"];
+        let known = ["cpu", "ram", "ports", "machine", "journal", "boot", "id", "held"];
         let attributes: Vec<(&str, &str)> =
             words.named.iter().filter(|(name, _)| !known.contains(name)).map(|(a, b)| (*a, *b)).collect();
         let ports = words.named.get("ports").and_then(|range| range.split_once('-'));
@@ -251,7 +251,9 @@ impl Scenario {
             &or("boot", "b1"),
         );
         who.host = words.named.get("id").map(|of| self.state.host_by_name(of).expect("a known host").id());
-        self.apply(Op::RegisterHost { identity: who, spec }, None);
+        let held = words.named.get("held").into_iter().flat_map(|names| names.split(','));
+        let held = held.map(|name| self.task(name)).collect();
+        self.apply(Op::RegisterHost { identity: who, spec, held }, None);
     }
 
     fn request(&self, words: &Words) -> Option<Request> {

@@ -1,5 +1,7 @@
 //! What has ended is remembered, bounded, and forgotten in time.
 
+use std::collections::BTreeSet;
+
 use super::make::{BEGIN, JobMaker, apply, cluster, host, identity};
 use crate::limits::{ENDED_PER_JOB_MAX, JOB_HISTORY_MS, SILENT_HOST_MS};
 use crate::state::command::{Forgotten, Report};
@@ -20,8 +22,11 @@ fn wait(state: &mut State, until_ms: u64) {
 #[test]
 fn ended_tasks_jobs_and_hosts_are_kept_for_a_while() {
     let mut state = cluster();
-    let register =
-        Op::RegisterHost { identity: identity("m", "j", "b"), spec: host("h1", 200_000, 65_536, None, &[]) };
+    let register = Op::RegisterHost {
+        identity: identity("m", "j", "b"),
+        spec: host("h1", 200_000, 65_536, None, &[]),
+        held: BTreeSet::new(),
+    };
     let id = proto::HostId(apply(&mut state, 0, register).reply.unwrap().id);
     let job = JobMaker { instances: 150, ..JobMaker::new("batch") }.spec();
     apply(&mut state, 0, Op::CreateJob(job.clone())).reply.unwrap();

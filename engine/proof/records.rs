@@ -1,5 +1,7 @@
 //! Records read what they wrote, and wrong bytes are refused, never believed and never a panic.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::make::{BEGIN, JobMaker, apply, cluster, host, identity};
@@ -12,6 +14,7 @@ pub(crate) fn full() -> State {
     let register = Op::RegisterHost {
         identity: identity("m", "j", "b"),
         spec: host("h1", 8000, 8192, Some((10, 20)), &[("rack", "a")]),
+        held: BTreeSet::from([proto::TaskId(7)]),
     };
     let host = proto::HostId(apply(&mut state, 1, register).reply.unwrap().id);
     let web = JobMaker { instances: 3, service: true, ports: vec!["http".into()], ..JobMaker::new("web") };
@@ -97,8 +100,11 @@ proptest! {
 
 fn small() -> State {
     let mut state = cluster();
-    let register =
-        Op::RegisterHost { identity: identity("m", "j", "b"), spec: host("h1", 8000, 8192, None, &[]) };
+    let register = Op::RegisterHost {
+        identity: identity("m", "j", "b"),
+        spec: host("h1", 8000, 8192, None, &[]),
+        held: BTreeSet::new(),
+    };
     apply(&mut state, 1, register).reply.unwrap();
     apply(&mut state, 2, Op::CreateJob(JobMaker { instances: 6, ..JobMaker::new("web") }.spec()))
         .reply

@@ -1,5 +1,7 @@
 //! The memory of requests, and State's clock.
 
+use std::collections::BTreeSet;
+
 use super::make::{BEGIN, JobMaker, apply, cluster, host, identity, session};
 use crate::limits::{CLOCK_JUMP_MAX_MS, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS, SESSION_GRACE_MS};
 use crate::state::command::{Report, Request, StartSession};
@@ -123,8 +125,11 @@ fn sessions_are_ordered_and_the_first_names_the_cluster() {
 #[test]
 fn after_a_gap_hosts_report_before_anything_times_out() {
     let mut state = cluster();
-    let register =
-        Op::RegisterHost { identity: identity("m", "j", "b"), spec: host("h1", 8000, 8192, None, &[]) };
+    let register = Op::RegisterHost {
+        identity: identity("m", "j", "b"),
+        spec: host("h1", 8000, 8192, None, &[]),
+        held: BTreeSet::new(),
+    };
     let id = proto::HostId(apply(&mut state, 1, register).reply.unwrap().id);
     apply(&mut state, 2, Op::CreateJob(JobMaker { instances: 2, ..JobMaker::new("a") }.spec()))
         .reply

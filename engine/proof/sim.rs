@@ -323,7 +323,11 @@ impl Sim {
         let agent = &self.agents[at];
         let rack = format!("r{}", at % 2);
         let spec = host(&agent.name, 4000, 8192, Some((100, 105)), &[("rack", &rack)]);
-        let op = Op::RegisterHost { identity: agent.identity.clone(), spec };
+        let op = Op::RegisterHost {
+            identity: agent.identity.clone(),
+            spec,
+            held: agent.tasks.keys().copied().collect(),
+        };
         match self.run(op)? {
             Ok(done) => {
                 let agent = &mut self.agents[at];
@@ -479,7 +483,7 @@ impl Sim {
                 clone.identity = HostIdentity { machine: format!("c{fresh}"), ..original.identity.clone() };
                 let spec = host(&clone.name, 4000, 8192, None, &[]);
                 let id = self
-                    .run(Op::RegisterHost { identity: clone.identity, spec })?
+                    .run(Op::RegisterHost { identity: clone.identity, spec, held: BTreeSet::new() })?
                     .map_err(|no| no.to_string())?
                     .id;
                 if Some(HostId(id)) == self.agents[at].identity.host {

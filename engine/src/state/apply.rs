@@ -54,7 +54,7 @@ impl State {
             Op::KillTasks { job, instances, message } => {
                 self.kill_tasks(&job, instances, &message, identity, touch)
             }
-            Op::RegisterHost { identity, spec } => self.register_host(identity, spec, touch),
+            Op::RegisterHost { identity, spec, held } => self.register_host(identity, spec, &held, touch),
             Op::Assign(assign) => self.assign(assign, touch),
             Op::ApplyReports { host, journal, reports } => self.apply_reports(host, &journal, reports, touch),
             Op::Silence { host, since } => self.silence(host, since, touch),

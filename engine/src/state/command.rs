@@ -1,5 +1,7 @@
 //! All that can ever change State, and what comes back.
 
+use std::collections::BTreeSet;
+
 use proto::{HostId, JobId, JobKey, TaskId, WorkId};
 
 use super::config::JobSpec;
@@ -69,6 +71,8 @@ pub enum Op {
         identity: HostIdentity,
         /// What.
         spec: HostSpec,
+        /// Tasks that it has. A host that lost its journal loses only the others.
+        held: BTreeSet<TaskId>,
     },
     /// Places for pending tasks. Each placement is re-checked alone: those that still hold are made.
     Assign(Assign),

@@ -765,9 +765,10 @@ fn command_wire(command: &Command) -> wire::Command {
             instances: instances.clone(),
             message: message.clone(),
         }),
-        Op::RegisterHost { identity, spec } => W::RegisterHost(wire::RegisterHost {
+        Op::RegisterHost { identity, spec, held } => W::RegisterHost(wire::RegisterHost {
             identity: Some(identity_wire(identity)),
             spec: Some(host_spec_wire(spec)),
+            held: held.iter().map(|task| task.0).collect(),
         }),
         Op::Assign(assign) => W::Assign(wire::Assign {
             host_id: assign.host.0,
@@ -839,6 +840,7 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
         W::RegisterHost(register) => Op::RegisterHost {
             identity: read_identity(register.identity.unwrap_or_default()),
             spec: read_host_spec(register.spec.unwrap_or_default()).map_err(bad(what))?,
+            held: register.held.into_iter().map(TaskId).collect(),
         },
         W::Assign(assign) => {
             let placements = assign.placements.into_iter().map(|placement| {

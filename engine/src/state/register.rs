@@ -1,5 +1,6 @@
 //! "Who is this host?", silence, and the end of hosts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::{HostId, TaskId};
@@ -18,7 +19,7 @@ enum Meaning {
     New,
     /// The same journal as before: its tasks are what its reports say.
     Known(HostId),
-    /// The same machine, its journal gone: its old tasks are lost.
+    /// The same machine, its journal gone: the old tasks that it did not find again are lost.
     Wiped(HostId),
     /// Another machine under the name of one that is silent: the old one is gone.
     Replaces(HostId),
@@ -29,6 +30,7 @@ impl State {
         &mut self,
         identity: HostIdentity,
         spec: HostSpec,
+        held: &BTreeSet<TaskId>,
         touch: &mut Touch,
     ) -> Reply {
         let meaning = self.who_is(&identity, &spec)?;
@@ -45,7 +47,7 @@ impl State {
                 self.enter_host(identity, spec, touch)
             }
             Meaning::Wiped(id) => {
-                self.lose_tasks(id, "The host came back without its journal", touch);
+                self.lose_tasks(id, held, "The host came back without its journal", touch);
                 self.renew_host(id, identity, spec, true, touch);
                 id
             }
@@ -155,19 +157,20 @@ impl State {
         Ok(Done { id: id.0, tasks: targets.len() as u32 })
     }
 
-    /// Ends all tasks of a host that cannot have them any more. Those being killed are not replaced.
-    fn lose_tasks(&mut self, id: HostId, why: &str, touch: &mut Touch) -> usize {
-        let targets: Vec<TaskId> = self.hosts[&id].tasks.iter().copied().collect();
+    /// Ends the tasks of a host that it cannot have any more: all but those it holds. Those being killed are not
+    /// replaced.
+    fn lose_tasks(&mut self, id: HostId, held: &BTreeSet<TaskId>, why: &str, touch: &mut Touch) -> usize {
+        let targets: Vec<TaskId> = self.hosts[&id].tasks.difference(held).copied().collect();
         for &task in &targets {
             self.step_task(task, Event::SaysLost, Some(why), touch);
         }
-        debug_assert!(self.hosts[&id].tasks.is_empty(), "every status on a host ends by loss");
+        debug_assert!(self.hosts[&id].tasks.is_subset(held), "every status on a host ends by loss");
         targets.len()
     }
 
     /// Forgets a host; its tasks are lost. Gives back how many there were.
     pub(super) fn remove_host(&mut self, id: HostId, why: &str, touch: &mut Touch) -> usize {
-        let lost = self.lose_tasks(id, why, touch);
+        let lost = self.lose_tasks(id, &BTreeSet::new(), why, touch);
         let Some(host) = self.hosts.remove(&id) else { return lost };
         if let Some(at) = host.deadline() {
             self.deadlines.remove(&(at, Due::Host(id)));

@@ -26,7 +26,7 @@ use engine::{
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use proto::wire::{Hello, TaskReport};
-use proto::{Fence, HostId};
+use proto::{Fence, HostId, TaskId};
 use replication::{Leadership, ProposeError};
 use tokio::sync::{mpsc, watch};
 
@@ -238,7 +238,10 @@ impl Leader {
         if let Some(host) = known {
             return self.greeted(link, host, *hello);
         }
-        self.fly(Op::RegisterHost { identity, spec }, move |fate| Landed::Registered(link, fate, hello));
+        let held = hello.tasks.iter().map(|report| TaskId(report.task_id)).collect();
+        self.fly(Op::RegisterHost { identity, spec, held }, move |fate| {
+            Landed::Registered(link, fate, hello)
+        });
     }
 
     /// The host is registered; what its agent knows of tasks is applied before it is told anything.
@@ -469,7 +472,7 @@ fn is_news(state: &State, host: HostId, report: &TaskReport) -> bool {
     let acknowledged = state.host(host).map_or(0, |host| host.record.acknowledged);
     let differs =
         |task: &engine::Task| task.host == Some(host) && status_wire(task.status) != report.status();
-    report.sequence > acknowledged || state.task(proto::TaskId(report.task_id)).is_some_and(differs)
+    report.sequence > acknowledged || state.task(TaskId(report.task_id)).is_some_and(differs)
 }
 
 fn gauges(state: &State) {
