@@ -1,6 +1,6 @@
 //! A replicated set of counters as one process: the smallest machine, and the one that the tests kill.
 //!
-//! `counter --dir DIR --raft HOST:PORT --api HOST:PORT (--init | --join HOST:PORT) [--profile fast]`
+//! `counter --dir DIR --raft ADDRESS:PORT --api ADDRESS:PORT (--init | --join ADDRESS:PORT) [--profile fast]`
 //!
 //! It speaks lines over TCP at the api address: `add KEY N`, `get KEY`, `status`, `sum`, `sum-at INDEX`, `snapshot`,
 //! `join UUID RAFT API`. Answers are one line each. Not shipped.

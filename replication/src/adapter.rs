@@ -25,7 +25,7 @@ use crate::state::rows::RowStore;
 use crate::state::writer::RowWriter;
 use crate::telemetry;
 
-/// Apply lets other tasks run after this time.
+/// Apply lets others run after this time.
 const TURN: Duration = Duration::from_millis(5);
 
 type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<Snapshot>>;

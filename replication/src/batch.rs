@@ -48,15 +48,15 @@ pub(crate) struct Batcher<M: Machine> {
 }
 
 impl<M: Machine> Batcher<M> {
-    /// Starts the task that makes entries.
+    /// Starts the loop that makes entries.
     pub(crate) fn start(
         raft: Raft,
         leadership: watch::Receiver<Leadership>,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let bytes = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(run::<M>(raft, leadership, waiting, Arc::clone(&bytes)));
-        (Batcher { queue, bytes }, task)
+        let batching = tokio::spawn(run::<M>(raft, leadership, waiting, Arc::clone(&bytes)));
+        (Batcher { queue, bytes }, batching)
     }
 
     /// Queues a command; the answer comes through the receiver.
@@ -120,7 +120,7 @@ async fn run<M: Machine>(
             continue;
         }
         let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
-        // In this task, so that entries are proposed in the order in which their commands came.
+        // In this loop, so that entries are proposed in the order in which their commands came.
         let payload = Data::Batch(commands.into());
         if let Err(fatal) = raft.client_write_ff(payload, Some(responder)).await {
             fail(done, || ProposeError::Stopped { why: fatal.to_string() });

@@ -7,9 +7,9 @@ use std::time::Duration;
 pub struct Member {
     /// Never used again once given.
     pub node_id: u64,
-    /// `host:port` for replicas.
+    /// `address:port` for replicas.
     pub raft_address: String,
-    /// `host:port` for everybody else.
+    /// `address:port` for everybody else.
     pub api_address: String,
     /// Which data directory this is.
     pub store_uuid: String,

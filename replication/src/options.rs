@@ -10,9 +10,9 @@ pub struct Options {
     pub dir: PathBuf,
     /// Name of the cluster, as people know it.
     pub cluster: String,
-    /// `host:port` where other replicas reach this one.
+    /// `address:port` where other replicas reach this one.
     pub raft_address: String,
-    /// `host:port` where everybody else does; handed to clients that must be redirected.
+    /// `address:port` where everybody else does; handed to clients that must be redirected.
     pub api_address: String,
     /// How patient it is.
     pub profile: Profile,

@@ -64,7 +64,7 @@ struct Inner<M: Machine> {
     batcher: Batcher<M>,
     leadership: watch::Receiver<Leadership>,
     stopped: watch::Sender<Option<String>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<Vec<JoinHandle<()>>>,
     /// Held while this replica runs: nobody else may use the directory.
     lock: Mutex<Option<File>>,
 }
@@ -117,13 +117,13 @@ impl<M: Machine> Replica<M> {
             batcher,
             leadership,
             stopped,
-            tasks: Mutex::new(vec![watcher, batching]),
+            running: Mutex::new(vec![watcher, batching]),
             lock: Mutex::new(Some(lock)),
         });
         let replica = Replica { inner };
         let promoting = tokio::spawn(replica.clone().promote_learners());
         let looking = tokio::spawn(replica.clone().look());
-        crate::log::lock(&replica.inner.tasks).extend([promoting, looking]);
+        crate::log::lock(&replica.inner.running).extend([promoting, looking]);
         Ok(replica)
     }
 
@@ -323,8 +323,8 @@ impl<M: Machine> Replica<M> {
         }
         inner.writer.stop(inner.options.dir.clone()).await;
         inner.log.stop().await;
-        for task in lock(&inner.tasks).drain(..) {
-            task.abort();
+        for running in lock(&inner.running).drain(..) {
+            running.abort();
         }
         lock(&inner.lock).take();
     }

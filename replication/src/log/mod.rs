@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::index::{Found, Index, Place};
 pub(crate) use self::writer::lock;
-use self::writer::{Job, Writer};
+use self::writer::{Order, Writer};
 use crate::error::StoreError;
 use crate::machine::Corrupt;
 use crate::raft::{Entry, LogId, Types, Vote, entry_from_wire, vote_from_wire, vote_to_wire};
@@ -42,7 +42,7 @@ pub(crate) type OnFailure = Box<dyn FnOnce(String) + Send>;
 #[derive(Clone)]
 pub(crate) struct Log {
     index: Arc<Mutex<Index>>,
-    jobs: mpsc::Sender<Job>,
+    orders: mpsc::Sender<Order>,
     vote: Arc<Mutex<(SmallFile, Option<Vote>)>>,
     appended_bytes: Arc<AtomicU64>,
 }
@@ -84,13 +84,13 @@ impl Log {
         );
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (index, writer) = Writer::new(dir.to_owned(), segment_bytes, found, Arc::clone(&appended_bytes))?;
-        let (jobs, waiting) = mpsc::channel(writer::JOBS_MAX);
+        let (orders, waiting) = mpsc::channel(writer::ORDERS_MAX);
         std::thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || writer.run(waiting, failed))
             .map_err(StoreError::io("starting a thread for", dir))?;
         let vote = Arc::new(Mutex::new((file, vote.as_ref().map(vote_from_wire))));
-        Ok(Log { index, jobs, vote, appended_bytes })
+        Ok(Log { index, orders, vote, appended_bytes })
     }
 
     /// Last entry and last dropped one.
@@ -107,13 +107,13 @@ impl Log {
     /// Writes what waits and ends the thread.
     pub(crate) async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
-        if self.jobs.send(Job::Stop(done)).await.is_ok() {
+        if self.orders.send(Order::Stop(done)).await.is_ok() {
             let _ = stopped.await;
         }
     }
 
-    async fn send(&self, job: Job) -> io::Result<()> {
-        self.jobs.send(job).await.map_err(|_| io::Error::other("the log has stopped"))
+    async fn send(&self, order: Order) -> io::Result<()> {
+        self.orders.send(order).await.map_err(|_| io::Error::other("the log has stopped"))
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -245,20 +245,20 @@ impl RaftLogStorage<Types> for Log {
                 index.append(entry.clone(), size(entry)).map_err(io::Error::other)?;
             }
         }
-        self.send(Job::Append(entries, callback)).await
+        self.send(Order::Append(entries, callback)).await
     }
 
     /// Need not be synced before it returns: what follows it is written behind it, in order, and nothing that
     /// relies on it is answered before that is synced.
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         lock(&self.index).truncate(last_log_id);
-        self.send(Job::Truncate(last_log_id)).await
+        self.send(Order::Truncate(last_log_id)).await
     }
 
     /// Need not be synced either: files are freed only after the record is.
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         lock(&self.index).purge(log_id);
-        self.send(Job::Purge(log_id)).await
+        self.send(Order::Purge(log_id)).await
     }
 }
 

@@ -24,8 +24,8 @@ use crate::log::segment::{self, Mark};
 use crate::raft::{Entry, LogId, Types, entry_to_wire, log_id_to_wire};
 use crate::telemetry;
 
-/// Jobs that wait at most; then the proposer waits.
-pub(crate) const JOBS_MAX: usize = 4096;
+/// Orders that wait at most; then the proposer waits.
+pub(crate) const ORDERS_MAX: usize = 4096;
 /// Bytes of one write, about.
 const WRITE_BYTES_MAX: usize = 4 << 20;
 /// Spares that were made and segments that were recycled must not share a name.
@@ -34,7 +34,7 @@ const SPARE_TAG: u64 = 1_000_000_000_000;
 const SLOW_SYNC: Duration = Duration::from_millis(500);
 
 /// What the thread is asked.
-pub(crate) enum Job {
+pub(crate) enum Order {
     Append(Vec<Entry>, IOFlushed<Types>),
     Truncate(Option<LogId>),
     Purge(LogId),
@@ -90,17 +90,17 @@ impl Writer {
     }
 
     /// Runs until told to stop or until the disk fails; then `failed` is told why.
-    pub(crate) fn run(mut self, mut jobs: mpsc::Receiver<Job>, failed: impl FnOnce(String)) {
-        while let Some(first) = jobs.blocking_recv() {
+    pub(crate) fn run(mut self, mut orders: mpsc::Receiver<Order>, failed: impl FnOnce(String)) {
+        while let Some(first) = orders.blocking_recv() {
             let mut answers = Vec::new();
             let mut stop = None;
             let mut next = Some(first);
             let mut result = Ok(());
-            while let Some(job) = next {
+            while let Some(order) = next {
                 if result.is_ok() {
-                    result = self.take(job, &mut answers, &mut stop);
+                    result = self.take(order, &mut answers, &mut stop);
                 }
-                next = if self.buffer.len() < WRITE_BYTES_MAX { jobs.try_recv().ok() } else { None };
+                next = if self.buffer.len() < WRITE_BYTES_MAX { orders.try_recv().ok() } else { None };
             }
             let result = result.and_then(|()| self.flush()).and_then(|()| self.recycle());
             match result {
@@ -128,12 +128,12 @@ impl Writer {
 
     fn take(
         &mut self,
-        job: Job,
+        order: Order,
         answers: &mut Vec<IOFlushed<Types>>,
         stop: &mut Option<oneshot::Sender<()>>,
     ) -> Result<(), StoreError> {
-        match job {
-            Job::Append(entries, answer) => {
+        match order {
+            Order::Append(entries, answer) => {
                 answers.push(answer);
                 for entry in entries {
                     let body = entry_to_wire(&entry).encode_to_vec();
@@ -146,15 +146,15 @@ impl Writer {
                     self.appended_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
                 }
             }
-            Job::Truncate(after) => {
+            Order::Truncate(after) => {
                 let body = after.map_or_else(Vec::new, |id| log_id_to_wire(&id).encode_to_vec());
                 self.push(Kind::Truncate, &body)?;
             }
-            Job::Purge(upto) => {
+            Order::Purge(upto) => {
                 self.push(Kind::Purge, &log_id_to_wire(&upto).encode_to_vec())?;
                 self.purged = self.purged.max(Some(upto));
             }
-            Job::Stop(stopped) => *stop = Some(stopped),
+            Order::Stop(stopped) => *stop = Some(stopped),
         }
         Ok(())
     }
