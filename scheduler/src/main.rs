@@ -9,7 +9,7 @@ fn main() -> anyhow::Result<()> {
     let version: &'static str = format!("{} ({commit})", env!("CARGO_PKG_VERSION")).leak();
     let options = Options::from_arg_matches(&Options::command().version(version).get_matches())?;
     let filter =
-        EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+        EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if options.log_format == "json" {
         log.json().init()
