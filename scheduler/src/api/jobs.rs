@@ -182,12 +182,7 @@ impl rpc::borealis_server::Borealis for Jobs {
             let by = ask.request.take();
             let by = asked(by, &ask)?;
             let job = self.key(ask.job.as_ref())?;
-            let message = if ask.message.is_empty() {
-                format!("Killed by {}", by.identity)
-            } else {
-                format!("Killed by {}: {}", by.identity, ask.message)
-            };
-            let op = Op::KillTasks { job, instances: ask.instances, message };
+            let op = Op::KillTasks { job, instances: ask.instances, message: ask.message };
             let done = change(&session, op, by).await?;
             Ok(Response::new(KillTasksReply { tasks: done.tasks }))
         })
