@@ -26,6 +26,12 @@ use crate::server::Node;
 /// How long another replica may take to apply up to the point of a fingerprint and sum its rows.
 const FINGERPRINT_WAIT: Duration = Duration::from_secs(12);
 
+/// How long a replica waits to be admitted; longer than the leader takes for a membership change.
+const ADMIT_WAIT: Duration = Duration::from_secs(20);
+
+/// A leader that was just elected has its session after this time, or does not lead.
+const SESSION_WAIT: Duration = Duration::from_millis(500);
+
 /// A member that answered the leader within this time counts as heard.
 const HEARD_LATELY: Duration = Duration::from_secs(5);
 
@@ -85,56 +91,83 @@ fn failed(why: impl std::fmt::Display) -> Status {
     Status::failed_precondition(why.to_string())
 }
 
+/// Goes on to its end when the caller goes away: a replica half born could neither serve nor be born again.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::spawn(work).await.map_err(|why| Status::internal(format!("the work broke off: {why}")))?
+}
+
+async fn begin_cluster(node: Arc<Node>) -> Result<replication::Identity, Status> {
+    let _birth = node.birth.lock().await;
+    unborn(&node).await?;
+    let options = node.replication().map_err(failed)?;
+    let identity = replication::init(&options).await.map_err(failed)?;
+    node.start().await.map_err(|why| failed(format!("{why:#}")))?;
+    tracing::info!(cluster_id = identity.cluster_id, "a new cluster");
+    Ok(identity)
+}
+
+async fn join_cluster(node: Arc<Node>, via: String) -> Result<replication::Identity, Status> {
+    let _birth = node.birth.lock().await;
+    unborn(&node).await?;
+    let options = node.replication().map_err(failed)?;
+    let store_uuid = replication::store_uuid(&options.dir).map_err(failed)?;
+    let ask = AdmitRequest {
+        store_uuid: store_uuid.clone(),
+        raft_address: node.options.raft_address().to_owned(),
+        api_address: node.options.api_address().to_owned(),
+        cluster: node.options.cluster.clone(),
+    };
+    let mut leader = ClusterClient::new(node.peers.channel(&via));
+    let admitted = tokio::time::timeout(ADMIT_WAIT, leader.admit(ask)).await.map_err(|_| {
+        Status::deadline_exceeded(format!(
+            "{via} did not admit this replica in time; repeat the command: it goes on where it stopped"
+        ))
+    })??;
+    let admitted = admitted.into_inner();
+    let identity = replication::Identity {
+        cluster_id: admitted.cluster_id,
+        node_id: admitted.node_id,
+        store_uuid,
+        cluster: node.options.cluster.clone(),
+        lineage_id: admitted.lineage_id,
+        epoch: admitted.epoch,
+    };
+    replication::adopt(&options, &identity).await.map_err(failed)?;
+    node.start().await.map_err(|why| failed(format!("{why:#}")))?;
+    tracing::info!(cluster_id = identity.cluster_id, node_id = identity.node_id, "joined");
+    Ok(identity)
+}
+
+/// Refuses a replica that is a member already. One whose earlier try ended before it ran runs after this.
+async fn unborn(node: &Node) -> Result<(), Status> {
+    let what = if node.running().is_ok() {
+        "nothing was changed"
+    } else if replication::identity(&node.options.dir).map_err(failed)?.is_some() {
+        node.start().await.map_err(|why| failed(format!("{why:#}")))?;
+        "it had not started then and runs now"
+    } else {
+        return Ok(());
+    };
+    let running = node.running()?;
+    let identity = running.replica.identity();
+    Err(Status::already_exists(format!(
+        "this replica is {} of cluster {} already; {what}",
+        proto::NodeId(identity.node_id),
+        identity.cluster_id
+    )))
+}
+
 #[tonic::async_trait]
 impl rpc::cluster_server::Cluster for Operators {
     async fn init(&self, _: Request<InitRequest>) -> Result<Response<InitReply>, Status> {
-        let _birth = self.node.birth.lock().await;
-        if let Ok(running) = self.node.running() {
-            let identity = running.replica.identity();
-            return Err(Status::already_exists(format!(
-                "this replica is {} of cluster {} already; nothing was changed",
-                proto::NodeId(identity.node_id),
-                identity.cluster_id
-            )));
-        }
-        let options = self.node.replication().map_err(failed)?;
-        let identity = replication::init(&options).await.map_err(failed)?;
-        self.node.start().await.map_err(|why| failed(format!("{why:#}")))?;
-        tracing::info!(cluster_id = identity.cluster_id, "a new cluster");
+        let identity = whole(begin_cluster(self.node.clone())).await?;
         Ok(Response::new(InitReply { cluster_id: identity.cluster_id, node_id: identity.node_id }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let via = request.into_inner().via;
-        let _birth = self.node.birth.lock().await;
-        if let Ok(running) = self.node.running() {
-            let identity = running.replica.identity();
-            return Err(Status::already_exists(format!(
-                "this replica is {} of cluster {} already; nothing was changed",
-                proto::NodeId(identity.node_id),
-                identity.cluster_id
-            )));
-        }
-        let options = self.node.replication().map_err(failed)?;
-        let store_uuid = replication::store_uuid(&options.dir).map_err(failed)?;
-        let ask = AdmitRequest {
-            store_uuid: store_uuid.clone(),
-            raft_address: self.node.options.raft_address().to_owned(),
-            api_address: self.node.options.api_address().to_owned(),
-            cluster: self.node.options.cluster.clone(),
-        };
-        let admitted = ClusterClient::new(self.node.peers.channel(&via)).admit(ask).await?.into_inner();
-        let identity = replication::Identity {
-            cluster_id: admitted.cluster_id.clone(),
-            node_id: admitted.node_id,
-            store_uuid,
-            cluster: self.node.options.cluster.clone(),
-            lineage_id: admitted.lineage_id,
-            epoch: admitted.epoch,
-        };
-        replication::adopt(&options, &identity).await.map_err(failed)?;
-        self.node.start().await.map_err(|why| failed(format!("{why:#}")))?;
-        tracing::info!(cluster_id = identity.cluster_id, node_id = identity.node_id, "joined");
+        let identity = whole(join_cluster(self.node.clone(), request.into_inner().via)).await?;
         Ok(Response::new(JoinReply { cluster_id: identity.cluster_id, node_id: identity.node_id }))
     }
 
@@ -234,7 +267,11 @@ impl rpc::cluster_server::Cluster for Operators {
         request: Request<Streaming<RelayUp>>,
     ) -> Result<Response<Self::RelayStream>, Status> {
         let running = self.node.running()?;
-        let session = running.session().ok_or_else(|| Status::unavailable("this replica does not lead"))?;
+        // A relay often comes in the moments between the election and the session's first command.
+        let mut sessions = running.sessions.clone();
+        let begun = tokio::time::timeout(SESSION_WAIT, sessions.wait_for(Option::is_some)).await;
+        let session = begun.ok().and_then(Result::ok).and_then(|session| session.clone());
+        let session = session.ok_or_else(|| Status::unavailable("this replica does not lead"))?;
         let (down, frames) = mpsc::channel(RELAY_QUEUE_MAX);
         tokio::spawn(seat_relayed(session, request.into_inner(), down));
         Ok(Response::new(ReceiverStream::new(frames).map(Ok).boxed()))
