@@ -15,6 +15,9 @@ use crate::running::Replica;
 /// A reading older than this says nothing of a clock now.
 const READING_MAX_AGE: Duration = Duration::from_secs(60);
 
+/// How long another replica may take to say what its clock shows.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
 /// Readings by node id: the wall clock there, and when (by own boot time) it was read.
 #[derive(Clone, Debug, Default)]
 pub struct Clocks(Arc<Mutex<BTreeMap<u64, (u64, Duration)>>>);
@@ -26,7 +29,8 @@ impl Clocks {
         let readings = self.0.lock().unwrap_or_else(|broken| broken.into_inner());
         let others = readings.values().filter_map(|&(wall, at)| {
             let age = now.saturating_sub(at);
-            (age <= READING_MAX_AGE).then(|| wall + u64::try_from(age.as_millis()).unwrap_or(0))
+            (age <= READING_MAX_AGE)
+                .then(|| wall.saturating_add(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
         });
         std::iter::once(wall_ms()).chain(others).collect()
     }
@@ -34,21 +38,23 @@ impl Clocks {
     /// Reads the others' clocks for as long as the replica runs.
     pub async fn keep(self, replica: Replica, peers: Peers) {
         loop {
-            let own = replica.identity().node_id;
-            for member in replica.status().members.into_iter().filter(|member| member.node_id != own) {
-                let mut client = ClusterClient::new(peers.channel(&member.api_address));
-                let answer =
-                    tokio::time::timeout(Duration::from_secs(1), client.status(ClusterStatusRequest {}))
-                        .await;
-                if let Ok(Ok(status)) = answer {
-                    let reading = (status.into_inner().wall_ms, boottime());
-                    self.0
-                        .lock()
-                        .unwrap_or_else(|broken| broken.into_inner())
-                        .insert(member.node_id, reading);
-                }
-            }
+            self.read(&replica, &peers).await;
             tokio::time::sleep(CLOCK_READ).await;
         }
+    }
+
+    /// Reads the others' clocks, all at once; who does not answer in time is left out.
+    pub async fn read(&self, replica: &Replica, peers: &Peers) {
+        let own = replica.identity().node_id;
+        let others = replica.status().members.into_iter().filter(|member| member.node_id != own);
+        let asked = others.map(|member| async move {
+            let mut client = ClusterClient::new(peers.channel(&member.api_address));
+            let answer = tokio::time::timeout(ANSWER_MAX, client.status(ClusterStatusRequest {})).await;
+            if let Ok(Ok(status)) = answer {
+                let reading = (status.into_inner().wall_ms, boottime());
+                self.0.lock().unwrap_or_else(|broken| broken.into_inner()).insert(member.node_id, reading);
+            }
+        });
+        futures::future::join_all(asked).await;
     }
 }

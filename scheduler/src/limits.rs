@@ -16,6 +16,10 @@ pub const HINTS_MAX: usize = 200_000;
 pub const PROPOSALS_MAX: usize = 512;
 /// Placements of one round.
 pub const PLACEMENTS_PER_ROUND_MAX: usize = 10_000;
+/// Bytes of the reports in one command; more go into the next. Well below what an entry of the log may have.
+pub const REPORTS_BYTES_MAX: usize = 128 << 10;
+/// Counted for a report beside its message, at least what its numbers take.
+pub const REPORT_FIXED_BYTES: usize = 40;
 /// Bytes of one message from a user or an agent.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Tasks in one answer about a job.

@@ -84,7 +84,7 @@ impl Node {
             routes,
             clocks: clocks.clone(),
         };
-        tokio::spawn(leader::run(replica.clone(), clocks.clone(), session_writer));
+        tokio::spawn(leader::run(replica.clone(), clocks.clone(), self.peers.clone(), session_writer));
         tokio::spawn(route::keep(
             replica.clone(),
             self.peers.clone(),

@@ -200,6 +200,18 @@ impl Hosts {
         }
     }
 
+    /// Hosts that are linked here and yet count as silent, or gone, in State: they came back in the moment in which
+    /// that was decided. They register anew.
+    pub(super) fn reseat_unheard(&mut self, is_heard: impl Fn(HostId) -> bool) {
+        let links = &self.links;
+        let is_up = |host, link| links.get(link).is_some_and(|link| link.stage == Stage::Up(host));
+        let unheard = self.by_host.iter().filter(|&(&host, link)| is_up(host, link) && !is_heard(host));
+        let unheard: Vec<LinkId> = unheard.map(|(_, link)| *link).collect();
+        for link in unheard {
+            self.again(link);
+        }
+    }
+
     /// The reports that go through the log next, if none of this agent are there now.
     fn next_reports(&mut self, id: LinkId) -> Option<Ask> {
         let link = self.links.get_mut(&id)?;
@@ -328,7 +340,8 @@ fn wanted_set(
         let wanted = machine.state.wanted(host)?;
         let mut configs = Vec::new();
         for task in &wanted.tasks {
-            if configs_sent.insert(task.config) {
+            // What runs already needs none: a new leader need not send them all again.
+            if task.want == engine::Want::Start && configs_sent.insert(task.config) {
                 let config = machine.state.config(&task.config)?;
                 configs.push(wire::StoredConfig {
                     hash: task.config.0.to_vec().into(),

@@ -35,8 +35,12 @@ pub use session::{Event, LinkId, Session};
 use self::clock::{SessionClock, session_start, wall_ms};
 use self::hosts::{Ask, Hosts};
 use crate::clocks::Clocks;
-use crate::limits::{LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, ROUND_PACE, SWEEP};
+use crate::limits::{
+    LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, REPORT_FIXED_BYTES, REPORTS_BYTES_MAX,
+    ROUND_PACE, SWEEP,
+};
 use crate::machine::{Drained, Hints};
+use crate::peers::Peers;
 use crate::running::Replica;
 use crate::telemetry;
 
@@ -44,18 +48,27 @@ use crate::telemetry;
 const GAUGES: Duration = Duration::from_secs(1);
 /// Between two tries to begin a session: just elected, raft may not take proposals for a moment.
 const BEGIN_AGAIN: Duration = Duration::from_millis(2);
+/// State's time this far behind the wall clock means that nobody led for a while. A session that begins there does
+/// not start in the past for want of readings: catching up takes ten times as long, and until then it refuses
+/// requests as made in the future.
+const BEHIND_MS: u64 = 10_000;
 /// Events taken in one turn of the loop before it looks at State again.
 const EVENTS_PER_TURN: usize = 1_024;
 /// A round that placed this many is followed by a pause of `ROUND_PACE`, so that its effects arrive first.
 const BUSY_ROUND: usize = 1_000;
 
 /// Leads whenever this replica is elected, until the process stops.
-pub async fn run(replica: Replica, clocks: Clocks, sessions: watch::Sender<Option<Arc<Session>>>) {
+pub async fn run(
+    replica: Replica,
+    clocks: Clocks,
+    peers: Peers,
+    sessions: watch::Sender<Option<Arc<Session>>>,
+) {
     let mut leadership = replica.leadership();
     loop {
         let now = leadership.borrow_and_update().clone();
         if now.is_me {
-            match begin(&replica, &clocks, &now).await {
+            match begin(&replica, &clocks, &peers, &now).await {
                 Ok((mut leader, mut inbox)) => {
                     sessions.send_replace(Some(leader.session.clone()));
                     metrics::gauge!(telemetry::LEADING).set(1.0);
@@ -86,13 +99,24 @@ pub async fn run(replica: Replica, clocks: Clocks, sessions: watch::Sender<Optio
 async fn begin(
     replica: &Replica,
     clocks: &Clocks,
+    peers: &Peers,
     now: &Leadership,
 ) -> Result<(Leader, mpsc::Receiver<Event>), ProposeError> {
     let begun = Instant::now();
     let identity = replica.identity();
-    let voters = replica.status().members.iter().filter(|member| member.voter).count();
-    let readings_ms = clocks.readings_ms();
+    let members = replica.status().members;
+    // Just restarted, it may not know yet who votes: then all members might.
+    let voters = match members.iter().filter(|member| member.voter).count() {
+        0 => members.len(),
+        voters => voters,
+    };
     let state_ms = replica.read(|machine| machine.state.clock().0);
+    let mut readings_ms = clocks.readings_ms();
+    if wall_ms() > state_ms.saturating_add(BEHIND_MS) && readings_ms.len() <= voters / 2 {
+        // The cluster was off, and this replica came up before the others could be asked.
+        clocks.read(replica, peers).await;
+        readings_ms = clocks.readings_ms();
+    }
     let at = Timestamp(session_start(state_ms, wall_ms(), &readings_ms, voters));
     let op = Op::StartSession(StartSession {
         term: now.term,
@@ -146,10 +170,23 @@ type Fate = Result<Reply, ProposeError>;
 enum Landed {
     Assigned(Assign, Fate),
     Registered(LinkId, Fate, Box<Hello>),
-    Reported { link: LinkId, host: HostId, sequence: u64, hello: bool, fate: Fate },
+    Reported { part: ReportsPart, fate: Fate },
     Silenced(HostId, Fate),
     Ticked(Fate),
     Worked(Fate),
+}
+
+/// What an agent reported, less what is in the log or applied already.
+struct ReportsPart {
+    link: LinkId,
+    host: HostId,
+    journal: String,
+    /// Still to be proposed.
+    rest: Vec<TaskReport>,
+    /// Newest of all; acknowledged when nothing is left.
+    sequence: u64,
+    /// They came with a hello: the host is up once they are applied.
+    hello: bool,
 }
 
 struct Leader {
@@ -196,7 +233,8 @@ impl Leader {
                     }
                 }
                 () = hints.bell.notified() => {}
-                () = tokio::time::sleep_until(self.round_after.into()), if self.round_due => {}
+                () = tokio::time::sleep_until(self.round_after.into()),
+                    if self.round_due && self.flights.len() < PROPOSALS_MAX => {}
                 _ = sweep.tick() => self.sweep(),
             }
             self.look();
@@ -260,16 +298,30 @@ impl Leader {
         }
     }
 
-    fn report(&mut self, link: LinkId, host: HostId, journal: String, reports: Vec<TaskReport>, hello: bool) {
-        let sequence = reports.iter().map(|report| report.sequence).max().unwrap_or(0);
-        let reports = reports.into_iter().filter_map(read_report).collect();
-        self.fly(Op::ApplyReports { host, journal, reports }, move |fate| Landed::Reported {
-            link,
-            host,
-            sequence,
-            hello,
-            fate,
-        });
+    fn report(
+        &mut self,
+        link: LinkId,
+        host: HostId,
+        journal: String,
+        mut rest: Vec<TaskReport>,
+        hello: bool,
+    ) {
+        // A hello brings them by task. In this order an interrupted one leaves no gap below what State acknowledges.
+        rest.sort_by_key(|report| report.sequence);
+        for report in &mut rest {
+            let end = report.message.floor_char_boundary(engine::limits::MESSAGE_BYTES_MAX);
+            report.message.truncate(end);
+        }
+        let sequence = rest.last().map_or(0, |report| report.sequence);
+        self.report_part(ReportsPart { link, host, journal, rest, sequence, hello });
+    }
+
+    /// Proposes as many as one command carries; the rest follows when these are applied.
+    fn report_part(&mut self, mut part: ReportsPart) {
+        let count = fitting(&part.rest);
+        let reports = part.rest.drain(..count).filter_map(read_report).collect();
+        let (host, journal) = (part.host, part.journal.clone());
+        self.fly(Op::ApplyReports { host, journal, reports }, move |fate| Landed::Reported { part, fate });
     }
 
     /// Puts `op` in flight. The number in flight is bounded by the agents and the queue of proposals.
@@ -306,7 +358,11 @@ impl Leader {
                 let refused = (assign.placements.len() as u64).saturating_sub(placed);
                 metrics::counter!(telemetry::PLACEMENTS).increment(placed);
                 metrics::counter!(telemetry::PLACEMENTS_REFUSED).increment(refused);
-                self.round_due |= refused > 0;
+                if refused > 0 {
+                    // Not at once: whatever stood in the way (a full queue, an older view) may still be there.
+                    self.round_due = true;
+                    self.round_after = self.round_after.max(Instant::now() + ROUND_PACE);
+                }
                 if !matches!(fate, Err(ProposeError::Unknown { .. })) {
                     let view = &mut self.view;
                     self.session.replica.read(|machine| view.settle(&machine.state, &assign));
@@ -318,7 +374,8 @@ impl Leader {
                 tracing::debug!(%why, "a registration was not committed");
                 self.hosts.again(link);
             }
-            Landed::Reported { link, host, sequence, hello, fate } => match fate {
+            Landed::Reported { part, fate: Ok(Ok(_)) } if !part.rest.is_empty() => self.report_part(part),
+            Landed::Reported { part: ReportsPart { link, host, sequence, hello, .. }, fate } => match fate {
                 Ok(Ok(_)) => {
                     if hello {
                         self.hosts.up(&self.session, link, host);
@@ -434,7 +491,11 @@ impl Leader {
             self.working = true;
             self.fly(Op::AdvanceWork(work), Landed::Worked);
         }
-        let stopped = self.session.replica.read(|machine| machine.state.is_stopped());
+        let hosts = &mut self.hosts;
+        let stopped = self.session.replica.read(|machine| {
+            hosts.reseat_unheard(|host| machine.state.host(host).is_some_and(|host| !host.is_silent()));
+            machine.state.is_stopped()
+        });
         for (host, since) in self.hosts.silent(live.into_iter()) {
             if !stopped && !self.silencing.contains(&host) {
                 self.silencing.push(host);
@@ -443,6 +504,16 @@ impl Leader {
             }
         }
     }
+}
+
+/// How many of `reports`, at least one, one command may carry.
+fn fitting(reports: &[TaskReport]) -> usize {
+    let mut bytes = 0;
+    let over = reports.iter().position(|report| {
+        bytes += report.message.len() + REPORT_FIXED_BYTES;
+        bytes > REPORTS_BYTES_MAX
+    });
+    over.unwrap_or(reports.len()).max(1).min(reports.len())
 }
 
 /// The name of an operation of the loop, for metrics.
@@ -491,4 +562,19 @@ fn gauges(state: &State) {
     let silent = state.hosts().filter(|host| host.is_silent()).count();
     metrics::gauge!(telemetry::HOSTS, "heard" => "no").set(silent as f64);
     metrics::gauge!(telemetry::HOSTS, "heard" => "yes").set((state.hosts().len() - silent) as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_carries_reports_up_to_a_size_and_at_least_one() {
+        let report = |bytes: usize| TaskReport { message: "x".repeat(bytes), ..TaskReport::default() };
+        assert_eq!(fitting(&[]), 0);
+        assert_eq!(fitting(&vec![report(0); 10]), 10);
+        assert_eq!(fitting(&[report(REPORTS_BYTES_MAX), report(0)]), 1);
+        let count = fitting(&vec![report(1_000); 10_000]);
+        assert!((100..=REPORTS_BYTES_MAX / 1_000).contains(&count), "{count}");
+    }
 }
