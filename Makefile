@@ -31,9 +31,10 @@ build: setup ## all four programs
 demo: build ## a local cluster, two real jobs, kills of leader, agent and all replicas; nothing is lost
 	@BOREALIS_BIN=$(bin) $(bin)/demo
 
-test: build ## format, lints, units, golden files, simulation, real processes, and the demo
+test: setup ## format, lints, units, golden files, simulation, real processes, and the demo
 	@$(rocksdb) BOREALIS_BIN=$(bin)
 	cargo fmt --all --check
+	cargo build --locked --workspace --bins
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace
 	$(bin)/demo

@@ -104,7 +104,8 @@ mod tests {
         assert_eq!(id.to_string(), "task-17-42");
         assert_eq!("task-17-42".parse(), Ok(id));
         assert_eq!(id.0.to_string().parse(), Ok(id));
-        for bad in ["", "task-", "task-1", "host-1-2", "task-1-x", "task-99999999-1", "task-1-2199023255552"] {
+        for bad in ["", "task-", "task-1", "host-1-2", "task-1-x", "task-99999999-1", "task-1-2199023255552"]
+        {
             assert!(bad.parse::<TaskId>().is_err(), "{bad}");
         }
     }

@@ -39,10 +39,17 @@ pub fn check_part(field: &str, part: &str) -> Result<(), BadField> {
 impl JobKey {
     /// Checks all four parts.
     pub fn new(cluster: &str, role: &str, environment: &str, name: &str) -> Result<Self, BadField> {
-        for (field, part) in [("cluster", cluster), ("role", role), ("environment", environment), ("name", name)] {
+        for (field, part) in
+            [("cluster", cluster), ("role", role), ("environment", environment), ("name", name)]
+        {
             check_part(field, part)?;
         }
-        Ok(JobKey { cluster: cluster.into(), role: role.into(), environment: environment.into(), name: name.into() })
+        Ok(JobKey {
+            cluster: cluster.into(),
+            role: role.into(),
+            environment: environment.into(),
+            name: name.into(),
+        })
     }
 }
 
@@ -57,7 +64,9 @@ impl FromStr for JobKey {
     fn from_str(text: &str) -> Result<Self, BadField> {
         match text.split('/').collect::<Vec<_>>()[..] {
             [cluster, role, environment, name] => JobKey::new(cluster, role, environment, name),
-            _ => Err(BadField::new("job key", format!("is {text:?}; it reads CLUSTER/ROLE/ENVIRONMENT/NAME"))),
+            _ => {
+                Err(BadField::new("job key", format!("is {text:?}; it reads CLUSTER/ROLE/ENVIRONMENT/NAME")))
+            }
         }
     }
 }

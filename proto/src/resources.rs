@@ -62,7 +62,12 @@ impl TryFrom<&wire::Resources> for Resources {
                 return Err(BadField::new(field, format!("is {amount}, more than any machine has")));
             }
         }
-        Ok(Resources { cpu_milli: r.cpu_milli, ram_mib: r.ram_mib, disk_mib: r.disk_mib, gpus: u64::from(r.gpus) })
+        Ok(Resources {
+            cpu_milli: r.cpu_milli,
+            ram_mib: r.ram_mib,
+            disk_mib: r.disk_mib,
+            gpus: u64::from(r.gpus),
+        })
     }
 }
 
