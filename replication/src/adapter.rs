@@ -138,6 +138,8 @@ impl Adapter {
             snapshot::copy_rows(&source, &path)?;
             let mut rows = RowStore::open(&path)?;
             let ((), at) = rows.load(|rows| this.machine.reload(rows))?;
+            // The pointer must never name what a power cut can take away.
+            crate::small_file::sync_dir(&rows_home(&this.dir))?;
             pointer.write(&wire::RowsPointer { level: LEVEL, directory }.encode_to_vec())?;
             this.pending.replace(at.clone());
             if let Some(old) = old {

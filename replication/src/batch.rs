@@ -209,7 +209,8 @@ pub(crate) fn explain(
     leadership: &watch::Receiver<Leadership>,
 ) -> ProposeError {
     match error {
-        RaftError::Fatal(fatal) => ProposeError::Stopped { why: fatal.to_string() },
+        // It may have ended before or behind the entry.
+        RaftError::Fatal(fatal) => ProposeError::Unknown { why: fatal.to_string() },
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => not_leader(leadership),
         RaftError::APIError(other) => ProposeError::Unknown { why: other.to_string() },
     }

@@ -151,7 +151,8 @@ fn refuse_used(dir: &Path) -> Result<(), StoreError> {
     for entry in std::fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("store.") && name != "log" && name != "lock" {
+        let unfinished = name.starts_with("identity.") && name.ends_with(".new");
+        if !name.starts_with("store.") && name != "log" && name != "lock" && !unfinished {
             return Err(StoreError::NotEmpty { path: dir.to_owned() });
         }
     }

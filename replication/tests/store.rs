@@ -114,6 +114,12 @@ async fn a_directory_belongs_to_one_cluster() {
         replication::adopt(&options(dir.path()), &another).await,
         Err(StoreError::NotEmpty { .. })
     ));
+    // An earlier try that ended before the identity had its name does not stand in the way.
+    let tried = tempfile::tempdir().unwrap();
+    std::fs::create_dir(tried.path().join("log")).unwrap();
+    std::fs::write(tried.path().join("identity.a.new"), "half").unwrap();
+    replication::init(&options(tried.path())).await.unwrap();
+    leading(tried.path()).await.shutdown().await;
     // Something of somebody else's is not overwritten.
     let foreign = tempfile::tempdir().unwrap();
     std::fs::write(foreign.path().join("notes.txt"), "mine").unwrap();

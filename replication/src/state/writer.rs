@@ -28,6 +28,8 @@ const FLUSH_LOG_BYTES: u64 = 64 << 20;
 /// Sums that are remembered.
 const SUMS_MAX: usize = 64;
 const ORDERS_MAX: usize = 64;
+/// Before an order is tried again that found the queue full.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
 
 enum Order {
     /// Cut now: a sum is waited for.
@@ -152,10 +154,16 @@ impl RowWriter {
     ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
         let ended = || StoreError::Rows { path, problem: "the writer of rows has ended".into() };
-        if self.orders.try_send(order(done)).is_err() {
-            return Err(ended());
+        let mut waiting = order(done);
+        loop {
+            match self.orders.try_send(waiting) {
+                Ok(()) => return answer.await.map_err(|_| ended()),
+                Err(TrySendError::Disconnected(_)) => return Err(ended()),
+                // Full of nudges, since the thread flushes: they pass.
+                Err(TrySendError::Full(order)) => waiting = order,
+            }
+            tokio::time::sleep(FULL_PAUSE).await;
         }
-        answer.await.map_err(|_| ended())
     }
 }
 
