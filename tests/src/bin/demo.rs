@@ -168,7 +168,18 @@ impl Demo {
         let port = free_range(100)?;
         let task_ports = format!("{}-{}", port + 40, port + 99);
         let child = Command::new(self.programs.path(CLIENT))
-            .args(["dev", "--replicas", "3", "--agents", "2", "--profile", "fast", "--restart-after", "3s"])
+            .args([
+                "dev",
+                "--json",
+                "--replicas",
+                "3",
+                "--agents",
+                "2",
+                "--profile",
+                "fast",
+                "--restart-after",
+                "3s",
+            ])
             .args(["--base-port", &port.to_string(), "--task-ports", &task_ports, "--dir"])
             .arg(self.dir())
             .stdin(Stdio::null())
@@ -179,6 +190,7 @@ impl Demo {
         self.dev = Some(child);
         let leader = self.wait("a cluster with a leader", || {
             self.dev_lives()?;
+            ensure!(self.said("ready"), "`borealis dev` is still at work");
             let leader = self.leader()?;
             let heard = self.hosts()?;
             ensure!(heard == 2, "{heard} of 2 agents are heard");
@@ -187,6 +199,13 @@ impl Demo {
         let leader = leader?;
         self.ok(&format!("borealis dev: 3 replicas, 2 agents; {} (pid {}) leads", leader.name, leader.pid));
         Ok(())
+    }
+
+    /// Whether `borealis dev` has told of such an event.
+    fn said(&self, event: &str) -> bool {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let mut told = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        told.any(|line| line["event"] == event)
     }
 
     fn dev_lives(&self) -> Result<()> {
