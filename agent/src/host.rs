@@ -204,7 +204,7 @@ impl Host {
         for event in events {
             match event {
                 Event::Stop => return Ok(false),
-                Event::Connected(session) => self.connected(session),
+                Event::Connected(session) => self.connected(session)?,
                 Event::Disconnected(id) => {
                     if self.session.as_ref().is_some_and(|session| session.id() == id) {
                         self.session = None;

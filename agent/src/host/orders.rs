@@ -65,14 +65,15 @@ pub(super) fn admit(book: &Book, frame: &SchedulerFrame) -> Result<Option<wire::
 }
 
 impl Host {
-    pub(super) fn connected(&mut self, session: Arc<Session>) {
+    pub(super) fn connected(&mut self, session: Arc<Session>) -> Result<(), Fatal> {
         self.session = Some(session.clone());
         self.registered = false;
-        self.greet(&session);
+        self.greet(&session)
     }
 
     /// The newest report of every task travels with the greeting, so none older has to follow it.
-    fn greet(&mut self, session: &Session) {
+    fn greet(&mut self, session: &Session) -> Result<(), Fatal> {
+        self.sync()?; // what was reported in this very turn is not on the disk yet
         let book = self.journal.book();
         let fence = (!book.cluster_id.is_empty()).then(|| book.fence.into());
         // A task whose executor has not said a word yet is here all the same.
@@ -92,6 +93,7 @@ impl Host {
         });
         self.sent = book.sequence;
         self.moved_at = Instant::now();
+        Ok(())
     }
 
     pub(super) fn frame(&mut self, session: &Arc<Session>, frame: SchedulerFrame) -> Result<(), Fatal> {
@@ -100,8 +102,7 @@ impl Host {
             Some(Body::Resync(_)) => {
                 session.mark_valid();
                 self.registered = false;
-                self.greet(session);
-                return Ok(());
+                return self.greet(session);
             }
             Some(Body::Refused(why)) => {
                 tracing::warn!(
