@@ -19,7 +19,7 @@ use agent::watch::Watcher;
 use agent::work::Workers;
 use agent::{link, machine, telemetry};
 use anyhow::{Context as _, bail};
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use proto::wire;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,7 +27,10 @@ use tokio::signal::unix::{SignalKind, signal};
 const EXECUTORS_KEPT: usize = 5;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let commit = option_env!("BOREALIS_COMMIT").unwrap_or("unknown");
+    let version: &'static str = format!("{} ({commit})", env!("CARGO_PKG_VERSION")).leak();
+    let matches = Options::command().version(version).get_matches();
+    let options = Options::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -1,13 +1,15 @@
 //! Wiring: opens the ports, starts the replica once it belongs to a cluster, and stops in the right order.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
+use axum::serve::{Listener, ListenerExt as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rpc::agents_server::AgentsServer;
 use rpc::borealis_server::BorealisServer;
 use rpc::cluster_server::ClusterServer;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Notify, watch};
 use tonic::Status;
 
@@ -70,7 +72,7 @@ impl Node {
         let listener = listener.context("the raft port was already taken over; restart this replica")?;
         let raft = tonic::service::Routes::new(replica.raft_service()).into_axum_router();
         tokio::spawn(async move {
-            if let Err(why) = axum::serve(listener, raft).await {
+            if let Err(why) = axum::serve(prompt(listener), raft).await {
                 tracing::error!(%why, "the raft port stopped serving");
             }
         });
@@ -114,6 +116,16 @@ async fn listen(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Small answers leave at once: with Nagle's delay, each would wait for the other end's late acknowledgement, up to
+/// 40 ms, which is as long as a heartbeat of profile `fast`.
+fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        if let Err(why) = stream.set_nodelay(true) {
+            tracing::debug!(%why, "a connection stays slow");
+        }
+    })
+}
+
 /// Runs the process until it is told to stop.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
@@ -145,7 +157,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let router = pages::add(services.into_axum_router(), node.clone(), metrics);
     tracing::info!(api = node.options.api, raft = node.options.raft, "serving");
     tokio::select! {
-        served = axum::serve(api, router) => served.context("serving the API port")?,
+        served = axum::serve(prompt(api), router) => served.context("serving the API port")?,
         () = told_to_stop() => tracing::info!("told to stop"),
         why = broken(&node) => anyhow::bail!("this replica cannot go on: {why}"),
     }
