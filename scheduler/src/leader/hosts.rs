@@ -372,3 +372,31 @@ fn wanted_set(
         Some(wire::WantedSet { generation: wanted.generation, tasks, configs })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{Notify, mpsc};
+
+    use super::*;
+
+    #[test]
+    fn a_linked_host_that_is_silent_in_state_is_asked_once_to_say_hello() {
+        let mut hosts = Hosts::new();
+        let (queue, mut frames) = mpsc::channel(8);
+        let (link, host) = (LinkId(1), HostId(7));
+        hosts.open(link, Outlet::Direct { queue, hang_up: Arc::new(Notify::new()) });
+        hosts.reseat_unheard(|_| false);
+        assert!(frames.try_recv().is_err(), "it is not up yet");
+        hosts.links.get_mut(&link).unwrap().stage = Stage::Up(host);
+        hosts.by_host.insert(host, link);
+        hosts.reseat_unheard(|_| true);
+        assert!(frames.try_recv().is_err(), "State hears it");
+        hosts.reseat_unheard(|_| false);
+        hosts.reseat_unheard(|_| false);
+        let asked = frames.try_recv().unwrap();
+        assert!(matches!(asked.body, Some(scheduler_frame::Body::Resync(_))), "{asked:?}");
+        assert!(frames.try_recv().is_err(), "once");
+    }
+}
