@@ -599,9 +599,15 @@ async fn an_intent_without_an_executor_is_abandoned_and_a_lost_journal_is_made_g
     let intent = wire::LaunchIntent { task_id: 3, generation: leader.generation, ..Default::default() };
     journal.append(wire::journal_record::Body::Intent(intent)).unwrap();
     journal.append(wire::journal_record::Body::Launched(wire::Launched { task_id: 3, executor })).unwrap();
+    // And as if a power cut had taken the words of a claim that was just made.
+    let intent = wire::LaunchIntent { task_id: 4, generation: leader.generation, ..Default::default() };
+    journal.append(wire::journal_record::Body::Intent(intent)).unwrap();
     drop(journal);
+    std::fs::create_dir_all(agent.task(4).root()).unwrap();
+    std::fs::write(agent.task(4).claim(), "").unwrap();
     agent.start();
     leader.attached().await;
+    assert_eq!(leader.reported(4, Status::Lost).await.message, "The machine was restarted.");
     assert_eq!(leader.reported(3, Status::Lost).await.message, "The machine was restarted.");
     let lost = leader.reported(2, Status::Lost).await;
     assert!(lost.message.contains("before the task's executor had begun"), "{}", lost.message);

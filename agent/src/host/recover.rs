@@ -44,11 +44,12 @@ impl Host {
             }
         };
         let known = entry.executor.clone().or(summary.executor.clone());
-        let claimed = match claim::read(&dir) {
-            Ok(claim) => claim,
+        // A claim appears whole, and is not synced: one that is not whole tells of a power cut.
+        let (claimed, cut_off) = match claim::read(&dir) {
+            Ok(claim) => (claim, false),
             Err(e) => {
                 tracing::warn!(task = %id, error = %e, "the claim cannot be read");
-                None
+                (None, e.kind() == std::io::ErrorKind::InvalidData)
             }
         };
         task.executor = match claimed {
@@ -78,7 +79,7 @@ impl Host {
             self.tasks.insert(id, task);
             return self.look_at(id);
         }
-        if rebooted {
+        if rebooted || cut_off {
             return self.report(id, Status::Lost, "The machine was restarted.");
         }
         let abandoned =
