@@ -140,17 +140,21 @@ impl Cluster<'_> {
         }
     }
 
-    /// Ends all processes: agents first, so that none starts anything anew, then tasks, then replicas.
+    /// Ends all processes: replicas first, so that nothing is started anew; then the tasks, whose cgroups their agents
+    /// remove; then the agents, and what one of them may have started at the last moment.
     async fn stop(&mut self) -> Result<(), Error> {
         let output = self.context.output;
         output.note("stopping");
-        self.end(|member| member.role == Role::Agent).await;
+        self.end(|member| member.role != Role::Agent).await;
+        let agents: Vec<PathBuf> = self.agents().into_iter().map(|(_, dir)| dir).collect();
         let mut left = Vec::new();
         if !self.dev.keep_tasks {
-            let agents: Vec<PathBuf> = self.agents().into_iter().map(|(_, dir)| dir).collect();
+            leftovers::end(&agents).await;
+        }
+        self.end(|member| member.role == Role::Agent).await;
+        if !self.dev.keep_tasks {
             left = leftovers::end(&agents).await;
         }
-        self.end(|_| true).await;
         self.directory.forget_record();
         if !left.is_empty() {
             let what = format!("some processes of tasks are still there: {left:?}");
