@@ -2,9 +2,7 @@
 //!
 //! Stopping, crashing and being replaced never touch a running task.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
-use std::hash::{Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -77,9 +75,7 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     let pages = http::router(Pages { views, sandboxes, metrics: metrics.clone() });
     handle.spawn(async move { axum::serve(listener, pages).await });
     handle.spawn(http::upkeep(metrics));
-    let mut hasher = DefaultHasher::new();
-    options.name.hash(&mut hasher);
-    let first = (hasher.finish() % options.schedulers.len().max(1) as u64) as usize;
+    let first = crc32c::crc32c(options.name.as_bytes()) as usize % options.schedulers.len().max(1);
     handle.spawn(link::run(options.schedulers.clone(), first, events.clone()));
     handle.spawn(stop_on_signal(events)?.run());
 
@@ -159,9 +155,9 @@ fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Se
             for missing in &host.missing {
                 tracing::warn!("isolation: {missing}");
             }
-            let mut hasher = DefaultHasher::new();
-            options.dir.hash(&mut hasher);
-            let name = format!("borealis/{}-{:08x}", cgroup_name(&options.name), hasher.finish() as u32);
+            // The same whatever the version: a newer agent must find the cgroups of an older one.
+            let dir = crc32c::crc32c(options.dir.as_os_str().as_encoded_bytes());
+            let name = format!("borealis/{}-{dir:08x}", cgroup_name(&options.name));
             let cgroups = isolation::Cgroups::new(&host, &name).unwrap_or_else(|e| {
                 tracing::warn!("isolation: no cgroups: {e}");
                 None
@@ -215,10 +211,8 @@ fn keep_executor(options: &Options) -> anyhow::Result<PathBuf> {
     let bytes = std::fs::read(&source).with_context(|| {
         format!("cannot read the executor {}; install it there or name it with --executor", source.display())
     })?;
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    let dir =
-        options.dir.join("executors").join(format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish()));
+    let name = format!("{}-{}-{:08x}", env!("CARGO_PKG_VERSION"), bytes.len(), crc32c::crc32c(&bytes));
+    let dir = options.dir.join("executors").join(name);
     let path = dir.join("borealis-executor");
     if std::fs::metadata(&path).is_ok_and(|data| data.len() == bytes.len() as u64) {
         return Ok(path);

@@ -403,7 +403,11 @@ impl Cluster {
             // A stopped process (SIGSTOP) dies of SIGKILL as well.
             let _ = member.kill();
         }
-        processes::sweep(self.dir(), Duration::from_secs(20)).map(|_| ())
+        processes::sweep(self.dir(), Duration::from_secs(20))?;
+        for agent in &self.agents {
+            processes::remove_cgroups(&agent.dir);
+        }
+        Ok(())
     }
 }
 

@@ -181,6 +181,26 @@ pub fn sweep(dir: &Path, within: Duration) -> Result<usize> {
     Ok(killed.len())
 }
 
+/// Removes the cgroups of a killed agent and of its tasks, in which nothing runs any more. An agent that stops by
+/// itself does so, and one that is started again uses them.
+pub fn remove_cgroups(agent_dir: &Path) {
+    let suffix = format!("-{:08x}", crc32c::crc32c(agent_dir.as_os_str().as_encoded_bytes()));
+    let folders = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    for hierarchy in folders(Path::new("/sys/fs/cgroup")) {
+        for agent in folders(&hierarchy.join("borealis")) {
+            if agent.to_string_lossy().ends_with(&suffix) {
+                for task in folders(&agent) {
+                    let _ = std::fs::remove_dir(task);
+                }
+                let _ = std::fs::remove_dir(agent);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
