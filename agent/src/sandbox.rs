@@ -33,11 +33,8 @@ impl Sandboxes {
     /// Makes the directory of a task and its sandbox, owned by `user` if one is given.
     pub fn make(&self, task: TaskId, user: Option<&User>) -> io::Result<TaskDir> {
         let dir = self.of(task);
-        match std::fs::create_dir(dir.root()) {
-            // Left by a crash between this and the spawn, or by an earlier journal: the claim decides, not this.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
-        }
+        // It may be there, left by a crash between this and the spawn, or by an earlier journal: the claim decides,
+        // not this. Or all of `tasks/` may have been removed under a running agent.
         let sandbox = dir.sandbox();
         std::fs::create_dir_all(&sandbox)?;
         std::fs::set_permissions(&sandbox, std::fs::Permissions::from_mode(0o750))?;

@@ -9,6 +9,7 @@ use executor::layout::TaskDir;
 use executor::{cleanup, control};
 use isolation::Cgroup;
 use proto::TaskId;
+use proto::wire::ProcessIdentity;
 use tokio::sync::mpsc;
 
 use crate::host::Event;
@@ -24,6 +25,10 @@ pub enum Job {
         task: TaskId,
         /// Its directory.
         dir: TaskDir,
+        /// Its executor, where known: the directory may be gone, or damaged.
+        executor: Option<ProcessIdentity>,
+        /// Its cgroup, if it has one.
+        cgroup: Option<Cgroup>,
         /// How hard.
         force: Force,
         /// For the task's last message.
@@ -102,11 +107,17 @@ fn work(queue: &Mutex<Receiver<Job>>, events: &mpsc::Sender<Event>) {
 
 fn act(job: Job) -> Option<Done> {
     match job {
-        Job::Kill { task, dir, force: Force::Force, .. } => {
-            let heard = clean_processes(task, &dir);
+        Job::Kill { task, dir, executor, cgroup, force: Force::Force, .. } => {
+            let mut heard = clean_processes(task, &dir);
+            if let Some(executor) = executor {
+                heard &= cleanup::kill_executor(&executor);
+            }
+            if let Some(cgroup) = cgroup {
+                heard &= cgroup.kill_all(None, CLEAN_PATIENCE).is_ok_and(|left| left.is_empty());
+            }
             Some(Done::Killed { task, heard })
         }
-        Job::Kill { task, dir, force, reason } => {
+        Job::Kill { task, dir, force, reason, .. } => {
             let request = control::kill(reason, force == Force::AtOnce);
             let answer = control::request(&dir.control_socket(), &request, CONTROL_MAX);
             if let Err(e) = &answer {

@@ -480,6 +480,23 @@ async fn an_executor_that_dies_without_a_word_is_lost_with_all_it_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_directory_was_removed_is_killed_all_the_same() {
+    let mut leader = Leader::start().await;
+    let agent = Agent::new(&leader);
+    leader.attached().await;
+    leader.want(&[(1, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(1, Status::Running).await;
+    let running = agent.processes(1);
+    std::fs::remove_dir_all(agent.task(1).root().parent().unwrap()).unwrap();
+    leader.want(&[]).await;
+    leader.reported(1, Status::Killed).await;
+    assert!(!running.iter().any(identity::is_alive), "reported before all had ended");
+    // Nor does what is missing keep the next one from starting.
+    leader.want(&[(2, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(2, Status::Running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_command_is_not_obeyed() {
     let mut leader = Leader::start().await;
     let mut agent = Agent::new(&leader);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use isolation::Cgroup;
 use proto::TaskId;
-use proto::wire::Launch;
+use proto::wire::{Launch, ProcessIdentity};
 use rustix::process::Signal;
 
 use crate::checkpoint::{self, Summary};
@@ -88,6 +88,17 @@ pub fn kill_leftovers(dir: &TaskDir, patience: Duration) -> Result<Leftovers, Er
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends SIGKILL to an executor that is known otherwise, and to all below it: for a task whose directory is gone or
+/// cannot be read. `true` = it does not run any more.
+pub fn kill_executor(executor: &ProcessIdentity) -> bool {
+    if identity::is_alive(executor) {
+        let below = tree::below(executor.pid);
+        tree::signal(&BTreeSet::from([executor.pid]), Signal::KILL);
+        tree::signal(&below.into_iter().collect(), Signal::KILL);
+    }
+    !identity::is_alive(executor)
 }
 
 /// How the processes of a task are recognised where there is no cgroup.

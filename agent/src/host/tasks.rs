@@ -301,7 +301,15 @@ impl Host {
     pub(super) fn order_kill(&mut self, id: TaskId, force: Force, now_ms: u64) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let reason = task.doomed.unwrap_or("Killed by the scheduler.").to_owned();
-        if !self.workers.queue(Job::Kill { task: id, dir: task.dir.clone(), force, reason }) {
+        let job = Job::Kill {
+            task: id,
+            dir: task.dir.clone(),
+            executor: task.executor.clone(),
+            cgroup: task.cgroup.clone(),
+            force,
+            reason,
+        };
+        if !self.workers.queue(job) {
             return;
         }
         let killing =
