@@ -150,7 +150,17 @@ fn text(answers: &Answers) -> String {
             }
         })
         .collect();
-    let led = leader.map_or("no leader".to_owned(), |leader| format!("led by {}", NodeId(leader)));
+    let led = match leader {
+        None => "no leader".to_owned(),
+        // Only hearsay: it may be dead, and the others not know it yet.
+        Some(leader)
+            if answers.values().any(Result::is_err)
+                && !answers.values().flatten().any(|reply| reply.node_id == leader) =>
+        {
+            format!("last led by {}, which does not answer", NodeId(leader))
+        }
+        Some(leader) => format!("led by {}", NodeId(leader)),
+    };
     format!(
         "cluster {}, {led}\n\n{}",
         clean(cluster),
@@ -193,5 +203,11 @@ mod tests {
         .assert_eq(&text(&answers));
         assert_eq!(value(&answers)["leader"], 2);
         assert_eq!(value(&answers)["replicas"][2]["problem"], "connection refused");
+        let orphan: Answers = [
+            ("a:1".to_owned(), Ok(reply(1, 2, 3, "follower"))),
+            ("a:3".to_owned(), Err("connection refused".to_owned())),
+        ]
+        .into();
+        assert!(text(&orphan).starts_with("cluster west, last led by node-3, which does not answer"));
     }
 }
