@@ -4,7 +4,18 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use scheduler::options::Options;
 use tracing_subscriber::EnvFilter;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            // For people: what happened and why, without the backtrace of a report.
+            eprintln!("error: {e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let commit = option_env!("BOREALIS_COMMIT").unwrap_or("unknown");
     let version: &'static str = format!("{} ({commit})", env!("CARGO_PKG_VERSION")).leak();
     let options = Options::from_arg_matches(&Options::command().version(version).get_matches())?;
