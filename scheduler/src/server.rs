@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::serve::{Listener, ListenerExt as _};
@@ -126,6 +127,9 @@ fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketA
     })
 }
 
+/// How long stopping in order may take.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
 /// Runs the process until it is told to stop.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
@@ -150,7 +154,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let upkeep = metrics.clone();
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
             upkeep.run_upkeep();
         }
     });
@@ -162,7 +166,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         why = broken(&node) => anyhow::bail!("this replica cannot go on: {why}"),
     }
     if let Ok(running) = node.running() {
-        running.replica.shutdown().await;
+        tokio::select! {
+            () = running.replica.shutdown() => {}
+            () = tokio::time::sleep(STOP_MAX) => tracing::warn!("stopping took too long; the log recovers at the next start"),
+            () = told_to_stop() => tracing::warn!("told to stop again; the log recovers at the next start"),
+        }
     }
     Ok(())
 }
