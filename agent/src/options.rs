@@ -18,10 +18,10 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// The host's name, unique in the cluster; also its attribute `host`
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = host_name)]
     pub name: String,
     /// Addresses of scheduler replicas, in any order
-    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', required = true, value_parser = address)]
     pub schedulers: Vec<String>,
     /// Where the agent's own pages are served; port 0 picks one. The real address is written to DIR/address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
@@ -62,6 +62,17 @@ pub enum Isolation {
     Auto,
     /// Tasks run as the user of the agent, without limits.
     None,
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    proto::job_key::check_part("the name", text).map(|()| text.to_owned()).map_err(|bad| bad.to_string())
+}
+
+fn address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some((host, Ok(port))) if !host.is_empty() && port > 0 => Ok(text.to_owned()),
+        _ => Err("an address reads HOST:PORT, such as scheduler-1:8081".into()),
+    }
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {

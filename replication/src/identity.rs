@@ -42,7 +42,12 @@ pub struct Identity {
 
 /// Reads whose directory this is; `None` when it belongs to no cluster yet.
 pub fn identity(dir: &Path) -> Result<Option<Identity>, StoreError> {
-    let Some(bytes) = SmallFile::open(dir, "identity")?.1 else { return Ok(None) };
+    let Some(bytes) = SmallFile::open(dir, "identity")?.1 else {
+        if SmallFile::open(&log_dir(dir), "vote")?.1.is_some() {
+            return Err(Corrupt::new("identity", "it is missing beside a log that has voted").into());
+        }
+        return Ok(None);
+    };
     let found = wire::Identity::decode(&bytes[..]).map_err(|e| Corrupt::new("identity", e.to_string()))?;
     if found.level > LEVEL {
         return Err(StoreError::Level { what: "identity".into(), found: found.level, known: LEVEL });

@@ -168,3 +168,17 @@ async fn an_identity_without_its_log_is_damage() {
     let error = start(dir.path()).await.map(drop).unwrap_err();
     assert!(matches!(error, StartError::Store(StoreError::Corrupt(_))), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_its_vote_or_identity_is_damage() {
+    for lost in ["log/vote", "identity"] {
+        let dir = tempfile::tempdir().unwrap();
+        replication::init(&options(dir.path())).await.unwrap();
+        leading(dir.path()).await.shutdown().await;
+        for copy in ["a", "b"] {
+            let _ = std::fs::remove_file(dir.path().join(format!("{lost}.{copy}")));
+        }
+        let error = start(dir.path()).await.map(drop).unwrap_err();
+        assert!(matches!(error, StartError::Store(StoreError::Corrupt(_))), "{lost}: {error}");
+    }
+}

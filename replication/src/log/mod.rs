@@ -82,6 +82,10 @@ impl Log {
             torn_bytes = found.torn_bytes,
             "the log was read"
         );
+        // Whatever came from an elected leader was written after the vote for it.
+        if vote.is_none() && found.index.last().is_some_and(|last| last.leader_id.term > 0) {
+            return Err(Corrupt::new("vote", "it is missing beside a log that has voted").into());
+        }
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (index, writer) = Writer::new(dir.to_owned(), segment_bytes, found, Arc::clone(&appended_bytes))?;
         let (orders, waiting) = mpsc::channel(writer::ORDERS_MAX);
