@@ -459,6 +459,7 @@ fn open<M: Machine>(
         })
     };
     let log = Log::open(&log_dir(dir), options.segment_bytes, failed("the log cannot be written"))?;
+    log.check_vote()?;
     let newest = snapshot::newest(&snapshot::home(dir))?;
     let mut rows = open_rows(dir)?;
     let (machine, at) = rows.load(M::load)?;

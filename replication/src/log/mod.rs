@@ -82,10 +82,6 @@ impl Log {
             torn_bytes = found.torn_bytes,
             "the log was read"
         );
-        // Whatever came from an elected leader was written after the vote for it.
-        if vote.is_none() && found.index.last().is_some_and(|last| last.leader_id.term > 0) {
-            return Err(Corrupt::new("vote", "it is missing beside a log that has voted").into());
-        }
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (index, writer) = Writer::new(dir.to_owned(), segment_bytes, found, Arc::clone(&appended_bytes))?;
         let (orders, waiting) = mpsc::channel(writer::ORDERS_MAX);
@@ -95,6 +91,17 @@ impl Log {
             .map_err(StoreError::io("starting a thread for", dir))?;
         let vote = Arc::new(Mutex::new((file, vote.as_ref().map(vote_from_wire))));
         Ok(Log { index, orders, vote, appended_bytes })
+    }
+
+    /// Whatever came from an elected leader was written after the vote for it: a log without one has lost it.
+    pub(crate) fn check_vote(&self) -> Result<(), Corrupt> {
+        let voted = lock(&self.vote).1.is_some();
+        match self.ends().0 {
+            Some(last) if last.leader_id.term > 0 && !voted => {
+                Err(Corrupt::new("vote", "it is missing beside a log that has voted"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Last entry and last dropped one.
