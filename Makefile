@@ -46,4 +46,4 @@ bench-%: build
 
 chaos: build ## longer runs of the fault tests
 	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100
-	cargo test --locked -p tests --test it chaos -- --nocapture
+	cargo test --locked --workspace --test it -- chaos --nocapture
