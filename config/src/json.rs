@@ -6,6 +6,9 @@ use crate::problem::{Fault, Issue, did_you_mean};
 use crate::source::Span;
 use crate::value::{Dict, Kind, Value};
 
+/// What JSON is, for those whose file is almost JSON.
+const PLAIN: &str = "JSON is `{\"name\": value, ...}`, `[value, ...]`, numbers and \"texts\": a comma between two, none behind the last";
+
 /// Reads a whole text.
 pub(crate) fn read(run: &mut Run<'_>, text: &str, file: u16) -> Result<Value, Fault> {
     let mut reader = Reader { run, text, bytes: text.as_bytes(), at: 0, file };
@@ -52,13 +55,18 @@ impl Reader<'_, '_, '_> {
         let span = Span::new(self.file, self.at, self.at + len);
         let found = match rest.chars().next() {
             None => "the end of the file".to_owned(),
-            Some('\'') => return Issue::error(span, "texts stand in double quotes in JSON"),
-            Some('#' | '/') => return Issue::error(span, "JSON has no comments"),
+            Some('\'') => {
+                return Issue::error(span, "texts stand in double quotes in JSON").hint("write `\"...\"`");
+            }
+            Some('#' | '/') => {
+                return Issue::error(span, "JSON has no comments")
+                    .hint("remove it, or write the job as an `.aurora` file");
+            }
             Some(_) => crate::problem::quoted(rest.get(..len).unwrap_or("")),
         };
         let fault = Issue::error(span, format!("this is not JSON: {wanted} is expected, not {found}"));
         let hint = match rest.get(..word).unwrap_or("") {
-            "" => None,
+            "" => Some(PLAIN.to_owned()),
             "True" => Some("JSON writes `true`".to_owned()),
             "False" => Some("JSON writes `false`".to_owned()),
             "None" => Some("JSON writes `null`".to_owned()),

@@ -187,8 +187,8 @@ fn syntax(
     let fault = Issue::error(span, first.into_iter().chain(chars).collect::<String>());
     match unclosed {
         Some(bracket) if (bracket.start as usize) < text.len() => {
-            fault.also(bracket, "this bracket is not closed")
+            fault.also(bracket, "this bracket is not closed").hint("close it, or look for a quote that is open")
         }
-        _ => fault,
+        _ => fault.hint("look at the end of the line before, too: a comma, a quote or a bracket is missing there, or too many"),
     }
 }

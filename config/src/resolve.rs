@@ -176,8 +176,12 @@ impl<'r, 's> Resolver<'r, 's> {
                 }
                 (_, Presence::Required(example)) => {
                     let reason = format!("`{}` has no `{}`, which it needs", ty.name, known.name);
-                    let hint = (!self.is_json(called)).then(|| format!("for example `{example}`"));
-                    self.issues.push(Issue::error(called, reason).maybe_hint(hint));
+                    let example = if self.is_json(called) {
+                        json_example(known.name, example)
+                    } else {
+                        (*example).to_owned()
+                    };
+                    self.issues.push(Issue::error(called, reason).hint(format!("for example `{example}`")));
                     complete = false;
                 }
                 (_, Presence::Optional | Presence::Default(_)) => {}
@@ -661,5 +665,17 @@ fn changes_nothing(field: &str, typed: &Typed) -> bool {
             matches!(executor.text("name"), "" | "AuroraExecutor") && executor.text("data").is_empty()
         }
         _ => false,
+    }
+}
+
+/// A field's example as it stands in a JSON file.
+fn json_example(name: &str, example: &str) -> String {
+    let value = example.split_once('=').map_or("", |(_, value)| value);
+    match name {
+        "resources" => r#""resources": {"cpu": 0.5, "ram": 134217728, "disk": 134217728}"#.to_owned(),
+        "processes" => r#""processes": [{"name": "web", "cmdline": "./run.sh"}]"#.to_owned(),
+        _ if value.contains("MB") => format!("\"{name}\": 134217728"),
+        _ if value.ends_with("(...)") => format!("\"{name}\": {{...}}"),
+        _ => format!("\"{name}\": {}", value.replace('\'', "\"")),
     }
 }
