@@ -24,6 +24,9 @@ use crate::limits::{
 };
 use crate::telemetry;
 
+/// A stream that ended sooner was hardly one.
+const BRIEF: Duration = Duration::from_secs(1);
+
 /// First pause after every replica was tried in vain.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
@@ -148,6 +151,7 @@ pub async fn run(addresses: Vec<String>, first: usize, events: mpsc::Sender<Even
     let mut at = first;
     loop {
         let Some(address) = addresses.get(at % addresses.len().max(1)) else { return };
+        let begun = Instant::now();
         let end = attach(address, &events).await;
         metrics::counter!(telemetry::STREAMS_ENDED).increment(1);
         match end {
@@ -155,6 +159,10 @@ pub async fn run(addresses: Vec<String>, first: usize, events: mpsc::Sender<Even
             End::Broke(why) => {
                 tracing::info!(%address, why, "the stream to a scheduler ended; trying the next");
                 (tried, backoff, refused) = (0, BACKOFF_FIRST, REFUSED_BACKOFF);
+                if begun.elapsed() < BRIEF {
+                    // Whoever cuts streams off is overloaded; coming again at once would keep it so.
+                    sleep(jittered(BACKOFF_FIRST)).await;
+                }
             }
             End::Failed(why) => {
                 tracing::debug!(%address, why, "no stream to this scheduler");
