@@ -9,7 +9,8 @@ need() { # need PACKAGE CHECK...
   shift
   "$@" >/dev/null 2>&1 || missing+=("$package")
 }
-libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' | grep -v libclang-cpp || [ -n "${LIBCLANG_PATH:-}" ]; }
+# bindgen wants the library and clang's own headers; LIBCLANG_PATH points at another place that has both.
+libclang() { [ -n "${LIBCLANG_PATH:-}" ] || dpkg -s libclang-dev; }
 
 need g++ command -v g++
 need make command -v make
