@@ -15,6 +15,7 @@ mod adapter;
 mod batch;
 mod disk;
 mod error;
+mod freshness;
 mod identity;
 mod log;
 mod machine;

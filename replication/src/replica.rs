@@ -18,13 +18,14 @@ use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
 use crate::batch::{self, Batcher};
 use crate::disk;
 use crate::error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
+use crate::freshness::Freshness;
 use crate::identity::{identity, log_dir, off_thread};
 use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
 use crate::membership::{Admitted, Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
 use crate::raft::{Answer, Data, Node, Types};
-use crate::service::{Raft, RaftService};
+use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
 use crate::state::cut::Pending;
 use crate::state::writer::RowWriter;
@@ -62,6 +63,7 @@ struct Inner<M: Machine> {
     machine: Arc<Held<M>>,
     writer: RowWriter,
     batcher: Batcher<M>,
+    freshness: Arc<Freshness>,
     leadership: watch::Receiver<Leadership>,
     stopped: watch::Sender<Option<String>>,
     running: Mutex<Vec<JoinHandle<()>>>,
@@ -115,6 +117,7 @@ impl<M: Machine> Replica<M> {
             machine,
             writer,
             batcher,
+            freshness: Arc::default(),
             leadership,
             stopped,
             running: Mutex::new(vec![watcher, batching]),
@@ -133,6 +136,7 @@ impl<M: Machine> Replica<M> {
             raft: self.inner.raft.clone(),
             identity: Arc::clone(&self.inner.identity),
             dir: self.inner.options.dir.clone(),
+            freshness: Arc::clone(&self.inner.freshness),
         };
         rpc::raft::raft_server::RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -196,6 +200,15 @@ impl<M: Machine> Replica<M> {
         let now = Instant::now();
         let age = openraft::Instant::elapsed(&**metrics.last_quorum_acked.as_ref()?);
         now.checked_sub(age)
+    }
+
+    /// How old this machine is at most: everything committed so long ago is applied. `None` while no leader was
+    /// heard since the start.
+    pub fn age(&self) -> Option<Duration> {
+        match self.quorum_acknowledged() {
+            Some(at) => Some(at.elapsed()),
+            None => self.inner.freshness.age(service::applied(&self.inner.raft)),
+        }
     }
 
     /// Which cluster, which node, which directory.

@@ -1,8 +1,10 @@
 //! What other replicas may ask of this one. A message for another cluster, node or store is refused before Raft
 //! sees it, and so is one that cannot be read.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -14,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::Identity;
 use crate::adapter::Adapter;
 use crate::error::StoreError;
+use crate::freshness::Freshness;
 use crate::identity::off_thread;
 use crate::log::lock;
 use crate::raft::{Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire};
@@ -30,6 +33,7 @@ pub struct RaftService {
     pub(crate) raft: Raft,
     pub(crate) identity: Arc<Identity>,
     pub(crate) dir: PathBuf,
+    pub(crate) freshness: Arc<Freshness>,
 }
 
 impl RaftService {
@@ -60,6 +64,13 @@ fn check_peer(me: &Identity, peer: Option<&wire::Peer>) -> Result<(), (&'static 
         return Err(("node", format!("node {} cannot be another replica", peer.from)));
     }
     Ok(())
+}
+
+/// Index of the newest entry that the machine has applied.
+pub(crate) fn applied(raft: &Raft) -> u64 {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.last_applied.map_or(0, |id| id.index)
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -96,8 +107,11 @@ impl rpc::raft::raft_server::Raft for RaftService {
         let ended: Arc<Mutex<Option<Status>>> = Arc::default();
         let why = Arc::clone(&ended);
         let this = self.clone();
+        // What each message said was committed, and when it came; answers come in the order of the messages.
+        let said: Arc<Mutex<VecDeque<(u64, Instant)>>> = Arc::default();
+        let asked = Arc::clone(&said);
         let input = futures::stream::unfold(request.into_inner(), move |mut messages| {
-            let (this, why) = (this.clone(), Arc::clone(&why));
+            let (this, why, asked) = (this.clone(), Arc::clone(&why), Arc::clone(&asked));
             async move {
                 let next = match messages.message().await {
                     Ok(Some(message)) => {
@@ -107,7 +121,11 @@ impl rpc::raft::raft_server::Raft for RaftService {
                     Err(status) => Err(status),
                 };
                 match next {
-                    Ok(request) => Some((request, messages)),
+                    Ok(request) => {
+                        let committed = request.leader_commit.map_or(0, |id| id.index);
+                        lock(&asked).push_back((committed, Instant::now()));
+                        Some((request, messages))
+                    }
                     Err(status) => {
                         *lock(&why) = Some(status);
                         None
@@ -115,9 +133,18 @@ impl rpc::raft::raft_server::Raft for RaftService {
                 }
             }
         });
-        let answers = self.raft.stream_append(input).map(|answer| match answer {
-            Ok(answer) => Ok(answer_to_wire(&answer)),
-            Err(fatal) => Err(stopped(fatal)),
+        let this = self.clone();
+        let answers = self.raft.stream_append(input).map(move |answer| {
+            let said = lock(&said).pop_front();
+            match answer {
+                Ok(answer) => {
+                    if let (Ok(_), Some((committed, at))) = (&answer, said) {
+                        this.freshness.heard(committed, at, applied(&this.raft));
+                    }
+                    Ok(answer_to_wire(&answer))
+                }
+                Err(fatal) => Err(stopped(fatal)),
+            }
         });
         let last = futures::stream::once(async move { lock(&ended).take() })
             .filter_map(|status| async move { status.map(Err) });

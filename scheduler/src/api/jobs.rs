@@ -88,6 +88,17 @@ async fn fresh(session: &Session) -> Result<(), Status> {
     }
 }
 
+/// How old an answer from this replica's own State is at most.
+#[allow(clippy::result_large_err, reason = "tonic's own error type, at the door")]
+fn age_ms(running: &Running) -> Result<u64, Status> {
+    let age = running.replica.age().ok_or_else(|| {
+        Status::unavailable(
+            "this replica has heard no leader since it started, so the age of its State is unknown",
+        )
+    })?;
+    Ok(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn read_job(
     running: &Running,
     session: Option<&Session>,
@@ -194,9 +205,9 @@ impl rpc::borealis_server::Borealis for Jobs {
             let running = self.node.running()?;
             let key = self.key(request.get_ref().job.as_ref())?;
             if request.get_ref().stale {
-                return read_job(&running, None, &key, request.get_ref().config)
-                    .map(Response::new)
-                    .map_err(|why| *why);
+                let age_ms = age_ms(&running)?;
+                let reply = read_job(&running, None, &key, request.get_ref().config).map_err(|why| *why)?;
+                return Ok(Response::new(GetJobReply { age_ms, ..reply }));
             }
             match leader(&running, &request).await? {
                 Place::Here(session) => {
@@ -218,7 +229,8 @@ impl rpc::borealis_server::Borealis for Jobs {
         measured("list_jobs", async {
             let running = self.node.running()?;
             if request.get_ref().stale {
-                return Ok(Response::new(read_jobs(&running, request.get_ref())));
+                let age_ms = age_ms(&running)?;
+                return Ok(Response::new(ListJobsReply { age_ms, ..read_jobs(&running, request.get_ref()) }));
             }
             match leader(&running, &request).await? {
                 Place::Here(session) => {
