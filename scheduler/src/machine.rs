@@ -92,7 +92,7 @@ impl replication::Row for EngineRow {
 }
 
 fn corrupt(why: Corrupt) -> replication::Corrupt {
-    replication::Corrupt::new("the engine's bytes", why.to_string())
+    replication::Corrupt::new(why.what, why.why)
 }
 
 impl replication::Machine for Machine {

@@ -41,6 +41,14 @@ async fn consistent(cluster: &Cluster) -> Result<()> {
     .await
 }
 
+/// The last steps of a test with three replicas: they are equal, no promise is broken, and all that should live does.
+async fn ends_sound(mut cluster: Cluster) -> Result<()> {
+    same_sums(&cluster).await?;
+    consistent(&cluster).await?;
+    cluster.must_live()?;
+    cluster.stop()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_is_seen_and_is_killed() -> Result<()> {
     let mut cluster = Cluster::start(Setup::default()).await?;
@@ -111,10 +119,7 @@ async fn a_killed_leader_is_replaced_and_tasks_do_not_notice() -> Result<()> {
     untouched(&cluster, &living)?;
     cluster.replicas[old].start()?;
     cluster.serves(old).await?;
-    same_sums(&cluster).await?;
-    consistent(&cluster).await?;
-    cluster.must_live()?;
-    cluster.stop()
+    ends_sound(cluster).await
 }
 
 /// All replicas have the same State at one point of the log.
@@ -131,7 +136,7 @@ async fn same_sums(cluster: &Cluster) -> Result<()> {
 /// A leader that is stopped for a while, and then goes on, commands nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_slept_does_no_harm() -> Result<()> {
-    let mut cluster = Cluster::start(Setup::default()).await?;
+    let cluster = Cluster::start(Setup::default()).await?;
     let key = cluster.key("keeps");
     cluster.create(&jobs::sleeper(&key, 2)).await?;
     let before = ids(&cluster.all_running(&key, 2).await?);
@@ -161,10 +166,7 @@ async fn a_leader_that_slept_does_no_harm() -> Result<()> {
     cluster.all_running(&after, 1).await?;
     ensure!(ids(&cluster.all_running(&key, 2).await?) == before, "other tasks than before");
     untouched(&cluster, &living)?;
-    same_sums(&cluster).await?;
-    consistent(&cluster).await?;
-    cluster.must_live()?;
-    cluster.stop()
+    ends_sound(cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,10 +214,7 @@ async fn all_replicas_die_at_once_and_come_back() -> Result<()> {
     cluster.commands_all_agents("after-all").await?;
     ensure!(ids(&cluster.all_running(&key, 4).await?) == before, "other tasks than before");
     untouched(&cluster, &living)?;
-    same_sums(&cluster).await?;
-    consistent(&cluster).await?;
-    cluster.must_live()?;
-    cluster.stop()
+    ends_sound(cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -471,8 +471,10 @@ impl Leader {
         if show {
             self.shown = Some(Instant::now());
         }
-        let (deadline, work, live) = self.session.replica.read(|machine| {
+        let hosts = &mut self.hosts;
+        let (deadline, work, live, stopped) = self.session.replica.read(|machine| {
             let state = &machine.state;
+            hosts.reseat_unheard(|host| state.host(host).is_some_and(|host| !host.is_silent()));
             let live: Vec<_> = state
                 .hosts()
                 .filter(|host| !host.is_silent())
@@ -481,7 +483,7 @@ impl Leader {
             if show {
                 gauges(state);
             }
-            (state.next_deadline(), state.next_work(), live)
+            (state.next_deadline(), state.next_work(), live, state.is_stopped())
         });
         if !self.ticking && deadline.is_some_and(|due| due <= now) {
             self.ticking = true;
@@ -491,11 +493,6 @@ impl Leader {
             self.working = true;
             self.fly(Op::AdvanceWork(work), Landed::Worked);
         }
-        let hosts = &mut self.hosts;
-        let stopped = self.session.replica.read(|machine| {
-            hosts.reseat_unheard(|host| machine.state.host(host).is_some_and(|host| !host.is_silent()));
-            machine.state.is_stopped()
-        });
         for (host, since) in self.hosts.silent(live.into_iter()) {
             if !stopped && !self.silencing.contains(&host) {
                 self.silencing.push(host);
