@@ -157,7 +157,7 @@ fn no_leader_is_told_with_what_each_replica_said() {
     let replica = Replica::killing(|_| Err(Status::unavailable("no leader is known")));
     let nowhere = nowhere();
     let (code, out, err) =
-        run(&format!("job killall {KEY} --addr {nowhere},{} --timeout 1500ms", replica.address));
+        run(&format!("job killall {KEY} --addr {nowhere},{} --timeout 4s", replica.address));
     assert_eq!((code, out.as_str()), (7, ""));
     assert!(err.contains(&format!("{nowhere}: Connection refused")), "{err}");
     assert!(err.contains(&format!("{}: no leader is known", replica.address)), "{err}");
