@@ -213,6 +213,15 @@ impl Cluster {
             let what = format!("{} to join", self.replicas[n].name);
             wait::until(&what, PATIENCE, async || self.apis[n].join(&via).await.done()).await?;
         }
+        // Before all of them vote, the first one's death leaves no quorum.
+        for api in &self.apis {
+            wait::until("all replicas to vote", PATIENCE, async || {
+                let voters = api.status().await.done()?.members.iter().filter(|member| member.voter).count();
+                ensure!(voters == self.apis.len(), "{voters} of {} vote", self.apis.len());
+                Ok(())
+            })
+            .await?;
+        }
         for agent in &mut self.agents {
             agent.start()?;
         }
