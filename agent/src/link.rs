@@ -89,7 +89,12 @@ impl Session {
             return;
         }
         let (number, sent_ns) = (beats.number + 1, clock::boottime_ns());
-        let heartbeat = wire::Heartbeat { session: self.id, number, generation: beats.generation };
+        let heartbeat = wire::Heartbeat {
+            session: self.id,
+            number,
+            generation: beats.generation,
+            ..wire::Heartbeat::default()
+        };
         if self.send(agent_frame::Body::Heartbeat(heartbeat)) {
             beats.number = number;
             beats.sent.push_back((number, sent_ns));

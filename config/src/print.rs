@@ -43,6 +43,17 @@ fn rule(constraint: &wire::Constraint) -> String {
             let not = if value.negated { "!" } else { "" };
             escaped(&format!("{not}{}", value.values.join(",")))
         }
+        Some(wire::constraint::Rule::Compare(rule)) => {
+            let sign = match rule.comparison() {
+                wire::Comparison::Less => "<",
+                wire::Comparison::AtMost => "<=",
+                wire::Comparison::AtLeast => ">=",
+                wire::Comparison::More => ">",
+                wire::Comparison::Unspecified => "?",
+            };
+            format!("{sign}{}", rule.number)
+        }
+        Some(wire::constraint::Rule::Exists(rule)) => if rule.negated { "!*" } else { "*" }.to_owned(),
         None => String::new(),
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn job(object: &Object, issues: &mut Vec<Fault>) -> Option<Job> {
             constraints: checks.constraints(object),
             contact: object.text("contact").to_owned(),
             metadata: metadata(object),
+            ..wire::TaskConfig::default()
         }),
         instances: checks.within(object, "instances", 1, INSTANCES_MAX),
     };

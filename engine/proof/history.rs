@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::make::{BEGIN, JobMaker, apply, cluster, host, identity};
 use crate::limits::{ENDED_PER_JOB_MAX, JOB_HISTORY_MS, SILENT_HOST_MS};
-use crate::state::command::{Forgotten, Report};
+use crate::state::command::Report;
 use crate::state::laws;
 use crate::{Op, RowValue, State, Status, View, round};
 
@@ -49,11 +49,6 @@ fn ended_tasks_jobs_and_hosts_are_kept_for_a_while() {
     let first = state.job(&job.config.job).unwrap().ended().next().unwrap().clone();
     assert!(first.message.as_deref().is_some_and(|m| m.len() <= crate::limits::MESSAGE_BYTES_MAX));
     assert_eq!(first.host.as_deref(), Some("h1"));
-
-    // Forgetting deletes rows of history: the task's and those of its events.
-    let forget = Op::Forget(vec![Forgotten { task: first.id, events: 3 }]);
-    let forgotten = apply(&mut state, 2, forget).changed;
-    assert_eq!(forgotten.iter().filter(|change| change.row.is_none()).count(), 4);
 
     let since = state.host(id).unwrap().record.since;
     apply(&mut state, 2, Op::Silence { host: id, since }).reply.unwrap();

@@ -28,7 +28,7 @@ pub mod validate;
 
 pub use round::{Round, View, round};
 pub use state::command::{
-    Applied, Assign, Change, Command, Done, Forgotten, Hint, Op, Placement, Refusal, RefusalKind, Reply,
+    Applied, Assign, Change, Command, Done, Hint, Op, Placement, Preempt, Refusal, RefusalKind, Reply,
     Report, Request, StartSession,
 };
 pub use state::config::{ConfigHash, Constraint, JobSpec, Rule, TaskConfig, Tier};

@@ -27,8 +27,6 @@ pub const WORK_MAX: usize = 1_000;
 pub const REPORTS_PER_COMMAND_MAX: usize = 20_000;
 /// Deadlines that one tick expires.
 pub const DEADLINES_PER_COMMAND_MAX: usize = 2_000;
-/// History rows that one command forgets.
-pub const FORGET_PER_COMMAND_MAX: usize = 10_000;
 /// Events of one task that get a row.
 pub const EVENTS_PER_TASK_MAX: u32 = 1_000;
 /// Ended tasks of a job that State remembers.

@@ -190,6 +190,19 @@ fn check_constraints(config: &wire::TaskConfig) -> Checked {
                     "must name one value, not a limit".to_owned()
                 })?;
             }
+            Some(wire::constraint::Rule::Compare(rule)) => {
+                ensure(rule.comparison() != wire::Comparison::Unspecified, &field, || {
+                    "compares in a way that this build does not know".to_owned()
+                })?;
+                ensure(constraint.attribute != "dedicated", &field, || {
+                    "must name one value, not compare".to_owned()
+                })?;
+            }
+            Some(wire::constraint::Rule::Exists(_)) => {
+                ensure(constraint.attribute != "dedicated", &field, || {
+                    "must name one value, not any".to_owned()
+                })?;
+            }
             Some(wire::constraint::Rule::Value(rule)) => {
                 ensure(!rule.values.is_empty(), &field, || "names no value".to_owned())?;
                 ensure(rule.values.len() <= CONSTRAINT_VALUES_MAX, &field, || {

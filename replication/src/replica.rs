@@ -339,7 +339,10 @@ impl<M: Machine> Replica<M> {
         for running in lock(&inner.running).drain(..) {
             running.abort();
         }
-        lock(&inner.lock).take();
+        // Closing is not enough: a child that was forked and has not yet begun its program holds the file too.
+        if let Some(file) = lock(&inner.lock).take() {
+            let _ = file.unlock();
+        }
     }
 
     /// Proposes an entry of our own.

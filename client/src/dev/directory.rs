@@ -20,7 +20,7 @@ const RECORD: &str = "cluster.json";
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -41,7 +41,7 @@ impl Directory {
         let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = lock.map_err(|why| failed("locked", why))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Directory { path, _lock: lock }),
+            Ok(()) => Ok(Directory { path, lock }),
             Err(TryLockError::WouldBlock) => {
                 let what = format!("another `borealis dev` runs in {}", path.display());
                 Err(Error::new(Kind::Failed, what).hint("use that one, stop it, or choose another --dir"))
@@ -100,6 +100,13 @@ impl Directory {
         };
         write()
             .map_err(|why| Error::new(Kind::Failed, format!("{} cannot be written: {why}", path.display())))
+    }
+}
+
+impl Drop for Directory {
+    /// Closing is not enough: a child that was forked and has not yet begun its program holds the file too.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 

@@ -98,8 +98,13 @@ mod tests {
             attributes: vec![wire::Attribute { name: "rack".into(), value: "r1".into() }],
             ..wire::HostSpec::default()
         };
-        let host =
-            HostView { host_id: 1, spec: Some(spec), free: Some(free.into()), tasks: 2, silent: false };
+        let host = HostView {
+            host_id: 1,
+            spec: Some(spec),
+            free: Some(free.into()),
+            tasks: 2,
+            ..HostView::default()
+        };
         expect_test::expect![[r#"
             HOST     STATE  TASKS  CPU FREE     RAM FREE            DISK FREE            ADDRESS          ATTRIBUTES
             agent-1  heard  2      1.75 of 2.0  640 MiB of 4.0 GiB  9.9 GiB of 10.0 GiB  127.0.0.1:40001  rack=r1

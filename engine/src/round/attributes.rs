@@ -114,15 +114,26 @@ impl Attributes {
                             .for_each(|&slot| have.set(slot as usize, true));
                     }
                 }
-                Rule::Limit { .. } => {
+                Rule::Compare { comparison, number } => {
+                    for (value, &at) in &attribute.numbers {
+                        if value.parse().is_ok_and(|value| comparison.holds(value, *number)) {
+                            let slots = &attribute.postings[at as usize];
+                            slots.iter().for_each(|&slot| have.set(slot as usize, true));
+                        }
+                    }
+                }
+                Rule::Limit { .. } | Rule::Exists { .. } => {
                     let valued = attribute.first.iter().enumerate().filter(|(_, number)| **number != NONE);
                     valued.for_each(|(slot, _)| have.set(slot, true));
                 }
             }
         }
         match &constraint.rule {
-            Rule::Value { negated: true, .. } => hosts.subtract(&have),
-            Rule::Value { negated: false, .. } | Rule::Limit { .. } => hosts.intersect(&have),
+            Rule::Value { negated: true, .. } | Rule::Exists { negated: true } => hosts.subtract(&have),
+            Rule::Value { negated: false, .. }
+            | Rule::Exists { negated: false }
+            | Rule::Compare { .. }
+            | Rule::Limit { .. } => hosts.intersect(&have),
         }
     }
 

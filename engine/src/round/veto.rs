@@ -128,6 +128,10 @@ pub(crate) fn holds(constraint: &Constraint, spec: &HostSpec) -> bool {
     let mut have = spec.values(&constraint.attribute);
     match &constraint.rule {
         Rule::Value { negated, values } => have.any(|value| values.iter().any(|v| v == value)) != *negated,
+        Rule::Compare { comparison, number } => {
+            have.any(|value| value.parse().is_ok_and(|value| comparison.holds(value, *number)))
+        }
+        Rule::Exists { negated } => have.next().is_some() != *negated,
         Rule::Limit { .. } => have.next().is_some(),
     }
 }
@@ -163,7 +167,13 @@ impl fmt::Display for Veto {
                     let not = if *negated { "none of " } else { "" };
                     write!(f, "constraint not satisfied: {attribute} must be {not}{}", values.join(" or "))
                 }
-                Rule::Limit { .. } => {
+                Rule::Compare { comparison, number } => {
+                    write!(f, "constraint not satisfied: {attribute} must be {} {number}", comparison.sign())
+                }
+                Rule::Exists { negated: true } => {
+                    write!(f, "constraint not satisfied: every host has the attribute {attribute}")
+                }
+                Rule::Limit { .. } | Rule::Exists { negated: false } => {
                     write!(f, "constraint not satisfied: no host has the attribute {attribute}")
                 }
             },

@@ -1,12 +1,10 @@
 //! The one door: `apply` is an exhaustive match. Each op first checks and may refuse, then changes and cannot fail.
 
-use proto::TaskId;
-
-use super::command::{Applied, Command, Done, Forgotten, Op, Refusal, RefusalKind, Reply};
+use super::State;
+use super::command::{Applied, Command, Op, Refusal, RefusalKind, Reply};
 use super::request::Known;
 use super::touch::{Key, Touch};
-use super::{State, record};
-use crate::limits::{FORGET_PER_COMMAND_MAX, LEVEL};
+use crate::limits::LEVEL;
 
 impl State {
     /// Carries out one command. The same on every replica: it reads State and the command, nothing else.
@@ -59,35 +57,16 @@ impl State {
             Op::ApplyReports { host, journal, reports } => self.apply_reports(host, &journal, reports, touch),
             Op::Silence { host, since } => self.silence(host, since, touch),
             Op::Tick => self.tick(touch),
-            Op::Forget(tasks) => self.forget(tasks, touch),
             Op::AdvanceWork(work) => self.advance_work(work, touch),
             Op::Freeze { frozen } => self.freeze(frozen, touch),
-        }
-    }
-
-    /// Deletes rows of history. Live tasks cannot be forgotten.
-    fn forget(&mut self, tasks: Vec<Forgotten>, touch: &mut Touch) -> Reply {
-        if tasks.len() > FORGET_PER_COMMAND_MAX {
-            return Err(Refusal::new(
-                RefusalKind::Limit,
-                format!("one command forgets at most {FORGET_PER_COMMAND_MAX} tasks, not {}", tasks.len()),
-            ));
-        }
-        let mut forgotten = 0;
-        for Forgotten { task, events } in tasks {
-            if self.tasks.contains_key(&task) {
-                continue;
-            }
-            self.forget_task(task, events, touch);
-            forgotten += 1;
-        }
-        Ok(Done { id: 0, tasks: forgotten })
-    }
-
-    fn forget_task(&mut self, task: TaskId, events: u32, touch: &mut Touch) {
-        touch.forget_row(record::history_key(task));
-        for number in 0..events.min(crate::limits::EVENTS_PER_TASK_MAX) {
-            touch.forget_row(record::event_key(task, number));
+            Op::RestartTasks { .. }
+            | Op::AddInstances { .. }
+            | Op::SetQuota { .. }
+            | Op::DrainHosts { .. }
+            | Op::ActivateHosts { .. }
+            | Op::Preempt(_)
+            | Op::AssignTogether(_)
+            | Op::OfferRevocable { .. } => Err(Refusal::new(RefusalKind::Invalid, "not there yet")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::{HostId, JobId, JobKey, TaskId, WorkId};
+use proto::{HostId, JobId, JobKey, Resources, TaskId, WorkId};
 
 use super::config::JobSpec;
 use super::host::{HostIdentity, HostSpec};
@@ -94,14 +94,62 @@ pub enum Op {
     },
     /// Deadlines that are due expire, a bounded number at a time.
     Tick,
-    /// Rows of history that are too old or too many.
-    Forget(Vec<Forgotten>),
     /// The next step of a work item.
     AdvanceWork(WorkId),
     /// No placements, no silence and no expiry, until thawed.
     Freeze {
         /// Or thaw.
         frozen: bool,
+    },
+    /// Tasks are stopped and started anew.
+    RestartTasks {
+        /// Which job.
+        job: JobKey,
+        /// Which instances; empty = all.
+        instances: Vec<u32>,
+        /// Why, in words.
+        message: String,
+    },
+    /// More instances of a job that lives.
+    AddInstances {
+        /// Which job.
+        job: JobKey,
+        /// The instance whose config they get.
+        like: u32,
+        /// How many.
+        count: u32,
+    },
+    /// What a role's production tasks may take in sum.
+    SetQuota {
+        /// Whose.
+        role: String,
+        /// How much.
+        quota: Resources,
+        /// It is added to what the role has.
+        increment: bool,
+    },
+    /// The hosts get no new tasks, and theirs move away.
+    DrainHosts {
+        /// Their names.
+        hosts: Vec<String>,
+        /// Why, in words.
+        message: String,
+    },
+    /// The hosts get tasks again.
+    ActivateHosts {
+        /// Their names.
+        hosts: Vec<String>,
+    },
+    /// Tasks of one host make room for another task; the room is kept for it.
+    Preempt(Preempt),
+    /// Placements that are made together or not at all.
+    AssignTogether(Vec<Assign>),
+    /// What a host's preferred tasks have reserved and do not use.
+    OfferRevocable {
+        /// Which host.
+        host: HostId,
+        /// How much.
+        revocable: Resources,
     },
 }
 
@@ -140,6 +188,17 @@ pub struct Placement {
     pub ports: Vec<u16>,
 }
 
+/// Whom to displace on one host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Preempt {
+    /// Where.
+    pub host: HostId,
+    /// The pending task that gets the room.
+    pub task: TaskId,
+    /// Whose room.
+    pub victims: Vec<TaskId>,
+}
+
 /// What a host says of one task.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
@@ -151,15 +210,6 @@ pub struct Report {
     pub message: String,
     /// Per journal, rising.
     pub sequence: u64,
-}
-
-/// The history of one ended task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Forgotten {
-    /// Which task.
-    pub task: TaskId,
-    /// How many events it has, as its row of history says.
-    pub events: u32,
 }
 
 /// What `apply` gives back.

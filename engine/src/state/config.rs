@@ -70,6 +70,80 @@ pub enum Rule {
         /// At least 1.
         count: u32,
     },
+    /// A value of the host is a whole number and compares so.
+    Compare {
+        /// How.
+        comparison: Comparison,
+        /// With what.
+        number: i64,
+    },
+    /// The host has the attribute; negated: it has not.
+    Exists {
+        /// Whether the attribute is forbidden.
+        negated: bool,
+    },
+}
+
+/// How a number compares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Comparison {
+    /// `<`
+    Less,
+    /// `<=`
+    AtMost,
+    /// `>=`
+    AtLeast,
+    /// `>`
+    More,
+}
+
+impl Comparison {
+    /// Whether `value` compares so with `number`.
+    pub fn holds(self, value: i64, number: i64) -> bool {
+        match self {
+            Comparison::Less => value < number,
+            Comparison::AtMost => value <= number,
+            Comparison::AtLeast => value >= number,
+            Comparison::More => value > number,
+        }
+    }
+
+    /// As people write it.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Comparison::Less => "<",
+            Comparison::AtMost => "<=",
+            Comparison::AtLeast => ">=",
+            Comparison::More => ">",
+        }
+    }
+}
+
+/// Hosts that come first, or with a negative weight last, as long as there are others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Preference {
+    /// Any rule but a limit.
+    pub constraint: Constraint,
+    /// -100..=100, not 0.
+    pub weight: i32,
+}
+
+/// Tasks of the job are spread over the values of an attribute as far as there is room.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spread {
+    /// Name of the attribute.
+    pub attribute: String,
+    /// (value, percent), each value once, 100 at most in sum; the other values share what they leave. Empty = evenly.
+    pub targets: Vec<(String, u32)>,
+}
+
+/// What happens to a task whose host is silent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartitionPolicy {
+    /// It is replaced; or it waits for its host for ever.
+    pub reschedule: bool,
+    /// From PARTITIONED until it is replaced.
+    pub delay_ms: u64,
 }
 
 /// A parsed task config. Equal when the hashes are.
@@ -85,6 +159,16 @@ pub struct TaskConfig {
     pub ports: Vec<Arc<str>>,
     /// Demands on the host's attributes.
     pub constraints: Vec<Constraint>,
+    /// Hosts that come first.
+    pub preferences: Vec<Preference>,
+    /// How tasks are spread.
+    pub spreads: Vec<Spread>,
+    /// Pending tasks of the job get places together, or none does.
+    pub all_or_nothing: bool,
+    /// What happens to a task whose host is silent.
+    pub partition: PartitionPolicy,
+    /// Never two live copies of an instance, at the price of waiting.
+    pub at_most_one: bool,
     /// Whether an ended task is always replaced.
     pub service: bool,
     /// Who may displace it.
@@ -119,7 +203,7 @@ impl TaskConfig {
     pub fn limits(&self) -> impl Iterator<Item = (&str, u32)> {
         self.constraints.iter().filter_map(|c| match c.rule {
             Rule::Limit { count } => Some((c.attribute.as_str(), count)),
-            Rule::Value { .. } => None,
+            Rule::Value { .. } | Rule::Compare { .. } | Rule::Exists { .. } => None,
         })
     }
 

@@ -11,10 +11,12 @@ use prost::bytes::Bytes;
 use proto::{BadField, HostId, JobId, JobKey, Resources, TaskId, WorkId, wire};
 
 use super::command::{
-    Assign, Change, Command, Done, Forgotten, Op, Placement, Refusal, RefusalKind, Reply, Report, Request,
+    Assign, Change, Command, Done, Op, Placement, Preempt, Refusal, RefusalKind, Reply, Report, Request,
     StartSession,
 };
-use super::config::{ConfigHash, Constraint, JobSpec, Rule, TaskConfig, Tier};
+use super::config::{
+    Comparison, ConfigHash, Constraint, JobSpec, PartitionPolicy, Preference, Rule, Spread, TaskConfig, Tier,
+};
 use super::host::{Host, HostIdentity, HostRecord, HostSpec};
 use super::job::{EndedTask, Job, JobRecord};
 use super::request::{Remembered, RequestKey};
@@ -557,22 +559,33 @@ pub fn read_config(config: wire::TaskConfig) -> Result<TaskConfig, BadField> {
     let task = config.task.as_ref().ok_or_else(|| BadField::new("task", "is missing"))?;
     let resources = task.resources.as_ref().ok_or_else(|| BadField::new("resources", "are missing"))?;
     let demand = Resources::try_from(resources)?;
-    let constraints = config.constraints.iter().map(|constraint| {
-        let rule = match constraint.rule.as_ref() {
-            Some(wire::constraint::Rule::Value(rule)) => {
-                Rule::Value { negated: rule.negated, values: rule.values.clone() }
-            }
-            Some(wire::constraint::Rule::Limit(rule)) => Rule::Limit { count: rule.count },
-            None => return Err(BadField::new(format!("constraint {}", constraint.attribute), "has no rule")),
-        };
-        Ok(Constraint { attribute: constraint.attribute.clone(), rule })
+    let preferences = config.preferences.iter().map(|preference| {
+        let constraint = preference.constraint.as_ref().map(read_constraint);
+        let constraint = constraint.ok_or_else(|| BadField::new("preference", "has no constraint"))??;
+        Ok(Preference { constraint, weight: preference.weight })
     });
+    let spreads = config.spreads.iter().map(|spread| Spread {
+        attribute: spread.attribute.clone(),
+        targets: spread.targets.iter().map(|target| (target.value.clone(), target.percent)).collect(),
+    });
+    let partition = config.partition_policy.as_ref().map_or(
+        PartitionPolicy { reschedule: true, delay_ms: crate::limits::PARTITION_DELAY_MS },
+        |policy| PartitionPolicy {
+            reschedule: policy.reschedule,
+            delay_ms: u64::from(policy.delay_seconds) * 1000,
+        },
+    );
     Ok(TaskConfig {
         hash: ConfigHash(proto::config_hash(&config)),
         job,
         demand,
         ports: task.ports.iter().map(|name| name.as_str().into()).collect(),
-        constraints: constraints.collect::<Result<_, _>>()?,
+        constraints: config.constraints.iter().map(read_constraint).collect::<Result<_, _>>()?,
+        preferences: preferences.collect::<Result<_, BadField>>()?,
+        spreads: spreads.collect(),
+        all_or_nothing: config.all_or_nothing,
+        partition,
+        at_most_one: config.at_most_one,
         service: config.service,
         tier: Tier::named(&config.tier)
             .ok_or_else(|| BadField::new("tier", format!("is {:?}, not a tier", config.tier)))?,
@@ -580,6 +593,28 @@ pub fn read_config(config: wire::TaskConfig) -> Result<TaskConfig, BadField> {
         max_task_failures: config.max_task_failures,
         wire: config,
     })
+}
+
+fn read_constraint(constraint: &wire::Constraint) -> Result<Constraint, BadField> {
+    use wire::constraint::Rule as W;
+    let bad = |why| Err(BadField::new(format!("constraint {}", constraint.attribute), why));
+    let rule = match constraint.rule.as_ref() {
+        Some(W::Value(rule)) => Rule::Value { negated: rule.negated, values: rule.values.clone() },
+        Some(W::Limit(rule)) => Rule::Limit { count: rule.count },
+        Some(W::Exists(rule)) => Rule::Exists { negated: rule.negated },
+        Some(W::Compare(rule)) => {
+            let comparison = match rule.comparison() {
+                wire::Comparison::Less => Comparison::Less,
+                wire::Comparison::AtMost => Comparison::AtMost,
+                wire::Comparison::AtLeast => Comparison::AtLeast,
+                wire::Comparison::More => Comparison::More,
+                wire::Comparison::Unspecified => return bad("compares in no known way"),
+            };
+            Rule::Compare { comparison, number: rule.number }
+        }
+        None => return bad("has no rule"),
+    };
+    Ok(Constraint { attribute: constraint.attribute.clone(), rule })
 }
 
 /// A host's spec from its message. Lenient as `read_config` is; sorts what has an order.
@@ -770,17 +805,7 @@ fn command_wire(command: &Command) -> wire::Command {
             spec: Some(host_spec_wire(spec)),
             held: held.iter().map(|task| task.0).collect(),
         }),
-        Op::Assign(assign) => W::Assign(wire::Assign {
-            host_id: assign.host.0,
-            placements: assign
-                .placements
-                .iter()
-                .map(|placement| wire::Placement {
-                    task_id: placement.task.0,
-                    ports: placement.ports.iter().map(|&port| port.into()).collect(),
-                })
-                .collect(),
-        }),
+        Op::Assign(assign) => W::Assign(assign_wire(assign)),
         Op::ApplyReports { host, journal, reports } => W::Reports(wire::ApplyReports {
             host_id: host.0,
             journal_id: journal.clone(),
@@ -796,11 +821,36 @@ fn command_wire(command: &Command) -> wire::Command {
         }),
         Op::Silence { host, since } => W::Silence(wire::Silence { host_id: host.0, since_ms: since.0 }),
         Op::Tick => W::Tick(wire::Tick {}),
-        Op::Forget(tasks) => W::Forget(wire::Forget {
-            tasks: tasks.iter().map(|t| wire::Forgotten { task_id: t.task.0, events: t.events }).collect(),
-        }),
         Op::AdvanceWork(work) => W::AdvanceWork(wire::AdvanceWork { work_id: work.0 }),
         Op::Freeze { frozen } => W::Freeze(wire::Freeze { frozen: *frozen }),
+        Op::RestartTasks { job, instances, message } => W::RestartTasks(wire::RestartTasks {
+            job: Some(job.into()),
+            instances: instances.clone(),
+            message: message.clone(),
+        }),
+        Op::AddInstances { job, like, count } => {
+            W::AddInstances(wire::AddInstances { job: Some(job.into()), like: *like, count: *count })
+        }
+        Op::SetQuota { role, quota, increment } => W::SetQuota(wire::SetQuota {
+            role: role.clone(),
+            quota: Some((*quota).into()),
+            increment: *increment,
+        }),
+        Op::DrainHosts { hosts, message } => {
+            W::DrainHosts(wire::DrainHosts { hosts: hosts.clone(), message: message.clone() })
+        }
+        Op::ActivateHosts { hosts } => W::ActivateHosts(wire::ActivateHosts { hosts: hosts.clone() }),
+        Op::Preempt(Preempt { host, task, victims }) => W::Preempt(wire::Preempt {
+            host_id: host.0,
+            for_task: task.0,
+            victims: victims.iter().map(|task| task.0).collect(),
+        }),
+        Op::AssignTogether(assigns) => {
+            W::AssignTogether(wire::AssignTogether { assigns: assigns.iter().map(assign_wire).collect() })
+        }
+        Op::OfferRevocable { host, revocable } => {
+            W::OfferRevocable(wire::OfferRevocable { host_id: host.0, revocable: Some((*revocable).into()) })
+        }
     };
     wire::Command {
         level: command.level,
@@ -842,18 +892,7 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
             spec: read_host_spec(register.spec.unwrap_or_default()).map_err(bad(what))?,
             held: register.held.into_iter().map(TaskId).collect(),
         },
-        W::Assign(assign) => {
-            let placements = assign.placements.into_iter().map(|placement| {
-                let ports: Result<Vec<u16>, _> =
-                    placement.ports.iter().map(|&port| u16::try_from(port)).collect();
-                let ports = ports.map_err(|_| Corrupt::new(what, "a port is above 65535"))?;
-                Ok(Placement { task: TaskId(placement.task_id), ports })
-            });
-            Op::Assign(Assign {
-                host: HostId(assign.host_id),
-                placements: placements.collect::<Result<_, _>>()?,
-            })
-        }
+        W::Assign(assign) => Op::Assign(read_assign(assign)?),
         W::Reports(reports) => Op::ApplyReports {
             host: HostId(reports.host_id),
             journal: reports.journal_id,
@@ -867,14 +906,54 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
             Op::Silence { host: HostId(silence.host_id), since: Timestamp(silence.since_ms) }
         }
         W::Tick(wire::Tick {}) => Op::Tick,
-        W::Forget(forget) => Op::Forget(
-            forget
-                .tasks
-                .into_iter()
-                .map(|t| Forgotten { task: TaskId(t.task_id), events: t.events })
-                .collect(),
-        ),
         W::AdvanceWork(work) => Op::AdvanceWork(WorkId(work.work_id)),
         W::Freeze(freeze) => Op::Freeze { frozen: freeze.frozen },
+        W::RestartTasks(restart) => Op::RestartTasks {
+            job: JobKey::try_from(&restart.job.unwrap_or_default()).map_err(bad(what))?,
+            instances: restart.instances,
+            message: restart.message,
+        },
+        W::AddInstances(add) => Op::AddInstances {
+            job: JobKey::try_from(&add.job.unwrap_or_default()).map_err(bad(what))?,
+            like: add.like,
+            count: add.count,
+        },
+        W::SetQuota(set) => Op::SetQuota {
+            role: set.role,
+            quota: Resources::try_from(&set.quota.unwrap_or_default()).map_err(bad(what))?,
+            increment: set.increment,
+        },
+        W::DrainHosts(drain) => Op::DrainHosts { hosts: drain.hosts, message: drain.message },
+        W::ActivateHosts(activate) => Op::ActivateHosts { hosts: activate.hosts },
+        W::Preempt(preempt) => Op::Preempt(Preempt {
+            host: HostId(preempt.host_id),
+            task: TaskId(preempt.for_task),
+            victims: preempt.victims.into_iter().map(TaskId).collect(),
+        }),
+        W::AssignTogether(together) => {
+            Op::AssignTogether(together.assigns.into_iter().map(read_assign).collect::<Result<_, _>>()?)
+        }
+        W::OfferRevocable(offer) => Op::OfferRevocable {
+            host: HostId(offer.host_id),
+            revocable: Resources::try_from(&offer.revocable.unwrap_or_default()).map_err(bad(what))?,
+        },
     })
+}
+
+fn assign_wire(assign: &Assign) -> wire::Assign {
+    let placements = assign.placements.iter().map(|placement| wire::Placement {
+        task_id: placement.task.0,
+        ports: placement.ports.iter().map(|&port| port.into()).collect(),
+    });
+    wire::Assign { host_id: assign.host.0, placements: placements.collect() }
+}
+
+fn read_assign(assign: wire::Assign) -> Result<Assign, Corrupt> {
+    let what = "a command";
+    let placements = assign.placements.into_iter().map(|placement| {
+        let ports: Result<Vec<u16>, _> = placement.ports.iter().map(|&port| u16::try_from(port)).collect();
+        let ports = ports.map_err(|_| Corrupt::new(what, "a port is above 65535"))?;
+        Ok(Placement { task: TaskId(placement.task_id), ports })
+    });
+    Ok(Assign { host: HostId(assign.host_id), placements: placements.collect::<Result<_, _>>()? })
 }

@@ -108,5 +108,6 @@ pub fn host_view(host: &engine::Host) -> HostView {
         free: Some(host.free().into()),
         tasks: u32::try_from(host.tasks().len()).unwrap_or(u32::MAX),
         silent: host.is_silent(),
+        ..HostView::default()
     }
 }

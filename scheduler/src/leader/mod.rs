@@ -522,8 +522,18 @@ fn kind(op: &Op) -> &'static str {
         Op::Silence { .. } => "silence",
         Op::Tick => "tick",
         Op::AdvanceWork(_) => "advance_work",
-        Op::Forget(_) => "forget",
-        Op::StartSession(_) | Op::CreateJob(_) | Op::KillTasks { .. } | Op::Freeze { .. } => "other",
+        Op::Preempt(_) => "preempt",
+        Op::AssignTogether(_) => "assign_together",
+        Op::OfferRevocable { .. } => "offer_revocable",
+        Op::StartSession(_)
+        | Op::CreateJob(_)
+        | Op::KillTasks { .. }
+        | Op::Freeze { .. }
+        | Op::RestartTasks { .. }
+        | Op::AddInstances { .. }
+        | Op::SetQuota { .. }
+        | Op::DrainHosts { .. }
+        | Op::ActivateHosts { .. } => "other",
     }
 }
 
