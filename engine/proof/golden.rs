@@ -4,22 +4,28 @@
 //! ```text
 //! host h1 cpu=4 ram=8192 ports=31000-31009 rack=a    registers; also machine= journal= boot= held=TASK,TASK
 //! submit web instances=2 cpu=1 service ports=http limit:host=1 value:rack=a|b not:rack=c by=alice id=r1
+//!                                  also tier= priority= role= together, least:cores=16 less:cores=32 has:ssd=1 hasnot:ssd=1,
+//!                                  prefer:zone=a, spread:zone=a|60 spread:rack=, partition=wait or =SECONDS
 //! round | tick | wait SECONDS | lose HOST | freeze | thaw | session TERM | advance
 //! report HOST TASK STATUS [why]     a task is JOB/INSTANCE.ATTEMPT, as the trace names it
-//! kill JOB [INSTANCE ...] [by=NAME] [why=WORD]
-//! wanted HOST | show JOB | hosts
+//! kill | restart JOB [INSTANCE ...] [by=NAME] [why=WORD]
+//! add JOB INSTANCE COUNT            COUNT more like INSTANCE
+//! quota ROLE cpu=4 ram=8192 disk=1000 [add]
+//! drain | activate HOST ...
+//! wanted HOST | show JOB | hosts | roles
 //! ```
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use proto::TaskId;
+use proto::{TaskId, wire};
 
-use super::make::{BEGIN, JobMaker, host, identity, limit, session, value};
+use super::make::{BEGIN, JobMaker, at_least, exists, host, identity, limit, session, spread, value};
 use crate::state::command::{Report, Request};
+use crate::state::host::HostMode;
 use crate::state::laws;
-use crate::{Applied, Command, Op, RowValue, State, Status, Task, Timestamp, View, round};
+use crate::{Applied, Command, Op, RowValue, State, Status, Task, Timestamp, View, preemptions, round};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata")
@@ -139,7 +145,43 @@ impl Scenario {
             }
             "tick" => self.apply(Op::Tick, None),
             "wait" => self.at = self.at.plus_ms(subject.parse::<u64>().unwrap() * 1000),
-            "kill" => self.kill(subject, &words),
+            "kill" | "restart" => self.stop(subject, &words),
+            "add" => {
+                let job = self.key(subject, &words);
+                let number = |at: usize| words.bare[at].parse().unwrap();
+                self.apply(Op::AddInstances { job, like: number(2), count: number(3) }, None);
+            }
+            "quota" => {
+                let quota = proto::Resources {
+                    cpu_milli: words.milli("cpu", "0"),
+                    ram_mib: words.number("ram", 0),
+                    disk_mib: words.number("disk", 0),
+                    gpus: words.number("gpus", 0),
+                };
+                let increment = words.bare.contains(&"add");
+                self.apply(Op::SetQuota { role: subject.to_owned(), quota, increment }, None);
+            }
+            "drain" | "activate" => {
+                let hosts = words.bare[1..].iter().map(|name| (*name).to_owned()).collect();
+                self.apply(
+                    match words.bare[0] {
+                        "drain" => Op::DrainHosts { hosts, message: String::new() },
+                        _ => Op::ActivateHosts { hosts },
+                    },
+                    self.request(&words),
+                );
+            }
+            "roles" => {
+                let lines: Vec<String> = self
+                    .state
+                    .roles()
+                    .map(|(name, role)| {
+                        let quota = role.quota.map_or("none".to_owned(), |quota| quota.to_string());
+                        format!("{name} quota {quota}, charged {}, other {}", role.charged(), role.other())
+                    })
+                    .collect();
+                lines.into_iter().for_each(|line| self.say(line));
+            }
             "freeze" | "thaw" => self.apply(Op::Freeze { frozen: words.bare[0] == "freeze" }, None),
             "advance" => {
                 let work = self.state.next_work().expect("work to advance");
@@ -280,15 +322,38 @@ impl Scenario {
         if let Some(role) = words.named.get("role") {
             job.role = (*role).to_owned();
         }
+        if let Some(tier) = words.named.get("tier") {
+            job.tier = (*tier).to_owned();
+        }
+        job.all_or_nothing = words.bare.contains(&"together");
+        job.partition = words.named.get("partition").map(|delay| wire::PartitionPolicy {
+            reschedule: *delay != "wait",
+            delay_seconds: delay.parse().unwrap_or(0),
+        });
         for (key, text) in &words.named {
             match key.split_once(':') {
                 Some(("limit", attribute)) => job.constraints.push(limit(attribute, text.parse().unwrap())),
                 Some(("value", attribute)) => job.constraints.push(value(attribute, text, false)),
                 Some(("not", attribute)) => job.constraints.push(value(attribute, text, true)),
+                Some(("least", attribute)) => job.constraints.push(at_least(attribute, text)),
+                Some(("has", attribute)) => job.constraints.push(exists(attribute, false)),
+                Some(("hasnot", attribute)) => job.constraints.push(exists(attribute, true)),
+                Some(("prefer", attribute)) => job
+                    .preferences
+                    .push(wire::Preference { constraint: Some(value(attribute, text, false)), weight: 50 }),
+                Some(("spread", attribute)) => job.spreads.push(spread(attribute, text)),
                 _ => {}
             }
         }
         self.apply(Op::CreateJob(job.spec()), self.request(words));
+    }
+
+    fn key(&self, job: &str, words: &Words) -> proto::JobKey {
+        let mut key = JobMaker::new(job).spec().config.job.clone();
+        if let Some(role) = words.named.get("role") {
+            key.role = (*role).to_owned();
+        }
+        key
     }
 
     fn round(&mut self) {
@@ -297,6 +362,17 @@ impl Scenario {
         for assign in &decided.assigns {
             self.apply(Op::Assign(assign.clone()), None);
             self.view.settle(&self.state, assign);
+        }
+        for together in &decided.together {
+            self.apply(Op::AssignTogether(together.clone()), None);
+            together.iter().for_each(|assign| self.view.settle(&self.state, assign));
+        }
+        for preempt in &preemptions(&mut self.view, &self.state, &decided, 100) {
+            let host = self.state.host(preempt.host).unwrap().name().clone();
+            let (taker, victims) = (self.names[&preempt.task].clone(), preempt.victims.len());
+            self.say(format!("{taker} displaces {victims} on {host}"));
+            self.apply(Op::Preempt(preempt.clone()), None);
+            self.view.settle_preempt(&self.state, preempt);
         }
         for group in decided.report.groups.iter().filter(|group| group.waiting > 0) {
             let job = self.state.job_by_id(group.job).unwrap().key().name.clone();
@@ -331,14 +407,15 @@ impl Scenario {
         }
     }
 
-    fn kill(&mut self, job: &str, words: &Words) {
-        let mut key = JobMaker::new(job).spec().config.job.clone();
-        if let Some(role) = words.named.get("role") {
-            key.role = (*role).to_owned();
-        }
+    fn stop(&mut self, job: &str, words: &Words) {
+        let job = self.key(job, words);
         let instances = words.bare[2..].iter().map(|n| n.parse().unwrap()).collect();
         let message = words.named.get("why").map_or(String::new(), |why| (*why).to_owned());
-        self.apply(Op::KillTasks { job: key, instances, message }, self.request(words));
+        let op = match words.bare[0] {
+            "kill" => Op::KillTasks { job, instances, message },
+            _ => Op::RestartTasks { job, instances, message },
+        };
+        self.apply(op, self.request(words));
     }
 
     fn wanted(&mut self, host: &str) {
@@ -381,7 +458,12 @@ impl Scenario {
             .state
             .hosts()
             .map(|host| {
-                let silent = if host.is_silent() { ", silent" } else { "" };
+                let silent = match (host.is_silent(), host.mode()) {
+                    (true, _) => ", silent",
+                    (_, HostMode::Active) => "",
+                    (_, HostMode::Draining) => ", draining",
+                    (_, HostMode::Drained) => ", drained",
+                };
                 format!(
                     "{} {} free {}, {} tasks{silent}",
                     host.id(),

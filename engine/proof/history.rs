@@ -43,7 +43,7 @@ fn ended_tasks_jobs_and_hosts_are_kept_for_a_while() {
     let applied = apply(&mut state, 1, Op::ApplyReports { host: id, journal: "j".into(), reports });
     let history: Vec<_> =
         applied.changed.iter().filter(|c| matches!(c.row, Some(RowValue::History(_)))).collect();
-    assert_eq!(history.len(), 150, "each has its row of history");
+    assert_eq!(history.len(), ENDED_PER_JOB_MAX, "each that is remembered has its row of history");
     let ended = |state: &State| state.job(&job.config.job).map(|job| job.ended().count());
     assert_eq!(ended(&state), Some(ENDED_PER_JOB_MAX), "State remembers the newest");
     let first = state.job(&job.config.job).unwrap().ended().next().unwrap().clone();

@@ -26,6 +26,10 @@ pub(crate) struct JobMaker {
     pub(crate) max_task_failures: i32,
     pub(crate) constraints: Vec<wire::Constraint>,
     pub(crate) cmdline: String,
+    pub(crate) all_or_nothing: bool,
+    pub(crate) preferences: Vec<wire::Preference>,
+    pub(crate) spreads: Vec<wire::Spread>,
+    pub(crate) partition: Option<wire::PartitionPolicy>,
 }
 
 impl JobMaker {
@@ -40,11 +44,15 @@ impl JobMaker {
             gpus: 0,
             ports: Vec::new(),
             service: false,
-            tier: "preferred".to_owned(),
+            tier: "preemptible".to_owned(),
             priority: 0,
             max_task_failures: 1,
             constraints: Vec::new(),
             cmdline: "run".to_owned(),
+            all_or_nothing: false,
+            preferences: Vec::new(),
+            spreads: Vec::new(),
+            partition: None,
         }
     }
 
@@ -78,6 +86,10 @@ impl JobMaker {
             priority: self.priority,
             max_task_failures: self.max_task_failures,
             constraints: self.constraints.clone(),
+            all_or_nothing: self.all_or_nothing,
+            preferences: self.preferences.clone(),
+            spreads: self.spreads.clone(),
+            partition_policy: self.partition,
             ..Default::default()
         };
         check_job_spec(&wire::JobSpec { config: Some(config), instances: self.instances })
@@ -96,6 +108,31 @@ pub(crate) fn value(attribute: &str, values: &str, negated: bool) -> wire::Const
 pub(crate) fn limit(attribute: &str, count: u32) -> wire::Constraint {
     let rule = wire::constraint::Rule::Limit(wire::LimitRule { count });
     wire::Constraint { attribute: attribute.into(), rule: Some(rule) }
+}
+
+/// A constraint on a number.
+pub(crate) fn at_least(attribute: &str, number: &str) -> wire::Constraint {
+    let compare = wire::CompareRule {
+        comparison: wire::Comparison::AtLeast.into(),
+        number: number.parse().expect("a number"),
+    };
+    wire::Constraint { attribute: attribute.into(), rule: Some(wire::constraint::Rule::Compare(compare)) }
+}
+
+/// A constraint on the attribute alone.
+pub(crate) fn exists(attribute: &str, negated: bool) -> wire::Constraint {
+    let rule = wire::constraint::Rule::Exists(wire::ExistsRule { negated });
+    wire::Constraint { attribute: attribute.into(), rule: Some(rule) }
+}
+
+/// A spread with targets written as `VALUE|PERCENT,...`.
+pub(crate) fn spread(attribute: &str, targets: &str) -> wire::Spread {
+    let targets = targets.split(',').filter_map(|target| target.split_once('|'));
+    let targets = targets.map(|(value, percent)| wire::SpreadTarget {
+        value: value.into(),
+        percent: percent.parse().expect("a percentage"),
+    });
+    wire::Spread { attribute: attribute.into(), targets: targets.collect() }
 }
 
 /// A host's spec.

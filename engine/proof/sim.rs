@@ -8,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{HostId, TaskId};
 
-use super::make::{BEGIN, JobMaker, host, identity, limit, session, value};
-use crate::state::command::{Assign, Report, Request, StartSession};
+use super::make::{BEGIN, JobMaker, host, identity, limit, session, spread, value};
+use crate::state::command::{Report, Request, StartSession};
+use crate::state::host::HostMode;
 use crate::state::laws;
 use crate::state::place::tests::DROP_CAPACITY_CHECK;
 use crate::state::record::LIVE_TABLE_LAST;
 use crate::{
-    Command, Done, Hint, HostIdentity, Op, RefusalKind, Reply, State, Status, Timestamp, View, Want, round,
+    Command, Done, Hint, HostIdentity, Op, RefusalKind, Reply, Round, State, Status, Timestamp, View, Want,
+    preemptions, round,
 };
 
 const STEPS: u32 = 350;
@@ -22,7 +24,7 @@ const HOSTS: usize = 5;
 const JOBS: u64 = 6;
 
 /// The faults that must each fire at least once over a run of many seeds.
-const FAULTS: [&str; 18] = [
+const FAULTS: [&str; 25] = [
     "placement by an old leader",
     "stale placement refused",
     "placement never proposed",
@@ -41,6 +43,13 @@ const FAULTS: [&str; 18] = [
     "time jumps",
     "jump refused",
     "freeze",
+    "restart",
+    "instances added",
+    "host drained",
+    "quota refused",
+    "placed together",
+    "together refused",
+    "tasks displaced",
 ];
 
 type Fired = BTreeMap<&'static str, u32>;
@@ -64,6 +73,12 @@ impl Dice {
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
+}
+
+/// What a round proposes.
+fn ops(decided: &Round) -> impl Iterator<Item = Op> {
+    let single = decided.assigns.iter().cloned().map(Op::Assign);
+    single.chain(decided.together.iter().cloned().map(Op::AssignTogether))
 }
 
 /// An agent that does as it is told, when it is up.
@@ -112,7 +127,7 @@ struct Sim {
     /// What a leader that does not know it is deposed still believes.
     old_view: View,
     unseen: Vec<Hint>,
-    proposed: Vec<Assign>,
+    proposed: Vec<Op>,
     agents: Vec<Agent>,
     requests: Vec<(Op, Request, Reply)>,
     launched: BTreeMap<TaskId, String>,
@@ -141,6 +156,9 @@ impl Sim {
             fired: Fired::new(),
         };
         sim.lead().expect("the first leader");
+        let quota = proto::Resources { cpu_milli: 3_000, ram_mib: 4_096, disk_mib: 4_096, gpus: 0 };
+        let op = Op::SetQuota { role: "www".into(), quota, increment: false };
+        sim.run(op).expect("a quota").expect("a quota");
         sim
     }
 
@@ -207,9 +225,9 @@ impl Sim {
         self.commit(command)?.map_err(|refusal| refusal.to_string())?;
         // The old leader's proposals may be lost, or be committed all the same.
         let proposed = std::mem::take(&mut self.proposed);
-        for assign in proposed {
+        for op in proposed {
             if self.dice.one_in(2) {
-                self.run(Op::Assign(assign))?.ok();
+                self.run(op)?.ok();
             } else {
                 self.fire("placement never proposed");
             }
@@ -226,7 +244,7 @@ impl Sim {
         if stale && self.dice.one_in(2) {
             self.fire("placement by an old leader");
             let decided = round(&self.old_view, self.at, 1 + self.dice.below(5) as usize);
-            self.proposed.extend(decided.assigns);
+            self.proposed.extend(ops(&decided));
             return Ok(());
         }
         if !stale {
@@ -237,23 +255,42 @@ impl Sim {
         }
         let decided = round(&self.view, self.at, 1 + self.dice.below(20) as usize);
         self.view.launch(&decided);
-        self.proposed.extend(decided.assigns);
+        self.proposed.extend(ops(&decided));
+        let displaced = preemptions(&mut self.view, &self.state, &decided, 3);
+        self.proposed.extend(displaced.into_iter().map(Op::Preempt));
         Ok(())
     }
 
     fn assign_some(&mut self, all: bool) -> Result<(), String> {
         while !self.proposed.is_empty() {
             let at = self.dice.below(self.proposed.len() as u64) as usize;
-            let assign = self.proposed.swap_remove(at);
-            let wanted = assign.placements.len() as u32;
-            let reply = self.run(Op::Assign(assign.clone()))?;
-            match reply {
-                Err(refusal) if refusal.kind == RefusalKind::Stale => self.fire("stale placement refused"),
-                Err(refusal) => return Err(format!("a placement was refused: {refusal}")),
-                Ok(Done { tasks, .. }) if tasks < wanted => self.fire("stale placement refused"),
-                Ok(_) => {}
+            let op = self.proposed.swap_remove(at);
+            let wanted = match &op {
+                Op::Assign(assign) => assign.placements.len() as u32,
+                _ => 0,
+            };
+            let reply = self.run(op.clone())?;
+            match (&op, reply) {
+                (Op::AssignTogether(_), Err(no)) if no.kind == RefusalKind::Stale => {
+                    self.fire("together refused");
+                }
+                (_, Err(no)) if no.kind == RefusalKind::Stale => self.fire("stale placement refused"),
+                (_, Err(no)) => return Err(format!("a placement was refused: {no}")),
+                (Op::Assign(_), Ok(Done { tasks, .. })) if tasks < wanted => {
+                    self.fire("stale placement refused");
+                }
+                (Op::AssignTogether(_), Ok(_)) => self.fire("placed together"),
+                (Op::Preempt(_), Ok(_)) => self.fire("tasks displaced"),
+                (_, Ok(_)) => {}
             }
-            self.view.settle(&self.state, &assign);
+            match &op {
+                Op::Assign(assign) => self.view.settle(&self.state, assign),
+                Op::AssignTogether(assigns) => {
+                    assigns.iter().for_each(|assign| self.view.settle(&self.state, assign));
+                }
+                Op::Preempt(preempt) => self.view.settle_preempt(&self.state, preempt),
+                _ => {}
+            }
             if !all && self.dice.one_in(2) {
                 break;
             }
@@ -276,6 +313,13 @@ impl Sim {
         if number == 2 {
             job.constraints = vec![limit("host", 2)];
         }
+        if number == 4 {
+            (job.tier, job.priority) = ("preferred".to_owned(), self.dice.below(2) as i32);
+        }
+        if number == 5 {
+            job.all_or_nothing = true;
+            job.spreads = vec![spread("rack", "r0|70")];
+        }
         if number == 3 {
             job.constraints = vec![value("rack", "r0", self.dice.one_in(2))];
         }
@@ -292,15 +336,47 @@ impl Sim {
     }
 
     fn use_it(&mut self) -> Result<(), String> {
-        match self.dice.below(10) {
+        match self.dice.below(12) {
             0..=4 => {
                 let spec = self.job().spec();
-                self.ask(Op::CreateJob(spec))?.ok();
+                if self.ask(Op::CreateJob(spec))?.is_err_and(|no| no.kind == RefusalKind::Quota) {
+                    self.fire("quota refused");
+                }
             }
             5..=7 => {
                 let job = self.job().spec().config.job.clone();
                 let instances = if self.dice.one_in(2) { vec![] } else { vec![self.dice.below(6) as u32] };
                 self.ask(Op::KillTasks { job, instances, message: "sim".into() })?.ok();
+            }
+            8 => {
+                let job = self.job().spec().config.job.clone();
+                let op = match self.dice.below(4) {
+                    0 => Op::RestartTasks { job, instances: vec![], message: String::new() },
+                    1 => Op::RestartTasks {
+                        job,
+                        instances: vec![self.dice.below(6) as u32],
+                        message: String::new(),
+                    },
+                    2 => Op::AddInstances { job, like: self.dice.below(3) as u32, count: 1 },
+                    _ => {
+                        let hosts = vec![format!("h{}", self.dice.below(HOSTS as u64))];
+                        if self.dice.one_in(2) {
+                            Op::DrainHosts { hosts, message: String::new() }
+                        } else {
+                            Op::ActivateHosts { hosts }
+                        }
+                    }
+                };
+                let name = match &op {
+                    Op::RestartTasks { .. } => "restart",
+                    Op::AddInstances { .. } => "instances added",
+                    _ => "host drained",
+                };
+                match self.ask(op)? {
+                    Ok(_) => self.fire(name),
+                    Err(no) if no.kind == RefusalKind::Quota => self.fire("quota refused"),
+                    Err(_) => {}
+                }
             }
             _ if !self.requests.is_empty() => {
                 let at = self.dice.below(self.requests.len() as u64) as usize;
@@ -565,6 +641,9 @@ impl Sim {
         for agent in &mut self.agents {
             agent.up = true;
         }
+        let drained = self.state.hosts().filter(|host| host.mode() != HostMode::Active);
+        let hosts: Vec<String> = drained.map(|host| host.name().to_string()).collect();
+        self.run(Op::ActivateHosts { hosts })?.ok();
         // Nobody speaks for clones any more.
         let clones = self.state.hosts().filter(|host| !host.is_silent() && host.name().starts_with("clone"));
         let clones: Vec<_> = clones.map(|host| (host.id(), host.record.since)).collect();

@@ -31,6 +31,14 @@ pub const DEADLINES_PER_COMMAND_MAX: usize = 2_000;
 pub const EVENTS_PER_TASK_MAX: u32 = 1_000;
 /// Ended tasks of a job that State remembers.
 pub const ENDED_PER_JOB_MAX: usize = 100;
+/// Roles that have a quota.
+pub const ROLES_WITH_QUOTA_MAX: usize = 10_000;
+/// Hosts that one command drains or activates.
+pub const HOSTS_NAMED_MAX: usize = 1_000;
+/// Tasks that make room for one.
+pub const VICTIMS_MAX: usize = 100;
+/// Tasks that are placed together or not at all.
+pub const TOGETHER_MAX: u32 = 1_000;
 /// Requests remembered at one time; never evicted early.
 pub const REQUESTS_MAX: usize = 1_000_000;
 
@@ -83,6 +91,10 @@ pub const CLOCK_MEDIAN_DISTANCE_MAX_MS: u64 = MINUTE_MS;
 pub const SESSION_GAP_MS: u64 = 10_000;
 /// After a gap hosts have this long to report before transient statuses expire.
 pub const SESSION_GRACE_MS: u64 = 30_000;
+/// How long room is kept for a task for which others were displaced.
+pub const PREEMPTION_ROOM_MS: u64 = 3 * MINUTE_MS;
+/// How long a restarted task's room is kept for its successor.
+pub const RESTART_ROOM_MS: u64 = 30_000;
 /// How long an ended job stays visible.
 pub const JOB_HISTORY_MS: u64 = 2 * DAY_MS;
 /// How long a silent host stays known.

@@ -26,6 +26,11 @@ impl Attribute {
         self.postings.len()
     }
 
+    /// The number of a value that some host has or had.
+    pub(super) fn number_of(&self, value: &str) -> Option<u32> {
+        self.numbers.get(value).copied()
+    }
+
     /// The numbers of a host's values.
     pub(super) fn of(&self, slot: usize) -> impl Iterator<Item = u32> + '_ {
         let first = self.first.get(slot).copied().filter(|&number| number != NONE);

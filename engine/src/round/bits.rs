@@ -33,6 +33,20 @@ impl Bits {
         self.words.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
+    /// How many slots are in it.
+    pub(super) fn count(&self) -> u32 {
+        self.words.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// The slots in it, in order.
+    pub(super) fn slots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.words.iter().enumerate().flat_map(|(at, &word)| {
+            std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)))
+                .take_while(|word| *word != 0)
+                .map(move |word| at * 64 + word.trailing_zeros() as usize)
+        })
+    }
+
     pub(super) fn intersect(&mut self, other: &Bits) {
         for (at, word) in self.words.iter_mut().enumerate() {
             *word &= other.words.get(at).copied().unwrap_or(0);
@@ -62,6 +76,8 @@ mod tests {
         assert_eq!(a, of(&[63, 129]));
         a.subtract(&of(&[63]));
         assert!(a.has(129) && !a.has(63) && !a.has(64));
+        assert!(a.count() == 1 && a.slots().eq([129]));
+        assert!(of(&[0, 63, 64, 129]).slots().eq([0, 63, 64, 129]));
         a.grow(500);
         assert!(a.len() == 500 && a.has(129) && !a.has(499));
     }

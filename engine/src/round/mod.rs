@@ -1,25 +1,32 @@
 //! One scheduling pass: pending groups and free hosts in, placements and reasons out. Pure.
 //!
 //! Pending tasks of one config form a group. A group is narrowed to its hosts by sets of bits, then placed in one
-//! walk over the hosts, fullest first, as many tasks on each as fit. Only a group with tasks left pays for the
-//! second walk, which finds the nearest miss; and it is not tried again before something became free.
+//! `walk` over the hosts, fullest first, as many tasks on each as fit; `order` says whose turn it is. A group with
+//! tasks left is told `why`, and after that looks only at hosts on which something became free. What `preempt` may
+//! displace for it is looked for in State itself.
 
 mod attributes;
 mod bits;
+mod order;
 mod place;
+pub mod preempt;
 pub mod veto;
 mod view;
+mod walk;
+mod why;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::JobId;
+use proto::{JobId, TaskId};
 
 use crate::limits::PLACEMENTS_PER_ROUND_MAX;
 use crate::state::command::Assign;
-use crate::state::config::ConfigHash;
+use crate::state::config::{ConfigHash, JobSpec};
 use crate::time::Timestamp;
+pub use order::dominant_share;
 pub use veto::{Veto, VetoKind};
+use view::Group;
 pub use view::View;
 
 /// What a round decided.
@@ -27,8 +34,18 @@ pub use view::View;
 pub struct Round {
     /// To be proposed; one per host.
     pub assigns: Vec<Assign>,
+    /// To be proposed as one command each: all of it or none.
+    pub together: Vec<Vec<Assign>>,
     /// For people and metrics.
     pub report: Report,
+}
+
+impl Round {
+    /// The tasks that got a place.
+    pub fn placed(&self) -> BTreeSet<TaskId> {
+        let assigns = self.assigns.iter().chain(self.together.iter().flatten());
+        assigns.flat_map(|assign| &assign.placements).map(|placement| placement.task).collect()
+    }
 }
 
 /// What a round found.
@@ -38,7 +55,7 @@ pub struct Report {
     pub placed: usize,
     /// Tasks that still wait.
     pub waiting: usize,
-    /// One per pending group, in the order in which they were served.
+    /// One per pending group, in the order in which they were done with.
     pub groups: Vec<Arc<GroupReport>>,
 }
 
@@ -63,20 +80,41 @@ pub struct GroupReport {
     pub cut_short: bool,
 }
 
+impl GroupReport {
+    /// Of a group about which nothing is known yet.
+    fn of(group: &Group) -> GroupReport {
+        GroupReport {
+            job: group.job,
+            config: group.config.hash,
+            placed: 0,
+            waiting: 0,
+            hosts: 0,
+            vetoes: BTreeMap::new(),
+            reason: String::new(),
+            cut_short: false,
+        }
+    }
+}
+
 /// Decides for at most `budget` tasks. `now` orders equal hosts, so that not all of them fill in the same order.
 pub fn round(view: &View, now: Timestamp, budget: usize) -> Round {
     let budget = budget.min(PLACEMENTS_PER_ROUND_MAX);
-    if let Some(why) = view.stopped {
-        return place::nothing(view, why);
+    match view.stopped {
+        Some(why) => place::nothing(view, why),
+        None => place::Placing::new(view, now).run(budget),
     }
-    let mut placing = place::Placing::new(view, now);
-    let mut report = Report::default();
-    for group in place::in_order(view) {
-        let left = budget - report.placed;
-        let found = placing.serve(group, left);
-        report.placed += found.placed;
-        report.waiting += found.waiting;
-        report.groups.push(found);
+}
+
+/// What would become of a job that is not in State, if nothing else were pending: nothing changes.
+pub fn plan(view: &View, spec: &JobSpec, now: Timestamp) -> GroupReport {
+    let mut alone = view.clone();
+    alone.groups.clear();
+    let pending: BTreeSet<TaskId> = (1..=u64::from(spec.instances)).map(TaskId).collect();
+    let group = Group { job: JobId(0), config: spec.config.clone(), pending, tried: None, spared: None };
+    alone.groups.insert(spec.config.hash, group);
+    let mut found = round(&alone, now, PLACEMENTS_PER_ROUND_MAX).report.groups;
+    match found.pop() {
+        Some(report) => Arc::unwrap_or_clone(report),
+        None => unreachable!("a round reports of each group"),
     }
-    Round { assigns: placing.into_assigns(), report }
 }

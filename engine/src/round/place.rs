@@ -1,81 +1,80 @@
-//! The greedy walk: which group is served first, which host is tried first, what is left where.
+//! The greedy walk: which host is tried first, what is left where, what of a round is one command.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::Resources;
+use proto::{Resources, TaskId};
 
 use super::attributes::Attribute;
 use super::bits::Bits;
-use super::veto::{Nearness, Veto, VetoKind, of_attributes, shortage};
+use super::order::{self, Turn};
 use super::view::{Group, View};
-use super::{GroupReport, Report, Round};
+use super::walk::Walk;
+use super::{GroupReport, Report, Round, why};
 use crate::state::command::{Assign, Placement};
+use crate::state::config::ConfigHash;
+use crate::state::role::times;
 use crate::time::Timestamp;
 
-/// Groups as they are served: by tier, then priority, then age.
-pub(super) fn in_order(view: &View) -> Vec<&Group> {
-    let mut groups: Vec<&Group> = view.groups.values().collect();
-    groups.sort_by_key(|group| {
-        (group.config.tier, Reverse(group.config.priority), group.pending.first().copied(), group.config.hash)
-    });
-    groups
-}
+/// Groups whose reasons one round counts anew. The others keep what was found earlier; their turn comes.
+const REASONS_PER_ROUND: usize = 32;
 
 /// A round that may not place anything.
 pub(super) fn nothing(view: &View, why: &str) -> Round {
-    let groups = in_order(view).into_iter().map(|group| {
+    let groups = view.groups.values().map(|group| {
         let waiting = group.pending.len();
-        Arc::new(GroupReport { waiting, reason: why.to_owned(), ..empty_report(group) })
+        Arc::new(GroupReport { waiting, reason: why.to_owned(), ..GroupReport::of(group) })
     });
     let groups: Vec<_> = groups.collect();
     let waiting = groups.iter().map(|group| group.waiting).sum();
-    Round { assigns: Vec::new(), report: Report { placed: 0, waiting, groups } }
-}
-
-fn empty_report(group: &Group) -> GroupReport {
-    GroupReport {
-        job: group.job,
-        config: group.config.hash,
-        placed: 0,
-        waiting: 0,
-        hosts: 0,
-        vetoes: BTreeMap::new(),
-        reason: String::new(),
-        cut_short: false,
-    }
+    Round { report: Report { placed: 0, waiting, groups }, ..Round::default() }
 }
 
 /// A round in progress: what is left on each host.
 pub(super) struct Placing<'a> {
-    view: &'a View,
-    free: Vec<Resources>,
-    room: Vec<usize>,
+    pub(super) view: &'a View,
+    pub(super) free: Vec<Resources>,
+    pub(super) room: Vec<usize>,
     /// Ports given in this round.
-    ports: BTreeMap<usize, BTreeSet<u16>>,
-    /// Slots of hosts that are heard, fullest first.
-    order: Vec<u32>,
+    pub(super) ports: BTreeMap<usize, BTreeSet<u16>>,
+    /// What this round took of hosts on which room is kept for somebody.
+    taken: BTreeMap<usize, Resources>,
+    /// Slots of open hosts, fullest first.
+    pub(super) order: Vec<u32>,
     placements: Vec<Vec<Placement>>,
+    together: Vec<Vec<Assign>>,
+    reasons_left: usize,
+}
+
+/// A group that is being served.
+struct Service<'a> {
+    group: &'a Group,
+    able: Bits,
+    limits: Vec<LimitCounts<'a>>,
+    walk: Walk<'a>,
+    /// Only hosts on which something became free since the last fruitless try, in order.
+    only: Option<Vec<u32>>,
+    rest: Vec<TaskId>,
+    placed: usize,
 }
 
 /// Counts of a job's tasks for one limit constraint.
-struct LimitCounts<'a> {
-    attribute: &'a Attribute,
-    name: &'a str,
-    limit: u32,
+pub(super) struct LimitCounts<'a> {
+    pub(super) attribute: &'a Attribute,
+    pub(super) name: &'a str,
+    pub(super) limit: u32,
     counts: Vec<u32>,
 }
 
 impl LimitCounts<'_> {
-    fn allows(&self, slot: usize) -> bool {
+    pub(super) fn allows(&self, slot: usize) -> bool {
         let mut numbers = self.attribute.of(slot);
         numbers.all(|number| self.counts[number as usize] < self.limit)
     }
 
-    fn add(&mut self, slot: usize, tasks: u32) {
+    fn add(&mut self, slot: usize) {
         for number in self.attribute.of(slot) {
-            self.counts[number as usize] += tasks;
+            self.counts[number as usize] += 1;
         }
     }
 }
@@ -96,15 +95,45 @@ fn free_share(free: Resources, capacity: Resources) -> u64 {
         + share(free.disk_mib, capacity.disk_mib)
 }
 
+/// The limits of a group, counted over hosts, what is in flight included.
+pub(super) fn limits<'a>(view: &'a View, group: &'a Group) -> Vec<LimitCounts<'a>> {
+    let limits = group.config.limits().filter_map(|(name, limit)| {
+        // Without the attribute no host is able, so there is nothing to count.
+        let attribute = view.attributes.get(name)?;
+        Some(LimitCounts { attribute, name, limit, counts: view.counts(group.job, name, attribute) })
+    });
+    limits.collect()
+}
+
+/// Hosts whose attributes suit the group, counts of limits aside.
+pub(super) fn able(view: &View, group: &Group) -> Bits {
+    let mut able = view.columns.open.clone();
+    if group.config.dedicated().is_none() {
+        view.attributes.without_dedicated(&mut able);
+    }
+    for constraint in &group.config.constraints {
+        view.attributes.narrow(constraint, &mut able);
+    }
+    able
+}
+
+/// The round has placed all that it may.
+fn not_yet(group: &Group, placed: usize, waiting: usize) -> Arc<GroupReport> {
+    let reason = "its turn comes in the next round".to_owned();
+    Arc::new(GroupReport { placed, waiting, reason, cut_short: true, ..GroupReport::of(group) })
+}
+
 impl<'a> Placing<'a> {
     pub(super) fn new(view: &'a View, now: Timestamp) -> Self {
         let columns = &view.columns;
-        let mut ranked: Vec<(u64, u64, u32)> = (0..columns.ids.len())
-            .filter(|&slot| columns.heard.has(slot))
+        let salt = mix(now.0);
+        let mut ranked: Vec<(u64, u64, u32)> = columns
+            .open
+            .slots()
             .filter_map(|slot| {
                 let id = columns.ids[slot]?;
                 let share = free_share(columns.free[slot], columns.capacity[slot]);
-                Some((share, mix(id.0 ^ mix(now.0)), slot as u32))
+                Some((share, mix(id.0 ^ salt), slot as u32))
             })
             .collect();
         ranked.sort_unstable();
@@ -113,181 +142,263 @@ impl<'a> Placing<'a> {
             free: columns.free.clone(),
             room: columns.room.clone(),
             ports: BTreeMap::new(),
+            taken: BTreeMap::new(),
             order: ranked.into_iter().map(|(_, _, slot)| slot).collect(),
             placements: vec![Vec::new(); columns.ids.len()],
+            together: Vec::new(),
+            reasons_left: REASONS_PER_ROUND,
         }
     }
 
-    pub(super) fn into_assigns(self) -> Vec<Assign> {
-        let slots = self.placements.into_iter().enumerate().filter(|(_, placements)| !placements.is_empty());
-        slots
-            .filter_map(|(slot, placements)| Some(Assign { host: self.view.columns.ids[slot]?, placements }))
-            .collect()
-    }
-
-    /// Places as many of the group's tasks as `budget` and the hosts allow.
-    pub(super) fn serve(&mut self, group: &'a Group, budget: usize) -> Arc<GroupReport> {
-        if let Some((version, report)) = &group.tried
-            && *version == self.view.version
-        {
-            // Nothing became free since the last try; what became pending since then fares alike.
-            return Arc::new(GroupReport { placed: 0, waiting: group.pending.len(), ..(**report).clone() });
-        }
-        let able = self.able(group);
-        let mut limits = self.limits(group);
-        let mut tasks = group.pending.iter().copied().take(budget).peekable();
-        let mut placed = 0;
-        let demand = group.config.demand;
-        let wants_ports = group.config.ports.len();
-        for at in 0..self.order.len() {
-            if tasks.peek().is_none() {
-                break;
+    /// Serves all groups in turn, for at most `budget` tasks.
+    pub(super) fn run(mut self, budget: usize) -> Round {
+        let view = self.view;
+        let mut report = Report::default();
+        let mut services: BTreeMap<ConfigHash, Service<'a>> = BTreeMap::new();
+        order::serve(view, |group, slice| {
+            let left = budget - report.placed;
+            if let Some(found) = self.as_before(group) {
+                report.add(found);
+                return Turn::Done(Resources::default());
             }
-            let slot = self.order[at] as usize;
-            if !demand.fits_in(&self.free[slot]) || !able.has(slot) {
+            let hash = group.config.hash;
+            if left == 0 {
+                report.add(match services.remove(&hash) {
+                    Some(service) => self.finish(service, false),
+                    None => not_yet(group, 0, group.pending.len()),
+                });
+                return Turn::Done(Resources::default());
+            }
+            let mut service = services.remove(&hash).unwrap_or_else(|| self.begin(group));
+            let before = service.placed;
+            let (all, fitting) = (service.rest.len(), slice.min(left));
+            let exhausted = if group.config.all_or_nothing {
+                self.serve_together(&mut service, left)
+            } else {
+                self.serve(&mut service, fitting)
+            };
+            let placed = service.placed - before;
+            report.placed += placed;
+            let took = times(group.config.demand, placed as u32);
+            if !exhausted && fitting < all && left > placed {
+                services.insert(hash, service);
+                return Turn::More(took);
+            }
+            report.add(self.finish(service, exhausted));
+            Turn::Done(took)
+        });
+        let slots = self.placements.into_iter().enumerate().filter(|(_, placements)| !placements.is_empty());
+        let assigns = slots
+            .filter_map(|(slot, placements)| Some(Assign { host: view.columns.ids[slot]?, placements }))
+            .collect();
+        Round { assigns, together: self.together, report }
+    }
+
+    /// What was found when the group was tried last, if nothing that matters to it became better since.
+    fn as_before(&mut self, group: &Group) -> Option<Arc<GroupReport>> {
+        let (version, report) = group.tried.as_ref()?;
+        let mut improved = self.view.improved_since(*version);
+        let demand = group.config.demand;
+        if improved.any(|slot| demand.fits_in(&self.free[slot])) {
+            return None;
+        }
+        if self.view.version == *version || self.reasons_left == 0 {
+            // What became pending since then fares alike.
+            let report =
+                GroupReport { placed: 0, waiting: group.pending.len(), ..GroupReport::clone(report) };
+            return Some(Arc::new(report));
+        }
+        self.reasons_left -= 1;
+        let limits = limits(self.view, group);
+        let report = why::count(self, group, &able(self.view, group), &limits);
+        Some(Arc::new(GroupReport { waiting: group.pending.len(), ..report }))
+    }
+
+    fn begin(&self, group: &'a Group) -> Service<'a> {
+        let able = able(self.view, group);
+        let walk = Walk::new(self.view, group, &able, &self.order);
+        let only = group.tried.as_ref().map(|(version, _)| {
+            let mut slots: Vec<u32> = self.view.improved_since(*version).map(|slot| slot as u32).collect();
+            slots.sort_unstable_by_key(|&slot| {
+                free_share(self.view.columns.free[slot as usize], self.view.columns.capacity[slot as usize])
+            });
+            slots
+        });
+        // Preferences and spreads look at all hosts, as if for the first time.
+        let only = only.filter(|_| matches!(walk, Walk::Straight { .. }));
+        let mut rest: Vec<TaskId> = group.pending.iter().rev().copied().collect();
+        rest.shrink_to_fit();
+        Service { group, able, limits: limits(self.view, group), walk, only, rest, placed: 0 }
+    }
+
+    /// Places up to `budget` tasks; gives back whether the hosts are exhausted for this group.
+    fn serve(&mut self, service: &mut Service<'a>, budget: usize) -> bool {
+        let mut left = budget;
+        self.serve_reserved(service, &mut left);
+        while left > 0 && !service.rest.is_empty() {
+            let Some((slot, ports)) = self.next_host(service) else { return true };
+            let Some(task) = service.rest.pop() else { break };
+            self.take(service, slot, &ports);
+            self.placements[slot].push(Placement { task, ports });
+            service.placed += 1;
+            left -= 1;
+        }
+        false
+    }
+
+    /// Tasks for which room is kept go there, if it is free by now.
+    fn serve_reserved(&mut self, service: &mut Service<'a>, left: &mut usize) {
+        let view = self.view;
+        if view.reserved.is_empty() {
+            return;
+        }
+        let demand = service.group.config.demand;
+        let kept: Vec<(TaskId, usize)> = service
+            .rest
+            .iter()
+            .filter_map(|task| Some((*task, view.slot_of_reserved(*task)?)))
+            .filter(|(_, slot)| service.able.has(*slot))
+            .take(*left)
+            .collect();
+        for (task, slot) in kept {
+            let columns = &view.columns;
+            let taken = self.taken.get(&slot).copied().unwrap_or_default();
+            let others = columns.reserved[slot].minus_or_zero(demand);
+            let room = columns.gross[slot].minus_or_zero(taken).minus_or_zero(others);
+            let fits = demand.fits_in(&room) && self.room[slot] > 0;
+            if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
                 continue;
             }
-            while self.room[slot] > 0
-                && demand.fits_in(&self.free[slot])
-                && limits.iter().all(|l| l.allows(slot))
-            {
-                let Some(&task) = tasks.peek() else { break };
-                let Some(ports) = self.take_ports(slot, wants_ports) else { break };
-                tasks.next();
-                self.free[slot] = self.free[slot].minus_or_zero(demand);
-                self.room[slot] -= 1;
-                limits.iter_mut().for_each(|limit| limit.add(slot, 1));
-                self.placements[slot].push(Placement { task, ports });
-                placed += 1;
+            let Some(ports) = self.free_ports(slot, service.group.config.ports.len()) else { continue };
+            // The room is kept already: for others nothing changes but ports and the count of tasks.
+            let free = self.free[slot];
+            self.take(service, slot, &ports);
+            self.free[slot] = free;
+            self.placements[slot].push(Placement { task, ports });
+            service.rest.retain(|other| *other != task);
+            service.placed += 1;
+            *left -= 1;
+        }
+    }
+
+    /// All tasks of the group or none.
+    fn serve_together(&mut self, service: &mut Service<'a>, budget: usize) -> bool {
+        let wanted = service.rest.len();
+        if wanted > budget {
+            return false;
+        }
+        let mut made: Vec<(usize, Placement)> = Vec::new();
+        // Another host than those that improved may be needed for the others.
+        service.only = None;
+        while let Some((slot, ports)) = self.next_host(service) {
+            let Some(task) = service.rest.pop() else { break };
+            self.take(service, slot, &ports);
+            made.push((slot, Placement { task, ports }));
+            if service.rest.is_empty() {
+                break;
             }
         }
-        let waiting = group.pending.len() - placed;
-        if waiting == 0 {
-            return Arc::new(GroupReport { placed, ..empty_report(group) });
-        }
-        if tasks.peek().is_none() {
-            let reason = "its turn comes in the next round".to_owned();
-            return Arc::new(GroupReport { placed, waiting, reason, cut_short: true, ..empty_report(group) });
-        }
-        let why = self.why(group, &limits);
-        Arc::new(GroupReport { placed, waiting, ..why })
-    }
-
-    /// Hosts whose attributes suit the group, counts of limits aside.
-    fn able(&self, group: &Group) -> Bits {
-        let mut able = self.view.columns.heard.clone();
-        if group.config.dedicated().is_none() {
-            self.view.attributes.without_dedicated(&mut able);
-        }
-        for constraint in &group.config.constraints {
-            self.view.attributes.narrow(constraint, &mut able);
-        }
-        able
-    }
-
-    fn limits(&self, group: &'a Group) -> Vec<LimitCounts<'a>> {
-        let view = self.view;
-        let mut limits = Vec::new();
-        for (name, limit) in group.config.limits() {
-            // Without the attribute no host is able, so there is nothing to count.
-            let Some(attribute) = view.attributes.get(name) else { continue };
-            let mut counted =
-                LimitCounts { attribute, name, limit, counts: vec![0; attribute.value_count()] };
-            for (host, &tasks) in view.spread.get(&group.job).into_iter().flatten() {
-                if let Some(&slot) = view.slots.get(host) {
-                    counted.add(slot, tasks);
-                }
+        if service.rest.is_empty() {
+            service.placed = made.len();
+            let mut hosts: BTreeMap<usize, Vec<Placement>> = BTreeMap::new();
+            for (slot, placement) in made {
+                hosts.entry(slot).or_default().push(placement);
             }
-            limits.push(counted);
+            let assigns = hosts.into_iter().filter_map(|(slot, placements)| {
+                Some(Assign { host: self.view.columns.ids[slot]?, placements })
+            });
+            self.together.push(assigns.collect());
+            return false;
         }
-        limits
+        for (slot, placement) in made.into_iter().rev() {
+            self.give_back(service.group.config.demand, slot, &placement.ports);
+            service.rest.push(placement.task);
+        }
+        true
     }
 
-    /// The lowest free ports of a host, taken; `None` when there are too few.
-    fn take_ports(&mut self, slot: usize, count: usize) -> Option<Vec<u16>> {
+    fn next_host(&self, service: &mut Service<'a>) -> Option<(usize, Vec<u16>)> {
+        let Service { group, able, limits, walk, only, .. } = service;
+        let (demand, ports) = (group.config.demand, group.config.ports.len());
+        let mut found = None;
+        let mut takes = |slot: usize| {
+            if !demand.fits_in(&self.free[slot]) || !able.has(slot) || self.room[slot] == 0 {
+                return false;
+            }
+            if !limits.iter().all(|limit| limit.allows(slot)) {
+                return false;
+            }
+            found = self.free_ports(slot, ports);
+            found.is_some()
+        };
+        let slot = match only {
+            Some(hosts) => hosts.iter().map(|&slot| slot as usize).find(|&slot| takes(slot)),
+            None => walk.next(&self.order, takes),
+        }?;
+        Some((slot, found?))
+    }
+
+    /// The lowest free ports of a host; `None` when there are too few.
+    fn free_ports(&self, slot: usize, count: usize) -> Option<Vec<u16>> {
         if count == 0 {
             return Some(Vec::new());
         }
-        let (used, columns) = (&self.view.columns.ports[slot], &self.view.columns);
-        let taken = self.ports.entry(slot).or_default();
-        let free = columns.specs[slot].free_ports(|port| used.contains(&port) || taken.contains(&port));
-        let ports: Vec<u16> = free.take(count).collect();
-        if ports.len() < count {
-            return None;
-        }
-        taken.extend(&ports);
-        Some(ports)
+        let (used, taken) = (&self.view.columns.ports[slot], self.ports.get(&slot));
+        let in_use = |port| used.contains(&port) || taken.is_some_and(|taken| taken.contains(&port));
+        let ports: Vec<u16> = self.view.columns.specs[slot].free_ports(in_use).take(count).collect();
+        (ports.len() == count).then_some(ports)
     }
 
-    /// Why the rest of a group waits: the count of each veto over all hosts, and the nearest miss.
-    fn why(&self, group: &Group, limits: &[LimitCounts]) -> GroupReport {
-        let view = self.view;
-        let mut report = empty_report(group);
-        report.hosts = self.order.len();
-        if self.order.is_empty() {
-            report.reason = match view.slots.len() {
-                0 => "no hosts are registered".to_owned(),
-                1 => "the only host is silent".to_owned(),
-                hosts => format!("all {hosts} hosts are silent"),
-            };
-            return report;
+    fn take(&mut self, service: &mut Service<'a>, slot: usize, ports: &[u16]) {
+        let demand = service.group.config.demand;
+        self.free[slot] = self.free[slot].minus_or_zero(demand);
+        self.room[slot] -= 1;
+        if !ports.is_empty() {
+            self.ports.entry(slot).or_default().extend(ports);
         }
-        let mut nearest: Option<(Nearness, Veto)> = None;
-        let mut count = |kind| *report.vetoes.entry(kind).or_default() += 1;
-        for &slot in &self.order {
-            let slot = slot as usize;
-            let near = |nearest: &Option<(Nearness, Veto)>, how: Nearness| {
-                nearest.as_ref().is_none_or(|(nearness, _)| how < *nearness)
-            };
-            // The strongest veto of a host is what keeps the task from it.
-            if let Some(veto) = of_attributes(&group.config, &view.columns.specs[slot]) {
-                let kind = if veto == Veto::Dedicated { VetoKind::Dedicated } else { VetoKind::Constraint };
-                count(kind);
-                let how = (if kind == VetoKind::Dedicated { 5 } else { 4 }, 0);
-                if near(&nearest, how) {
-                    nearest = Some((how, veto));
-                }
-                continue;
-            }
-            let full = limits.iter().find(|limit| !limit.allows(slot));
-            if full.is_some() {
-                count(VetoKind::Limit);
-            }
-            let (distance, short) = shortage(group.config.demand, self.free[slot]);
-            for (kind, short) in
-                [VetoKind::Cpu, VetoKind::Ram, VetoKind::Disk, VetoKind::Gpu].into_iter().zip(short)
-            {
-                if short {
-                    count(kind);
-                }
-            }
-            if let Some(limit) = full {
-                if near(&nearest, (3, 0)) {
-                    nearest =
-                        Some(((3, 0), Veto::Limit { attribute: limit.name.to_owned(), count: limit.limit }));
-                }
-            } else if distance > 0 || short.contains(&true) {
-                if near(&nearest, (0, distance)) {
-                    let (wanted, free) = (group.config.demand, self.free[slot]);
-                    nearest = Some(((0, distance), Veto::Insufficient { wanted, free }));
-                }
-            } else if self.room[slot] == 0 {
-                count(VetoKind::Tasks);
-                if near(&nearest, (2, 0)) {
-                    nearest = Some(((2, 0), Veto::Tasks));
-                }
-            } else {
-                count(VetoKind::Ports);
-                let used = view.columns.ports[slot].len() + self.ports.get(&slot).map_or(0, BTreeSet::len);
-                let free = view.columns.specs[slot].port_count().saturating_sub(used);
-                let wanted = group.config.ports.len();
-                let how = (1, wanted.saturating_sub(free) as u64);
-                if near(&nearest, how) {
-                    nearest = Some((how, Veto::Ports { wanted, free }));
-                }
-            }
+        if self.view.columns.reserved[slot] != Resources::default() {
+            let taken = self.taken.entry(slot).or_default();
+            *taken = taken.plus(demand);
         }
-        report.reason = nearest.map(|(_, veto)| veto.to_string()).unwrap_or_default();
-        report
+        service.limits.iter_mut().for_each(|limit| limit.add(slot));
+        service.walk.placed(slot);
+    }
+
+    fn give_back(&mut self, demand: Resources, slot: usize, ports: &[u16]) {
+        self.free[slot] = self.free[slot].plus(demand);
+        self.room[slot] += 1;
+        if let Some(taken) = self.ports.get_mut(&slot) {
+            taken.retain(|port| !ports.contains(port));
+        }
+        if let Some(taken) = self.taken.get_mut(&slot) {
+            *taken = taken.minus_or_zero(demand);
+        }
+    }
+
+    /// The report of a group for this round.
+    fn finish(&mut self, service: Service<'a>, exhausted: bool) -> Arc<GroupReport> {
+        let Service { group, able, limits, placed, rest, .. } = service;
+        let (waiting, empty) = (rest.len(), GroupReport::of(group));
+        if waiting == 0 {
+            return Arc::new(GroupReport { placed, ..empty });
+        }
+        if !exhausted {
+            return not_yet(group, placed, waiting);
+        }
+        let why = match (&group.tried, self.reasons_left) {
+            (Some((_, report)), 0) => GroupReport::clone(report),
+            (None, 0) => GroupReport {
+                reason: "no host has room for it; the reasons are still being counted".to_owned(),
+                ..empty
+            },
+            _ => {
+                self.reasons_left -= 1;
+                // The limits as the round leaves them would count what a gang gave back.
+                let limits =
+                    if group.config.all_or_nothing { self::limits(self.view, group) } else { limits };
+                why::count(self, group, &able, &limits)
+            }
+        };
+        Arc::new(GroupReport { placed, waiting, ..why })
     }
 }

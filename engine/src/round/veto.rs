@@ -29,11 +29,13 @@ pub enum VetoKind {
     Constraint,
     /// The host is reserved for other jobs.
     Dedicated,
+    /// The host is drained.
+    Maintenance,
 }
 
 impl VetoKind {
     /// All of them, nearest first.
-    pub const ALL: [VetoKind; 9] = [
+    pub const ALL: [VetoKind; 10] = [
         VetoKind::Cpu,
         VetoKind::Ram,
         VetoKind::Disk,
@@ -43,6 +45,7 @@ impl VetoKind {
         VetoKind::Limit,
         VetoKind::Constraint,
         VetoKind::Dedicated,
+        VetoKind::Maintenance,
     ];
 
     /// As a label of a metric.
@@ -57,6 +60,7 @@ impl VetoKind {
             VetoKind::Limit => "limit",
             VetoKind::Constraint => "constraint",
             VetoKind::Dedicated => "dedicated",
+            VetoKind::Maintenance => "maintenance",
         }
     }
 }
@@ -91,6 +95,13 @@ pub enum Veto {
     Constraint(Constraint),
     /// The host is reserved for other jobs.
     Dedicated,
+    /// The host is drained.
+    Maintenance,
+    /// One task would fit; all of them do not.
+    Together {
+        /// How many there are.
+        tasks: usize,
+    },
 }
 
 /// How near a veto came: smaller is nearer. The kind's rank, then the relative shortage in thousandths.
@@ -178,6 +189,8 @@ impl fmt::Display for Veto {
                 }
             },
             Veto::Dedicated => write!(f, "the hosts are dedicated to other jobs"),
+            Veto::Maintenance => write!(f, "the hosts are drained for maintenance"),
+            Veto::Together { tasks } => write!(f, "some of the {tasks} would fit, not all"),
         }
     }
 }

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use proto::{HostId, JobId, Resources, TaskId};
 
-use super::attributes::Attributes;
+use super::attributes::{Attribute, Attributes};
 use super::bits::Bits;
 use super::{GroupReport, Round};
 use crate::state::State;
-use crate::state::command::{Assign, Hint};
+use crate::state::command::{Assign, Hint, Preempt};
 use crate::state::config::{ConfigHash, TaskConfig};
-use crate::state::host::HostSpec;
+use crate::state::host::{Host, HostSpec};
+use crate::state::job::Places;
 use crate::state::status::Status;
 
 /// Pending tasks of one job with one config.
@@ -26,6 +27,17 @@ pub(super) struct Group {
     pub(super) pending: BTreeSet<TaskId>,
     /// The last fruitless try: the view's version then, and what was found.
     pub(super) tried: Option<(u64, Arc<GroupReport>)>,
+    /// The view's version when nothing was found that could be displaced for it.
+    pub(super) spared: Option<u64>,
+}
+
+impl Group {
+    /// All tasks or none: another number of them may fare otherwise.
+    fn forget_if_together(&mut self) {
+        if self.config.all_or_nothing {
+            self.tried = None;
+        }
+    }
 }
 
 /// A placement proposed and not yet settled.
@@ -47,8 +59,18 @@ pub(super) struct Columns {
     pub(super) room: Vec<usize>,
     pub(super) specs: Vec<Arc<HostSpec>>,
     pub(super) ports: Vec<Arc<BTreeSet<u16>>>,
+    /// What no task has, and what of that is kept for tasks that wait; `free` is the rest.
+    pub(super) gross: Vec<Resources>,
+    pub(super) reserved: Vec<Resources>,
+    /// What tasks take that are not production; and what all take.
+    pub(super) displaceable: Vec<Resources>,
+    pub(super) used: Vec<Resources>,
     /// Hosts that are heard.
     pub(super) heard: Bits,
+    /// Hosts that may get tasks: heard and not drained.
+    pub(super) open: Bits,
+    /// The view's version when something became free there last.
+    pub(super) improved: Vec<u64>,
 }
 
 /// What a round reads.
@@ -62,8 +84,20 @@ pub struct View {
     group_of: BTreeMap<TaskId, ConfigHash>,
     in_flight: BTreeMap<TaskId, InFlight>,
     in_flight_on: BTreeMap<HostId, BTreeSet<TaskId>>,
-    /// Of jobs with limits that have pending tasks: where their tasks are, in flight included.
-    pub(super) spread: BTreeMap<JobId, BTreeMap<HostId, u32>>,
+    /// Of jobs with limits or spreads that have pending tasks: where State has their tasks.
+    places: BTreeMap<JobId, Arc<Places>>,
+    /// Of the same jobs: placements in flight, by host.
+    flights_of: BTreeMap<JobId, BTreeMap<HostId, u32>>,
+    /// Tasks for which room is kept, and where.
+    pub(super) reserved: BTreeMap<TaskId, HostId>,
+    reserved_on: BTreeMap<HostId, BTreeSet<TaskId>>,
+    /// What tasks of each role with pending tasks take, in flight included.
+    used: BTreeMap<Arc<str>, Resources>,
+    flying: BTreeMap<Arc<str>, Resources>,
+    /// Of all open hosts.
+    pub(super) capacity: Resources,
+    /// Slots by the version at which something became free there last.
+    improvements: BTreeMap<u64, usize>,
     pub(super) stopped: Option<&'static str>,
     /// Rises whenever something became free, or hosts came or went.
     pub(super) version: u64,
@@ -106,7 +140,7 @@ impl View {
             self.look_at_host(state, host);
         }
         for job in jobs {
-            self.look_at_spread(state, job);
+            self.look_at_job(state, job);
         }
     }
 
@@ -120,7 +154,7 @@ impl View {
                 group.tried = Some((self.version, report.clone()));
             }
         }
-        for Assign { host, placements } in &round.assigns {
+        for Assign { host, placements } in round.assigns.iter().chain(round.together.iter().flatten()) {
             let Some(&slot) = self.slots.get(host) else { continue };
             for placement in placements {
                 let Some(hash) = self.group_of.remove(&placement.task) else { continue };
@@ -130,14 +164,19 @@ impl View {
                 if group.pending.is_empty() {
                     self.groups.remove(&hash);
                 }
-                self.columns.free[slot] = self.columns.free[slot].minus_or_zero(config.demand);
+                // Where room was kept for it, it is not taken from the others.
+                if self.reserved.get(&placement.task) != Some(host) {
+                    self.columns.free[slot] = self.columns.free[slot].minus_or_zero(config.demand);
+                }
+                self.columns.gross[slot] = self.columns.gross[slot].minus_or_zero(config.demand);
                 self.columns.room[slot] = self.columns.room[slot].saturating_sub(1);
                 if !placement.ports.is_empty() {
                     Arc::make_mut(&mut self.columns.ports[slot]).extend(&placement.ports);
                 }
-                if let Some(spread) = self.spread.get_mut(&job) {
-                    *spread.entry(*host).or_default() += 1;
+                if config.counted_attributes().next().is_some() {
+                    *self.flights_of.entry(job).or_default().entry(*host).or_default() += 1;
                 }
+                self.fly(&config, true);
                 let flight = InFlight { host: *host, job, config, ports: placement.ports.clone() };
                 self.in_flight.insert(placement.task, flight);
                 self.in_flight_on.entry(*host).or_default().insert(placement.task);
@@ -160,8 +199,13 @@ impl View {
             self.look_at_host(state, host);
         }
         for job in jobs {
-            self.look_at_spread(state, job);
+            self.look_at_job(state, job);
         }
+    }
+
+    /// The fate of a preemption is known.
+    pub fn settle_preempt(&mut self, state: &State, preempt: &Preempt) {
+        self.look_at_host(state, preempt.host);
     }
 
     /// Pending tasks that no proposal is about.
@@ -180,7 +224,7 @@ impl View {
     }
 
     fn look_at_freeze(&mut self, state: &State) {
-        self.version += 1;
+        self.groups.values_mut().for_each(|group| group.tried = None);
         self.stopped = if state.cluster().held {
             Some("the cluster is held after a restore; `borealis cluster resume` lets it go on")
         } else if state.cluster().frozen {
@@ -198,6 +242,7 @@ impl View {
                 && let Some(group) = self.groups.get_mut(&hash)
             {
                 group.pending.remove(&id);
+                group.forget_if_together();
                 if group.pending.is_empty() {
                     self.groups.remove(&hash);
                 }
@@ -213,12 +258,33 @@ impl View {
             config: task.config.clone(),
             pending: BTreeSet::new(),
             tried: None,
+            spared: None,
         });
-        group.pending.insert(id);
+        if group.pending.insert(id) {
+            group.forget_if_together();
+        }
     }
 
     fn drop_flight(&mut self, id: TaskId) -> Option<InFlight> {
         let flight = self.in_flight.remove(&id)?;
+        self.fly(&flight.config, false);
+        // A limit that it was in the way of may not be any more.
+        if let Some(group) = self.groups.get_mut(&flight.config.hash)
+            && flight.config.counted_attributes().next().is_some()
+        {
+            group.tried = None;
+        }
+        if let Some(hosts) = self.flights_of.get_mut(&flight.job)
+            && let Some(count) = hosts.get_mut(&flight.host)
+        {
+            *count -= 1;
+            if *count == 0 {
+                hosts.remove(&flight.host);
+            }
+            if hosts.is_empty() {
+                self.flights_of.remove(&flight.job);
+            }
+        }
         if let Some(on) = self.in_flight_on.get_mut(&flight.host) {
             on.remove(&id);
             if on.is_empty() {
@@ -232,10 +298,12 @@ impl View {
         let Some(host) = state.host(id) else {
             if let Some(slot) = self.slots.remove(&id) {
                 self.attributes.leave(slot, &self.columns.specs[slot].clone());
+                self.close(slot);
                 self.columns.heard.set(slot, false);
                 self.columns.ids[slot] = None;
                 self.vacant.push(slot);
                 self.version += 1;
+                self.look_at_reserved(None, id);
             }
             return;
         };
@@ -249,10 +317,18 @@ impl View {
             self.columns.specs[slot] = spec.clone();
             better = true;
         }
-        let heard = !host.is_silent();
+        let (heard, open) = (!host.is_silent(), host.is_open());
         // A host that falls silent makes nothing better, but the reasons that were given are no longer true.
-        better |= heard != self.columns.heard.has(slot);
+        self.version += u64::from(heard != self.columns.heard.has(slot));
+        better |= open && !self.columns.open.has(slot);
+        self.version += u64::from(open != self.columns.open.has(slot));
+        self.close(slot);
         self.columns.heard.set(slot, heard);
+        if open {
+            self.columns.open.set(slot, true);
+            self.capacity = self.capacity.plus(spec.capacity);
+        }
+        self.look_at_reserved(Some(host), id);
         let (mut free, mut ports) = (host.free(), host.used_ports().clone());
         let mut room = crate::limits::TASKS_PER_HOST_MAX.saturating_sub(host.tasks().len());
         for task in self.in_flight_on.get(&id).into_iter().flatten() {
@@ -261,6 +337,16 @@ impl View {
             ports.extend(&flight.ports);
             room = room.saturating_sub(1);
         }
+        let reserved = host.reserved().filter(|(task, _)| !self.in_flight.contains_key(task));
+        let reserved = reserved.fold(Resources::default(), |sum, (_, demand)| sum.plus(demand));
+        // Where room is kept, `free` may stay nothing while the kept room becomes real.
+        better |= !free.fits_in(&self.columns.gross[slot]);
+        self.columns.gross[slot] = free;
+        self.columns.displaceable[slot] = host.displaceable();
+        self.columns.used[slot] = host.used();
+        better |= reserved != self.columns.reserved[slot];
+        self.columns.reserved[slot] = reserved;
+        free = free.minus_or_zero(reserved);
         better |= !free.fits_in(&self.columns.free[slot]) || room > self.columns.room[slot];
         better |= ports.len() < self.columns.ports[slot].len();
         self.columns.free[slot] = free;
@@ -269,7 +355,9 @@ impl View {
         if ports != *self.columns.ports[slot] {
             self.columns.ports[slot] = Arc::new(ports);
         }
-        self.version += u64::from(better);
+        if better {
+            self.improve(slot);
+        }
     }
 
     fn new_slot(&mut self, id: HostId) -> usize {
@@ -282,6 +370,12 @@ impl View {
             columns.specs.push(Arc::default());
             columns.ports.push(Arc::default());
             columns.heard.grow(columns.ids.len());
+            columns.open.grow(columns.ids.len());
+            columns.gross.push(Resources::default());
+            columns.displaceable.push(Resources::default());
+            columns.used.push(Resources::default());
+            columns.reserved.push(Resources::default());
+            columns.improved.push(0);
             columns.ids.len() - 1
         });
         columns.ids[slot] = Some(id);
@@ -289,26 +383,116 @@ impl View {
         columns.room[slot] = 0;
         columns.specs[slot] = Arc::default();
         columns.ports[slot] = Arc::default();
+        columns.gross[slot] = Resources::default();
+        columns.reserved[slot] = Resources::default();
+        columns.capacity[slot] = Resources::default();
         columns.heard.set(slot, false);
         self.slots.insert(id, slot);
         slot
     }
 
-    /// Where the tasks of a job with limits are. The walk over the job's tasks is paid by such jobs only.
-    fn look_at_spread(&mut self, state: &State, id: JobId) {
-        let job = state.job_by_id(id).filter(|job| job.config().limits().next().is_some());
-        let waiting = job.is_some_and(|job| job.counts().of(Status::Pending) > 0);
-        let (Some(job), true) = (job, waiting) else {
-            self.spread.remove(&id);
-            return;
-        };
-        let mut spread: BTreeMap<HostId, u32> = BTreeMap::new();
-        for task in state.tasks_of(job) {
-            let host = task.host.or_else(|| self.in_flight.get(&task.id).map(|flight| flight.host));
-            if let Some(host) = host {
-                *spread.entry(host).or_default() += 1;
+    /// Something became free on a host: groups that were tried in vain look at it again.
+    fn improve(&mut self, slot: usize) {
+        self.version += 1;
+        self.improvements.remove(&self.columns.improved[slot]);
+        self.columns.improved[slot] = self.version;
+        self.improvements.insert(self.version, slot);
+    }
+
+    /// Slots of hosts on which something became free after `version`.
+    pub(super) fn improved_since(&self, version: u64) -> impl Iterator<Item = usize> + '_ {
+        self.improvements.range(version + 1..).map(|(_, &slot)| slot)
+    }
+
+    /// A host gets nothing more until it is looked at again.
+    fn close(&mut self, slot: usize) {
+        if self.columns.open.has(slot) {
+            self.columns.open.set(slot, false);
+            self.capacity = self.capacity.minus_or_zero(self.columns.capacity[slot]);
+        }
+    }
+
+    fn look_at_reserved(&mut self, host: Option<&Host>, id: HostId) {
+        for task in self.reserved_on.remove(&id).unwrap_or_default() {
+            if self.reserved.get(&task) == Some(&id) {
+                self.reserved.remove(&task);
             }
         }
-        self.spread.insert(id, spread);
+        let tasks: BTreeSet<TaskId> =
+            host.into_iter().flat_map(|host| host.reserved()).map(|(task, _)| task).collect();
+        self.reserved.extend(tasks.iter().map(|&task| (task, id)));
+        if !tasks.is_empty() {
+            self.reserved_on.insert(id, tasks);
+        }
+    }
+
+    /// The slot of the host on which room is kept for a task.
+    pub(super) fn slot_of_reserved(&self, task: TaskId) -> Option<usize> {
+        self.slots.get(self.reserved.get(&task)?).copied()
+    }
+
+    /// What a role's tasks take, in flight included.
+    pub(super) fn used_by(&self, role: &str) -> Resources {
+        let of = |of: &BTreeMap<Arc<str>, Resources>| of.get(role).copied().unwrap_or_default();
+        of(&self.used).plus(of(&self.flying))
+    }
+
+    fn fly(&mut self, config: &TaskConfig, up: bool) {
+        let role = config.job.role.as_str();
+        if !self.flying.contains_key(role) {
+            self.flying.insert(role.into(), Resources::default());
+        }
+        if let Some(flying) = self.flying.get_mut(role) {
+            *flying = if up { flying.plus(config.demand) } else { flying.minus_or_zero(config.demand) };
+            if *flying == Resources::default() {
+                self.flying.remove(role);
+            }
+        }
+    }
+
+    /// Per number of the attribute's values: how many of a job's tasks with limits or spreads are there.
+    pub(super) fn counts(&self, job: JobId, name: &str, attribute: &Attribute) -> Vec<u32> {
+        let mut counts = vec![0; attribute.value_count()];
+        for (value, count) in self.places.get(&job).into_iter().flat_map(|places| places.values(name)) {
+            if let Some(number) = attribute.number_of(value) {
+                counts[number as usize] += count;
+            }
+        }
+        for (host, &tasks) in self.flights_of.get(&job).into_iter().flatten() {
+            if let Some(&slot) = self.slots.get(host) {
+                attribute.of(slot).for_each(|number| counts[number as usize] += tasks);
+            }
+        }
+        counts
+    }
+
+    /// Whose share it counts for, and where its tasks are if limits or spreads ask.
+    fn look_at_job(&mut self, state: &State, id: JobId) {
+        let Some(job) = state.job_by_id(id) else {
+            self.places.remove(&id);
+            return;
+        };
+        let role = job.key().role.as_str();
+        match state.role(role).map(|role| role.used()) {
+            Some(used) => match self.used.get_mut(role) {
+                Some(known) => *known = used,
+                None => drop(self.used.insert(role.into(), used)),
+            },
+            None => drop(self.used.remove(role)),
+        }
+        let waiting = job.counts().of(Status::Pending) > 0;
+        if !waiting || job.config().counted_attributes().next().is_none() {
+            self.places.remove(&id);
+            return;
+        }
+        let known = self.places.get(&id);
+        if known.is_some_and(|known| Arc::ptr_eq(known, job.places())) {
+            return;
+        }
+        self.places.insert(id, job.places().clone());
+        // A limit that was in the way may not be any more.
+        for group in self.groups.values_mut().filter(|group| group.job == id) {
+            group.tried = None;
+        }
     }
 }

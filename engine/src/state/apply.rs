@@ -59,14 +59,15 @@ impl State {
             Op::Tick => self.tick(touch),
             Op::AdvanceWork(work) => self.advance_work(work, touch),
             Op::Freeze { frozen } => self.freeze(frozen, touch),
-            Op::RestartTasks { .. }
-            | Op::AddInstances { .. }
-            | Op::SetQuota { .. }
-            | Op::DrainHosts { .. }
-            | Op::ActivateHosts { .. }
-            | Op::Preempt(_)
-            | Op::AssignTogether(_)
-            | Op::OfferRevocable { .. } => Err(Refusal::new(RefusalKind::Invalid, "not there yet")),
+            Op::RestartTasks { job, instances, message } => {
+                self.restart_tasks(&job, instances, &message, identity, touch)
+            }
+            Op::AddInstances { job, like, count } => self.add_instances(&job, like, count, touch),
+            Op::SetQuota { role, quota, increment } => self.set_quota(&role, quota, increment, touch),
+            Op::DrainHosts { hosts, message } => self.drain_hosts(hosts, &message, identity, touch),
+            Op::ActivateHosts { hosts } => self.activate_hosts(hosts, touch),
+            Op::Preempt(preempt) => self.preempt(preempt, touch),
+            Op::AssignTogether(assigns) => self.assign_together(assigns, touch),
         }
     }
 }

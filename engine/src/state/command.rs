@@ -144,13 +144,6 @@ pub enum Op {
     Preempt(Preempt),
     /// Placements that are made together or not at all.
     AssignTogether(Vec<Assign>),
-    /// What a host's preferred tasks have reserved and do not use.
-    OfferRevocable {
-        /// Which host.
-        host: HostId,
-        /// How much.
-        revocable: Resources,
-    },
 }
 
 /// First command of a leader session.
@@ -270,6 +263,8 @@ pub enum RefusalKind {
     Limit,
     /// The host may not register or report as it does.
     HostRefused,
+    /// The role's quota has no room.
+    Quota,
 }
 
 /// One row that changed.

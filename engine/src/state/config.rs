@@ -167,8 +167,6 @@ pub struct TaskConfig {
     pub all_or_nothing: bool,
     /// What happens to a task whose host is silent.
     pub partition: PartitionPolicy,
-    /// Never two live copies of an instance, at the price of waiting.
-    pub at_most_one: bool,
     /// Whether an ended task is always replaced.
     pub service: bool,
     /// Who may displace it.
@@ -205,6 +203,34 @@ impl TaskConfig {
             Rule::Limit { count } => Some((c.attribute.as_str(), count)),
             Rule::Value { .. } | Rule::Compare { .. } | Rule::Exists { .. } => None,
         })
+    }
+
+    /// Whether it is production: nothing displaces it.
+    pub fn is_production(&self) -> bool {
+        self.tier == Tier::Preferred
+    }
+
+    /// Whether its role's quota is charged for it.
+    pub fn is_charged(&self) -> bool {
+        self.is_production() && self.dedicated().is_none()
+    }
+
+    /// Whether a pending task of this config may displace one of `victim`'s: production displaces what is not,
+    /// whosever it is; else a role may displace its own work of the same tier and lower priority.
+    pub fn may_displace(&self, victim: &TaskConfig) -> bool {
+        (self.is_production() && !victim.is_production())
+            || (self.job.role == victim.job.role
+                && self.tier == victim.tier
+                && self.priority > victim.priority)
+    }
+
+    /// The attributes whose values must be counted: those of limits and spreads.
+    pub fn counted_attributes(&self) -> impl Iterator<Item = &str> {
+        let limits = self.limits().map(|(attribute, _)| attribute);
+        let spreads = self.spreads.iter().map(|spread| spread.attribute.as_str());
+        // Once each, though a config may name one twice.
+        let all: std::collections::BTreeSet<&str> = limits.chain(spreads).collect();
+        all.into_iter()
     }
 
     /// Whether a task with so many failures, the newest included, is tried again.

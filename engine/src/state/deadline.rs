@@ -22,6 +22,8 @@ pub(crate) enum Due {
     Host(HostId),
     /// The memory of a request.
     Request(Arc<RequestKey>),
+    /// Room that was kept for a task long enough.
+    Reservation(TaskId),
 }
 
 impl State {
@@ -41,6 +43,7 @@ impl State {
                 Due::Task(task) => self.expire_task(task, touch),
                 Due::Job(job) => self.remove_job(job, touch),
                 Due::Host(host) => expired += self.remove_host(host, "The host stayed silent", touch),
+                Due::Reservation(task) => self.unreserve(task, touch),
                 Due::Request(key) => {
                     self.deadlines.pop_first();
                     self.requests.remove(&key);

@@ -1,6 +1,6 @@
 //! A machine: who it is, what it offers, what of that is taken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::{HostId, Resources, TaskId};
@@ -83,6 +83,8 @@ pub struct HostRecord {
     pub silent_since: Option<Timestamp>,
     /// It came back smaller than what it runs.
     pub overcommitted: bool,
+    /// It gets no tasks, and its own move away.
+    pub draining: bool,
 }
 
 /// A host with all that it carries.
@@ -91,13 +93,35 @@ pub struct Host {
     /// What is stored.
     pub record: HostRecord,
     pub(crate) used: Resources,
+    pub(crate) displaceable: Resources,
     pub(crate) ports: BTreeSet<u16>,
     pub(crate) tasks: BTreeSet<TaskId>,
+    pub(crate) reserved: Resources,
+    pub(crate) reserved_for: BTreeMap<TaskId, Resources>,
+}
+
+/// What an operator wants of a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostMode {
+    /// It gets tasks.
+    Active,
+    /// It gets none, and its own move away.
+    Draining,
+    /// The same, and none are left.
+    Drained,
 }
 
 impl Host {
     pub(crate) fn new(record: HostRecord) -> Host {
-        Host { record, used: Resources::default(), ports: BTreeSet::new(), tasks: BTreeSet::new() }
+        Host {
+            record,
+            used: Resources::default(),
+            displaceable: Resources::default(),
+            ports: BTreeSet::new(),
+            tasks: BTreeSet::new(),
+            reserved: Resources::default(),
+            reserved_for: BTreeMap::new(),
+        }
     }
 
     /// Which.
@@ -115,9 +139,39 @@ impl Host {
         self.record.silent_since.is_some()
     }
 
+    /// What an operator wants of it.
+    pub fn mode(&self) -> HostMode {
+        match (self.record.draining, self.tasks.is_empty()) {
+            (false, _) => HostMode::Active,
+            (true, false) => HostMode::Draining,
+            (true, true) => HostMode::Drained,
+        }
+    }
+
+    /// Whether it may get tasks: it is heard and not drained.
+    pub fn is_open(&self) -> bool {
+        !self.is_silent() && !self.record.draining
+    }
+
+    /// Room that is kept for pending tasks: (task, what it takes).
+    pub fn reserved(&self) -> impl ExactSizeIterator<Item = (TaskId, Resources)> {
+        self.reserved_for.iter().map(|(&task, &demand)| (task, demand))
+    }
+
+    /// What is left for a task: what is kept for others is not.
+    pub fn free_for(&self, task: TaskId) -> Resources {
+        let own = self.reserved_for.get(&task).copied().unwrap_or_default();
+        self.free().minus_or_zero(self.reserved.minus_or_zero(own))
+    }
+
     /// What its tasks take.
     pub fn used(&self) -> Resources {
         self.used
+    }
+
+    /// What those of its tasks take that are not production.
+    pub fn displaceable(&self) -> Resources {
+        self.displaceable
     }
 
     /// What is left.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proto::HostId;
 
 use super::config::TaskConfig;
-use super::host::Host;
-use super::job::Job;
+use super::host::{Host, HostSpec};
+use super::job::{Job, Places};
 use super::status::Status;
 use super::task::Task;
 use super::touch::{Key, Touch};
@@ -47,6 +47,7 @@ impl State {
         if let Some(at) = task.deadline() {
             self.deadlines.insert((at, Due::Task(task.id)));
         }
+        self.charge(&task.config);
         if let Some(host) = task.host {
             self.occupy(host, &task);
         }
@@ -65,6 +66,7 @@ impl State {
         if let Some(host) = task.host {
             self.vacate(host, &task);
         }
+        self.discharge(&task.config);
         task
     }
 
@@ -93,19 +95,46 @@ impl State {
     pub(super) fn occupy(&mut self, host: HostId, task: &Task) {
         let host = self.hosts.get_mut(&host).expect("law: a task's host is known");
         host.used = host.used.plus(task.demand());
+        if !task.config.is_production() {
+            host.displaceable = host.displaceable.plus(task.demand());
+        }
         host.ports.extend(task.ports.iter().copied());
         host.tasks.insert(task.id);
+        let spec = host.record.spec.clone();
+        self.note_place(task, &spec, Places::add);
+        let role = self.role_of(&task.config);
+        role.used = role.used.plus(task.config.demand);
     }
 
     fn vacate(&mut self, host: HostId, task: &Task) {
         let host = self.hosts.get_mut(&host).expect("law: a task's host is known");
         host.used = host.used.minus(task.demand()).expect("law: a host's use is the sum of its tasks'");
+        if !task.config.is_production() {
+            host.displaceable = host.displaceable.minus_or_zero(task.demand());
+        }
         for port in task.ports.iter() {
             host.ports.remove(port);
         }
         host.tasks.remove(&task.id);
         if host.record.overcommitted && host.used.fits_in(&host.record.spec.capacity) {
             host.record.overcommitted = false;
+        }
+        let spec = host.record.spec.clone();
+        self.note_place(task, &spec, Places::remove);
+        let role = self.role_of(&task.config);
+        role.used = role.used.minus_or_zero(task.config.demand);
+    }
+
+    /// Counts a task in or out where its job's limits and spreads look.
+    pub(super) fn note_place(&mut self, task: &Task, spec: &HostSpec, how: fn(&mut Places, &str, &str)) {
+        let mut attributes = task.config.counted_attributes().peekable();
+        if attributes.peek().is_none() {
+            return;
+        }
+        let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
+        let places = Arc::make_mut(&mut job.places);
+        for attribute in attributes {
+            spec.values(attribute).for_each(|value| how(places, attribute, value));
         }
     }
 

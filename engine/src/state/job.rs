@@ -80,6 +80,52 @@ pub struct EndedTask {
     pub host: Option<Arc<str>>,
     /// The task it had replaced.
     pub ancestor: Option<TaskId>,
+    /// Events of it that have a row.
+    pub events: u32,
+}
+
+/// Of the tasks with limits or spreads: how many are on hosts with each value of the attributes these name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Places {
+    counts: BTreeMap<Box<str>, BTreeMap<Box<str>, u32>>,
+}
+
+impl Places {
+    /// Tasks on hosts that have `value` of `attribute`.
+    pub fn of(&self, attribute: &str, value: &str) -> u32 {
+        self.counts.get(attribute).and_then(|values| values.get(value)).copied().unwrap_or(0)
+    }
+
+    /// The values of an attribute with their counts; none is zero.
+    pub fn values(&self, attribute: &str) -> impl Iterator<Item = (&str, u32)> {
+        self.counts.get(attribute).into_iter().flatten().map(|(value, &count)| (&**value, count))
+    }
+
+    pub(crate) fn add(&mut self, attribute: &str, value: &str) {
+        let values = match self.counts.get_mut(attribute) {
+            Some(values) => values,
+            None => self.counts.entry(attribute.into()).or_default(),
+        };
+        match values.get_mut(value) {
+            Some(count) => *count += 1,
+            None => {
+                values.insert(value.into(), 1);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, attribute: &str, value: &str) {
+        let Some(values) = self.counts.get_mut(attribute) else { return };
+        match values.get_mut(value) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                values.remove(value);
+            }
+        }
+        if values.is_empty() {
+            self.counts.remove(attribute);
+        }
+    }
 }
 
 /// A job with all that lives of it.
@@ -90,11 +136,18 @@ pub struct Job {
     pub(crate) live: BTreeMap<u32, TaskId>,
     pub(crate) counts: Counts,
     pub(crate) ended: BTreeMap<(Timestamp, TaskId), Arc<EndedTask>>,
+    pub(crate) places: Arc<Places>,
 }
 
 impl Job {
     pub(crate) fn new(record: JobRecord) -> Job {
-        Job { record, live: BTreeMap::new(), counts: Counts::default(), ended: BTreeMap::new() }
+        Job {
+            record,
+            live: BTreeMap::new(),
+            counts: Counts::default(),
+            ended: BTreeMap::new(),
+            places: Arc::default(),
+        }
     }
 
     /// Its id.
@@ -125,6 +178,11 @@ impl Job {
     /// Whether it has live tasks, or some are still to be made.
     pub fn is_active(&self) -> bool {
         self.record.ended.is_none()
+    }
+
+    /// Where its tasks with limits or spreads are.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Live tasks: (instance, task), by instance.

@@ -6,7 +6,8 @@ use proto::{Resources, TaskId};
 
 use super::State;
 use super::host::Host;
-use super::job::Job;
+use super::job::{Job, Places};
+use super::role::Role;
 use super::status::Status;
 use super::{Due, StoredConfig};
 use crate::limits::{ENDED_PER_JOB_MAX, TASKS_PER_HOST_MAX};
@@ -26,6 +27,9 @@ pub fn check(state: &State) -> Result<(), Broken> {
     }
     check_tasks(state)?;
     check_configs(state)?;
+    check_roles(state)?;
+    check_places(state)?;
+    check_reservations(state)?;
     check_look_ups(state)?;
     check_deadlines(state)
 }
@@ -37,7 +41,7 @@ fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), Broken> {
 fn check_host(state: &State, host: &Host) -> Result<(), Broken> {
     let name = host.name();
     let capacity = host.record.spec.capacity;
-    let (mut used, mut ports) = (Resources::default(), Vec::new());
+    let (mut used, mut displaceable, mut ports) = (Resources::default(), Resources::default(), Vec::new());
     for id in host.tasks() {
         let task = state
             .tasks
@@ -48,9 +52,15 @@ fn check_host(state: &State, host: &Host) -> Result<(), Broken> {
             format!("{name} is silent and {id} is {}", task.status)
         })?;
         used = used.plus(task.demand());
+        if !task.config.is_production() {
+            displaceable = displaceable.plus(task.demand());
+        }
         ports.extend(task.ports.iter().copied());
     }
     ensure(used == host.used, || format!("{name} has {} in use, its tasks take {used}", host.used))?;
+    ensure(displaceable == host.displaceable, || {
+        format!("{name} could free {}, {displaceable} counted", host.displaceable)
+    })?;
     ensure(used.fits_in(&capacity) || host.record.overcommitted, || {
         format!("{name} has {capacity} and carries {used}")
     })?;
@@ -80,7 +90,7 @@ fn check_job(state: &State, job: &Job) -> Result<(), Broken> {
     let making = state
         .work
         .values()
-        .any(|work| work.job() == job.id() && matches!(work.rest, super::work::Rest::Create { .. }));
+        .any(|work| work.job() == Some(job.id()) && matches!(work.rest, super::work::Rest::Create { .. }));
     ensure(job.is_active() != (job.live.is_empty() && !making), || {
         format!("{key} ended {:?} with {} live tasks", job.record.ended, job.live.len())
     })?;
@@ -130,6 +140,69 @@ fn check_configs(state: &State) -> Result<(), Broken> {
     ensure(references.is_empty(), || format!("configs are not stored: {references:?}"))
 }
 
+/// What roles are charged is the sum of their live tasks', and never more than their quota.
+fn check_roles(state: &State) -> Result<(), Broken> {
+    let mut counted: BTreeMap<&str, Role> = BTreeMap::new();
+    for task in state.tasks.values() {
+        let role = counted.entry(&task.config.job.role).or_default();
+        let account = match (task.config.is_production(), task.config.dedicated()) {
+            (true, None) => &mut role.charged,
+            (true, Some(_)) => &mut role.dedicated,
+            (false, _) => &mut role.other,
+        };
+        *account = account.plus(task.demand());
+        role.tasks += 1;
+        if task.host.is_some() {
+            role.used = role.used.plus(task.demand());
+        }
+    }
+    for (name, role) in &state.roles {
+        let counted = counted.remove(&**name).unwrap_or_default();
+        ensure(Role { quota: role.quota, ..counted } == *role, || {
+            format!("role {name} is charged {role:?}, its tasks make {counted:?}")
+        })?;
+        ensure(role.quota.is_some() || role.tasks > 0, || format!("role {name} is known for nothing"))?;
+        ensure(role.charged.fits_in(&role.quota.unwrap_or_default()), || {
+            format!("role {name} takes {} of a quota of {:?}", role.charged, role.quota)
+        })?;
+    }
+    ensure(counted.is_empty(), || format!("roles are not known: {counted:?}"))
+}
+
+/// Where the tasks with limits are is counted right, and no limit is exceeded.
+fn check_places(state: &State) -> Result<(), Broken> {
+    for job in state.jobs.values() {
+        let mut counted = Places::default();
+        for task in state.tasks_of(job) {
+            let Some(host) = task.host.and_then(|host| state.hosts.get(&host)) else { continue };
+            for attribute in task.config.counted_attributes() {
+                host.record.spec.values(attribute).for_each(|value| counted.add(attribute, value));
+            }
+        }
+        ensure(counted == *job.places, || {
+            format!("{} is at {:?}, its tasks are at {counted:?}", job.key(), job.places)
+        })?;
+    }
+    Ok(())
+}
+
+fn check_reservations(state: &State) -> Result<(), Broken> {
+    for (id, reservation) in &state.reservations {
+        let waits = state.tasks.get(id).is_some_and(|task| task.host.is_none());
+        ensure(waits, || format!("room is kept for {id}, which does not wait"))?;
+        let host = state.hosts.get(&reservation.host);
+        let knows = host.is_some_and(|host| host.is_open() && host.reserved_for.contains_key(id));
+        ensure(knows, || format!("room is kept for {id} on {}, which does not know", reservation.host))?;
+    }
+    for host in state.hosts.values() {
+        let sum = host.reserved_for.values().fold(Resources::default(), |sum, demand| sum.plus(*demand));
+        ensure(sum == host.reserved, || format!("{} keeps {}, {sum} counted", host.name(), host.reserved))?;
+        let stray = host.reserved_for.keys().find(|task| !state.reservations.contains_key(task));
+        ensure(stray.is_none(), || format!("{} keeps room for {stray:?}", host.name()))?;
+    }
+    Ok(())
+}
+
 fn check_look_ups(state: &State) -> Result<(), Broken> {
     for (key, id) in &state.keys {
         ensure(state.jobs.get(id).is_some_and(|job| job.key() == &**key), || format!("{key} leads to {id}"))?;
@@ -153,8 +226,9 @@ fn check_deadlines(state: &State) -> Result<(), Broken> {
     let jobs = state.jobs.values().filter_map(|job| Some((job.deadline()?, Due::Job(job.id()))));
     let hosts = state.hosts.values().filter_map(|host| Some((host.deadline()?, Due::Host(host.id()))));
     let requests = state.requests.values().map(|known| (known.until, Due::Request(known.key.clone())));
+    let kept = state.reservations.values().map(|kept| (kept.until, Due::Reservation(kept.task)));
     let mut count = 0;
-    for deadline in tasks.chain(jobs).chain(hosts).chain(requests) {
+    for deadline in tasks.chain(jobs).chain(hosts).chain(requests).chain(kept) {
         ensure(state.deadlines.contains(&deadline), || {
             format!("{deadline:?} is not in the order of deadlines")
         })?;

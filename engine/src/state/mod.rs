@@ -1,8 +1,9 @@
 //! `State`: every table, and what each is the truth for.
 //!
 //! Stored (rows): the cluster row, configs, jobs with their newest ended tasks, live tasks, hosts, remembered
-//! requests, work items. Derived, kept by apply and rebuilt by `load`: look-ups by key and name, live tasks per
-//! job and host, counts, use of hosts, references to configs, the order of deadlines. `laws` compares both.
+//! requests, work items, quotas, reservations. Derived, kept by apply and rebuilt by `load`: look-ups by key and
+//! name, live tasks per job and host, counts, where a job's tasks are, use of hosts, what roles are charged,
+//! references to configs, the order of deadlines. `laws` compares both.
 
 pub mod apply;
 pub mod command;
@@ -12,11 +13,15 @@ pub mod host;
 mod index;
 pub mod job;
 pub mod laws;
+mod maintenance;
 pub(crate) mod place;
+pub(crate) mod preempt;
 pub mod record;
 mod register;
 mod report;
 pub mod request;
+pub mod reservation;
+pub mod role;
 mod session;
 pub mod status;
 mod submit;
@@ -37,6 +42,8 @@ use deadline::Due;
 use host::Host;
 use job::Job;
 use request::{Remembered, RequestKey};
+use reservation::Reservation;
+use role::Role;
 use task::{Task, Want, Wanted, WantedTask};
 use work::Work;
 
@@ -104,6 +111,8 @@ pub struct State {
     pub(crate) names: BTreeMap<Arc<str>, HostId>,
     pub(crate) requests: BTreeMap<Arc<RequestKey>, Arc<Remembered>>,
     pub(crate) work: BTreeMap<WorkId, Work>,
+    pub(crate) roles: BTreeMap<Arc<str>, Role>,
+    pub(crate) reservations: BTreeMap<TaskId, Reservation>,
     pub(crate) deadlines: BTreeSet<(Timestamp, Due)>,
 }
 

@@ -1,32 +1,28 @@
 //! `Assign`: a round's placements, re-checked one by one against State as it is now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use proto::{HostId, JobId, TaskId};
 
 use super::State;
 use super::command::{Assign, Done, Placement, Refusal, RefusalKind, Reply};
 use super::config::TaskConfig;
 use super::host::{Host, HostSpec};
+use super::job::Places;
+use super::role::times;
 use super::status::{Event, Status};
+use super::task::Task;
 use super::touch::Touch;
-use crate::limits::TASKS_PER_HOST_MAX;
+use crate::limits::{TASKS_PER_HOST_MAX, TOGETHER_MAX};
 use crate::round::veto;
 
 impl State {
     pub(super) fn assign(&mut self, assign: Assign, touch: &mut Touch) -> Reply {
-        let stale = |message: String| Err(Refusal::new(RefusalKind::Stale, message));
-        if self.is_stopped() {
-            return stale("nothing is placed while the cluster is frozen or held".to_owned());
-        }
-        let Some(host) = self.hosts.get(&assign.host) else {
-            return stale(format!("{} is gone", assign.host));
-        };
-        if host.is_silent() {
-            return stale(format!("host {} is silent", host.name()));
-        }
+        self.check_open(assign.host)?;
         let (mut placed, mut first_refusal) = (0, None);
         for placement in assign.placements {
-            match self.check_placement(&self.hosts[&assign.host], &placement) {
+            match self.check_placement(assign.host, &placement) {
                 Ok(()) => {
                     self.place(assign.host, placement, touch);
                     placed += 1;
@@ -40,8 +36,48 @@ impl State {
         }
     }
 
-    fn check_placement(&self, host: &Host, placement: &Placement) -> Result<(), String> {
-        let id = placement.task;
+    /// Places for tasks of one job and config, all or none. Each is checked as if those before it were made;
+    /// they are made one by one afterwards.
+    pub(super) fn assign_together(&mut self, assigns: Vec<Assign>, touch: &mut Touch) -> Reply {
+        let count: usize = assigns.iter().map(|assign| assign.placements.len()).sum();
+        if count > TOGETHER_MAX as usize {
+            return Err(Refusal::new(
+                RefusalKind::Limit,
+                format!("at most {TOGETHER_MAX} tasks are placed together, not {count}"),
+            ));
+        }
+        let mut sum = Tentative::default();
+        for assign in &assigns {
+            self.check_open(assign.host)?;
+            for placement in &assign.placements {
+                self.check_placement(assign.host, placement)
+                    .and_then(|()| sum.add(self, assign.host, placement))
+                    .or_else(stale)?;
+            }
+        }
+        for Assign { host, placements } in assigns {
+            placements.into_iter().for_each(|placement| self.place(host, placement, touch));
+        }
+        Ok(Done { id: 0, tasks: count as u32 })
+    }
+
+    /// Whether a host may be given anything now.
+    pub(super) fn check_open(&self, host: HostId) -> Result<(), Refusal> {
+        if self.is_stopped() {
+            return stale("nothing is placed while the cluster is frozen or held".to_owned());
+        }
+        let Some(host) = self.hosts.get(&host) else { return stale(format!("{host} is gone")) };
+        if host.is_silent() {
+            return stale(format!("host {} is silent", host.name()));
+        }
+        if host.record.draining {
+            return stale(format!("host {} is drained", host.name()));
+        }
+        Ok(())
+    }
+
+    fn check_placement(&self, host: HostId, placement: &Placement) -> Result<(), String> {
+        let (host, id) = (&self.hosts[&host], placement.task);
         let Some(task) = self.tasks.get(&id) else { return Err(format!("{id} is gone")) };
         if task.status != Status::Pending {
             return Err(format!("{id} is {}", task.status));
@@ -49,12 +85,12 @@ impl State {
         if host.tasks.len() >= TASKS_PER_HOST_MAX {
             return Err(format!("host {} carries {TASKS_PER_HOST_MAX} tasks", host.name()));
         }
-        if !capacity_holds(host, &task.config) {
+        if !capacity_holds(host, task) {
             return Err(format!(
-                "{id} needs {}; host {} has {} free",
+                "{id} needs {}; host {} has {} free for it",
                 task.demand(),
                 host.name(),
-                host.free()
+                host.free_for(id)
             ));
         }
         check_ports(host, &task.config, &placement.ports).map_err(|why| format!("{id}: {why}"))?;
@@ -71,21 +107,20 @@ impl State {
     }
 
     /// Whether each of the host's values of the attribute has room for one more task of the job.
-    fn limit_holds(&self, job: proto::JobId, spec: &HostSpec, attribute: &str, limit: u32) -> bool {
-        let mut counts: BTreeMap<&str, u32> = spec.values(attribute).map(|value| (value, 0)).collect();
+    pub(super) fn limit_holds(&self, job: JobId, spec: &HostSpec, attribute: &str, limit: u32) -> bool {
         let Some(job) = self.jobs.get(&job) else { return false };
-        for host in self.tasks_of(job).filter_map(|task| task.host) {
-            let Some(host) = self.hosts.get(&host) else { continue };
-            for value in host.record.spec.values(attribute) {
-                if let Some(count) = counts.get_mut(value) {
-                    *count += 1;
-                }
-            }
-        }
-        !counts.is_empty() && counts.values().all(|&count| count < limit)
+        let mut values = spec.values(attribute).peekable();
+        values.peek().is_some() && values.all(|value| job.places.of(attribute, value) < limit)
     }
 
-    fn place(&mut self, host: proto::HostId, placement: Placement, touch: &mut Touch) {
+    /// The same, for whoever decides: by the job's key, on a host.
+    pub(crate) fn limit_allows(&self, job: &proto::JobKey, host: &Host, attribute: &str, limit: u32) -> bool {
+        let job = self.job(job).map(super::job::Job::id);
+        job.is_some_and(|job| self.limit_holds(job, &host.record.spec, attribute, limit))
+    }
+
+    fn place(&mut self, host: HostId, placement: Placement, touch: &mut Touch) {
+        self.unreserve(placement.task, touch);
         let task = self.tasks.get_mut(&placement.task).expect("checked: the task is pending");
         task.host = Some(host);
         task.ports = Arc::from(placement.ports);
@@ -95,15 +130,65 @@ impl State {
     }
 }
 
+/// What placements checked together take in sum.
+#[derive(Default)]
+struct Tentative {
+    config: Option<Arc<TaskConfig>>,
+    tasks: BTreeSet<TaskId>,
+    hosts: BTreeMap<HostId, (u32, BTreeSet<u16>)>,
+    places: Places,
+}
+
+impl Tentative {
+    /// Adds a placement that holds alone; refuses it if it does not hold beside those added before.
+    fn add(&mut self, state: &State, host: HostId, placement: &Placement) -> Result<(), String> {
+        let task = &state.tasks[&placement.task];
+        let config = self.config.get_or_insert_with(|| task.config.clone()).clone();
+        let id = task.id;
+        if config != task.config {
+            return Err(format!("{id} is of another config than the tasks it is placed with"));
+        }
+        if !self.tasks.insert(id) {
+            return Err(format!("{id} is placed twice"));
+        }
+        let host = &state.hosts[&host];
+        let (count, ports) = self.hosts.entry(host.id()).or_default();
+        *count += 1;
+        let room = host.free_for(id);
+        if !times(config.demand, *count).fits_in(&room)
+            || host.tasks.len() + *count as usize > TASKS_PER_HOST_MAX
+        {
+            return Err(format!("host {} has no room for {count} of the tasks", host.name()));
+        }
+        if let Some(port) = placement.ports.iter().find(|port| !ports.insert(**port)) {
+            return Err(format!("port {port} of host {} is given twice", host.name()));
+        }
+        for (attribute, limit) in config.limits() {
+            for value in host.record.spec.values(attribute) {
+                self.places.add(attribute, value);
+                let before = state.jobs.get(&task.job).map_or(0, |job| job.places.of(attribute, value));
+                if before + self.places.of(attribute, value) > limit {
+                    return Err(format!("{id}: limit not satisfied: {attribute}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn stale<T>(message: String) -> Result<T, Refusal> {
+    Err(Refusal::new(RefusalKind::Stale, message))
+}
+
 #[cfg(not(test))]
-fn capacity_holds(host: &Host, config: &TaskConfig) -> bool {
-    config.demand.fits_in(&host.free())
+fn capacity_holds(host: &Host, task: &Task) -> bool {
+    task.demand().fits_in(&host.free_for(task.id))
 }
 
 /// As above, with a switch by which the tests prove that their hunter finds a dropped re-check.
 #[cfg(test)]
-fn capacity_holds(host: &Host, config: &TaskConfig) -> bool {
-    config.demand.fits_in(&host.free()) || tests::DROP_CAPACITY_CHECK.with(std::cell::Cell::get)
+fn capacity_holds(host: &Host, task: &Task) -> bool {
+    task.demand().fits_in(&host.free_for(task.id)) || tests::DROP_CAPACITY_CHECK.with(std::cell::Cell::get)
 }
 
 fn check_ports(host: &Host, config: &TaskConfig, ports: &[u16]) -> Result<(), String> {

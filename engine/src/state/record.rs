@@ -20,6 +20,7 @@ use super::config::{
 use super::host::{Host, HostIdentity, HostRecord, HostSpec};
 use super::job::{EndedTask, Job, JobRecord};
 use super::request::{Remembered, RequestKey};
+use super::reservation::Reservation;
 use super::status::Status;
 use super::task::Task;
 use super::touch::{EventRecord, Key, Touch};
@@ -36,6 +37,8 @@ const HOST: u8 = 5;
 const REQUEST: u8 = 6;
 const WORK: u8 = 7;
 const RECENT: u8 = 8;
+const ROLE: u8 = 9;
+const RESERVATION: u8 = 10;
 /// The last table that is State; `load` needs no row above it.
 pub const LIVE_TABLE_LAST: u8 = 0x1f;
 const HISTORY: u8 = 0x20;
@@ -80,6 +83,10 @@ pub enum RowValue {
     Work(Work),
     /// One of a job's newest ended tasks.
     Recent(Arc<EndedTask>),
+    /// A role's quota.
+    Role(Arc<str>, Resources),
+    /// Room that is kept for a task.
+    Reservation(Reservation),
     /// An ended task; history.
     History(Task),
     /// An event; history.
@@ -99,6 +106,13 @@ impl RowValue {
             RowValue::Request(row) => request_row(row).encode(buffer),
             RowValue::Work(row) => work_row(row).encode(buffer),
             RowValue::Recent(row) => recent_row(row).encode(buffer),
+            RowValue::Role(name, quota) => {
+                wire::RoleRow { role: name.to_string(), quota: Some((*quota).into()) }.encode(buffer)
+            }
+            RowValue::Reservation(row) => {
+                wire::ReservationRow { task_id: row.task.0, host_id: row.host.0, until_ms: row.until.0 }
+                    .encode(buffer)
+            }
             RowValue::Event(row) => event_row(row).encode(buffer),
         };
         debug_assert!(written.is_ok(), "a Vec grows");
@@ -177,6 +191,15 @@ pub(super) fn change(state: &State, key: &Key) -> Change {
         }
         Key::Request(key) => (request_key(key), state.requests.get(key).cloned().map(RowValue::Request)),
         Key::Work(id) => (id_key(WORK, id.0), state.work.get(id).cloned().map(RowValue::Work)),
+        Key::Role(name) => {
+            let quota = state.roles.get(name).and_then(|role| role.quota);
+            let bytes = [ROLE].into_iter().chain(name.bytes()).collect();
+            (bytes, quota.map(|quota| RowValue::Role(name.clone(), quota)))
+        }
+        Key::Reservation(task) => {
+            let kept = state.reservations.get(task).copied();
+            (id_key(RESERVATION, task.0), kept.map(RowValue::Reservation))
+        }
     };
     Change { key, row }
 }
@@ -191,7 +214,9 @@ impl State {
             .chain(self.tasks.keys().map(|&id| Key::Task(id)))
             .chain(self.hosts.keys().map(|&id| Key::Host(id)))
             .chain(self.requests.keys().cloned().map(Key::Request))
-            .chain(self.work.keys().map(|&id| Key::Work(id)));
+            .chain(self.work.keys().map(|&id| Key::Work(id)))
+            .chain(self.roles.keys().cloned().map(Key::Role))
+            .chain(self.reservations.keys().map(|&task| Key::Reservation(task)));
         let changes = keys.map(|key| change(self, &key));
         let recent = self.jobs.values().flat_map(|job| job.ended.values());
         let recent =
@@ -216,7 +241,7 @@ impl State {
                 None => return Err(Corrupt::new("a row", "its key is empty")),
             }
         }
-        if let Some(table) = tables.keys().find(|table| !(CLUSTER..=RECENT).contains(table)) {
+        if let Some(table) = tables.keys().find(|table| !(CLUSTER..=RESERVATION).contains(table)) {
             return Err(Corrupt::new(format!("table {table}"), "this build does not know it"));
         }
         let mut state = State::default();
@@ -230,6 +255,8 @@ impl State {
             (REQUEST, State::load_request),
             (WORK, State::load_work),
             (RECENT, State::load_recent),
+            (ROLE, State::load_role),
+            (RESERVATION, State::load_reservation),
         ] {
             for row in tables.remove(&table).unwrap_or_default() {
                 load(&mut state, &row)?;
@@ -306,6 +333,7 @@ impl State {
             since: Timestamp(row.since_ms),
             silent_since: (row.silent_since_ms > 0).then_some(Timestamp(row.silent_since_ms)),
             overcommitted: row.overcommitted,
+            draining: row.draining,
         }));
         Ok(())
     }
@@ -370,8 +398,14 @@ impl State {
             Some(wire::work_row::Work::Create(create)) => {
                 Rest::Create { job: JobId(create.job_id), next: create.next, end: create.end }
             }
-            Some(wire::work_row::Work::Kill(kill)) => {
-                Rest::Kill { job: JobId(kill.job_id), next: kill.next, message: kill.message.into() }
+            Some(wire::work_row::Work::Stop(stop)) => Rest::Stop {
+                job: JobId(stop.job_id),
+                next: stop.next,
+                message: stop.message.into(),
+                restart: stop.restart,
+            },
+            Some(wire::work_row::Work::Drain(drain)) => {
+                Rest::Drain { host: HostId(drain.host_id), message: drain.message.into() }
             }
             None => return Err(Corrupt::new("a work item's row", "it says nothing to do")),
         };
@@ -396,8 +430,26 @@ impl State {
             message: text(&row.message),
             host: text(&row.host),
             ancestor: (row.ancestor != 0).then_some(TaskId(row.ancestor)),
+            events: row.events,
         };
         job.ended.insert((ended.at, ended.id), Arc::new(ended));
+        Ok(())
+    }
+
+    fn load_role(&mut self, row: &[u8]) -> Result<(), Corrupt> {
+        let row: wire::RoleRow = decode(row, "a role's row")?;
+        let quota = Resources::try_from(&row.quota.unwrap_or_default()).map_err(bad("a role's row"))?;
+        self.roles.entry(row.role.into()).or_default().quota = Some(quota);
+        Ok(())
+    }
+
+    fn load_reservation(&mut self, row: &[u8]) -> Result<(), Corrupt> {
+        let row: wire::ReservationRow = decode(row, "a reservation's row")?;
+        let (task, host) = (TaskId(row.task_id), HostId(row.host_id));
+        if !self.tasks.contains_key(&task) || !self.hosts.contains_key(&host) {
+            return Err(Corrupt::new("a reservation's row", "its task or its host is not stored"));
+        }
+        self.link_reservation(Reservation { task, host, until: Timestamp(row.until_ms) });
         Ok(())
     }
 }
@@ -474,6 +526,7 @@ fn host_row(row: &HostRecord) -> wire::HostRow {
         since_ms: row.since.0,
         silent_since_ms: row.silent_since.map_or(0, |at| at.0),
         overcommitted: row.overcommitted,
+        draining: row.draining,
     }
 }
 
@@ -492,11 +545,15 @@ fn work_row(row: &Work) -> wire::WorkRow {
         Rest::Create { job, next, end } => {
             wire::work_row::Work::Create(wire::CreateInstances { job_id: job.0, next: *next, end: *end })
         }
-        Rest::Kill { job, next, message } => wire::work_row::Work::Kill(wire::KillInstances {
+        Rest::Stop { job, next, message, restart } => wire::work_row::Work::Stop(wire::StopInstances {
             job_id: job.0,
             next: *next,
             message: message.to_string(),
+            restart: *restart,
         }),
+        Rest::Drain { host, message } => {
+            wire::work_row::Work::Drain(wire::DrainHost { host_id: host.0, message: message.to_string() })
+        }
     };
     wire::WorkRow { work_id: row.id.0, work: Some(work) }
 }
@@ -511,6 +568,7 @@ fn recent_row(row: &EndedTask) -> wire::RecentRow {
         message: said(&row.message),
         host: said(&row.host),
         ancestor: row.ancestor.map_or(0, |task| task.0),
+        events: row.events,
     }
 }
 
@@ -585,7 +643,6 @@ pub fn read_config(config: wire::TaskConfig) -> Result<TaskConfig, BadField> {
         spreads: spreads.collect(),
         all_or_nothing: config.all_or_nothing,
         partition,
-        at_most_one: config.at_most_one,
         service: config.service,
         tier: Tier::named(&config.tier)
             .ok_or_else(|| BadField::new("tier", format!("is {:?}, not a tier", config.tier)))?,
@@ -729,7 +786,7 @@ pub fn read_reply(reply: wire::ApplyReply) -> Result<Reply, Corrupt> {
     }
 }
 
-const REFUSALS: [RefusalKind; 8] = [
+const REFUSALS: [RefusalKind; 9] = [
     RefusalKind::NotFound,
     RefusalKind::AlreadyExists,
     RefusalKind::Invalid,
@@ -738,6 +795,7 @@ const REFUSALS: [RefusalKind; 8] = [
     RefusalKind::RequestExpired,
     RefusalKind::Limit,
     RefusalKind::HostRefused,
+    RefusalKind::Quota,
 ];
 
 fn refusal_wire(kind: RefusalKind) -> wire::RefusalKind {
@@ -750,6 +808,7 @@ fn refusal_wire(kind: RefusalKind) -> wire::RefusalKind {
         RefusalKind::RequestExpired => wire::RefusalKind::RequestExpired,
         RefusalKind::Limit => wire::RefusalKind::Limit,
         RefusalKind::HostRefused => wire::RefusalKind::HostRefused,
+        RefusalKind::Quota => wire::RefusalKind::Quota,
     }
 }
 
@@ -848,9 +907,6 @@ fn command_wire(command: &Command) -> wire::Command {
         Op::AssignTogether(assigns) => {
             W::AssignTogether(wire::AssignTogether { assigns: assigns.iter().map(assign_wire).collect() })
         }
-        Op::OfferRevocable { host, revocable } => {
-            W::OfferRevocable(wire::OfferRevocable { host_id: host.0, revocable: Some((*revocable).into()) })
-        }
     };
     wire::Command {
         level: command.level,
@@ -933,10 +989,6 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
         W::AssignTogether(together) => {
             Op::AssignTogether(together.assigns.into_iter().map(read_assign).collect::<Result<_, _>>()?)
         }
-        W::OfferRevocable(offer) => Op::OfferRevocable {
-            host: HostId(offer.host_id),
-            revocable: Resources::try_from(&offer.revocable.unwrap_or_default()).map_err(bad(what))?,
-        },
     })
 }
 

@@ -7,6 +7,7 @@ use proto::{HostId, TaskId};
 
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
 use super::host::{Host, HostIdentity, HostRecord, HostSpec};
+use super::job::Places;
 use super::status::Event;
 use super::touch::{Key, Touch};
 use super::{Due, State};
@@ -106,6 +107,7 @@ impl State {
             since: self.cluster.clock,
             silent_since: None,
             overcommitted: false,
+            draining: false,
         }));
         touch.row(Key::Host(id));
         id
@@ -121,6 +123,11 @@ impl State {
     ) {
         let clock = self.cluster.clock;
         let overcommitted = !self.hosts[&id].used.fits_in(&spec.capacity);
+        let old = self.hosts[&id].record.spec.clone();
+        let moved = old.attributes != spec.attributes || old.name != spec.name;
+        if moved {
+            self.note_places(id, &old, Places::remove);
+        }
         self.alter_host(id, |record| {
             record.identity = Arc::new(HostIdentity { host: Some(id), ..identity });
             record.spec = Arc::new(spec);
@@ -131,7 +138,20 @@ impl State {
                 record.acknowledged = 0;
             }
         });
+        if moved {
+            let spec = self.hosts[&id].record.spec.clone();
+            self.note_places(id, &spec, Places::add);
+        }
         touch.row(Key::Host(id));
+    }
+
+    /// Counts all tasks of a host in or out where limits and spreads look.
+    fn note_places(&mut self, id: HostId, spec: &HostSpec, how: fn(&mut Places, &str, &str)) {
+        let tasks: Vec<TaskId> = self.hosts[&id].tasks.iter().copied().collect();
+        for task in tasks {
+            let task = self.tasks[&task].clone();
+            self.note_place(&task, spec, how);
+        }
     }
 
     pub(super) fn silence(&mut self, id: HostId, since: Timestamp, touch: &mut Touch) -> Reply {
@@ -148,6 +168,7 @@ impl State {
         }
         let clock = self.cluster.clock;
         self.alter_host(id, |record| record.silent_since = Some(clock));
+        self.unreserve_host(id, touch);
         let targets: Vec<TaskId> = self.hosts[&id].tasks.iter().copied().collect();
         for &task in &targets {
             self.step_task(task, Event::HostSilent, Some("The host is silent"), touch);
@@ -170,6 +191,7 @@ impl State {
 
     /// Forgets a host; its tasks are lost. Gives back how many there were.
     pub(super) fn remove_host(&mut self, id: HostId, why: &str, touch: &mut Touch) -> usize {
+        self.unreserve_host(id, touch);
         let lost = self.lose_tasks(id, &BTreeSet::new(), why, touch);
         let Some(host) = self.hosts.remove(&id) else { return lost };
         if let Some(at) = host.deadline() {

@@ -61,6 +61,10 @@ impl State {
                 Stepped::Ignored | Stepped::Illegal => {}
             }
         }
+        if self.hosts[&id].record.draining && changed > 0 {
+            // What came back from a partition moves away, too.
+            self.drain_tasks(id, "Drained", touch);
+        }
         if newest > acknowledged {
             self.alter_host(id, |record| record.acknowledged = newest);
             touch.row(Key::Host(id));

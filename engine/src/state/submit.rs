@@ -6,11 +6,11 @@ use std::sync::Arc;
 use proto::{JobId, JobKey, TaskId, WorkId};
 
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
-use super::config::JobSpec;
+use super::config::{JobSpec, TaskConfig};
 use super::job::{EndedTask, Job, JobRecord};
 use super::status::{Event, Status};
 use super::touch::{Key, Touch};
-use super::transition::Birth;
+use super::transition::{Birth, Stepped, forget_ended};
 use super::work::{Rest, Work};
 use super::{Due, State};
 use crate::limits::{
@@ -55,17 +55,28 @@ impl State {
         if large {
             self.check_work_room()?;
         }
+        self.check_quota(&config, instances)?;
 
         let key = Arc::new(key.clone());
         let id = JobId(self.new_id());
-        let ended = self.job(&key).map(|old| (old.id(), old.ended.clone()));
-        if let Some((old, _)) = ended {
+        // The new life of the job remembers what ended in the old one.
+        let old = self.job(&key).map(Job::id);
+        let ended = old.and_then(|old| self.jobs.get_mut(&old)).map(|old| std::mem::take(&mut old.ended));
+        if let Some(old) = old {
             self.remove_job(old, touch);
         }
         let config = self.refer(&config, touch);
-        let record = JobRecord { id, key, config, instances, created: self.cluster.clock, ended: None };
+        let record = JobRecord {
+            id,
+            key,
+            config: config.clone(),
+            instances,
+            created: self.cluster.clock,
+            ended: None,
+        };
         self.link_job(Job::new(record));
-        for (_, old) in ended.map(|(_, tasks)| tasks).unwrap_or_default() {
+        for (_, old) in ended.unwrap_or_default() {
+            touch.forget_recent(&old);
             self.remember_ended(EndedTask { job: id, ..(*old).clone() }, touch);
         }
         touch.row(Key::Job(id));
@@ -73,13 +84,19 @@ impl State {
         if large {
             self.add_work(Rest::Create { job: id, next: 0, end: instances }, touch);
         } else {
-            self.bear_instances(id, 0, instances, touch);
+            self.bear_instances(id, &config, 0, instances, touch);
         }
         Ok(Done { id: id.0, tasks: instances })
     }
 
-    fn bear_instances(&mut self, job: JobId, first: u32, end: u32, touch: &mut Touch) {
-        let config = self.jobs[&job].record.config.clone();
+    fn bear_instances(
+        &mut self,
+        job: JobId,
+        config: &Arc<TaskConfig>,
+        first: u32,
+        end: u32,
+        touch: &mut Touch,
+    ) {
         for instance in first..end {
             let birth = Birth {
                 job,
@@ -98,7 +115,7 @@ impl State {
     fn tasks_promised(&self) -> usize {
         let made_later = self.work.values().map(|work| match work.rest {
             Rest::Create { next, end, .. } => (end - next) as usize,
-            Rest::Kill { .. } => 0,
+            Rest::Stop { .. } | Rest::Drain { .. } => 0,
         });
         self.tasks.len() + made_later.sum::<usize>()
     }
@@ -106,9 +123,32 @@ impl State {
     pub(super) fn kill_tasks(
         &mut self,
         key: &JobKey,
-        mut instances: Vec<u32>,
+        instances: Vec<u32>,
         message: &str,
         identity: &str,
+        touch: &mut Touch,
+    ) -> Reply {
+        self.stop_tasks(key, instances, words("Killed", identity, message), Event::Kill, touch)
+    }
+
+    pub(super) fn restart_tasks(
+        &mut self,
+        key: &JobKey,
+        instances: Vec<u32>,
+        message: &str,
+        identity: &str,
+        touch: &mut Touch,
+    ) -> Reply {
+        self.stop_tasks(key, instances, words("Restarted", identity, message), Event::Restart, touch)
+    }
+
+    /// Kills or restarts tasks of a job: at once, or as a work item where they are too many.
+    fn stop_tasks(
+        &mut self,
+        key: &JobKey,
+        mut instances: Vec<u32>,
+        why: String,
+        event: Event,
         touch: &mut Touch,
     ) -> Reply {
         let Some(job) = self.job(key) else {
@@ -118,17 +158,25 @@ impl State {
             return Err(Refusal::new(
                 RefusalKind::Limit,
                 format!(
-                    "a kill names at most {INSTANCES_NAMED_MAX} instances, or none for all; not {}",
+                    "a request names at most {INSTANCES_NAMED_MAX} instances, or none for all; not {}",
                     instances.len()
                 ),
             ));
         }
-        let id = job.id();
+        let (id, restart) = (job.id(), event == Event::Restart);
+        if restart && !job.is_active() {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("job {key} has ended; create it anew instead of restarting it"),
+            ));
+        }
         let all = instances.is_empty();
-        let making =
-            self.work.values().find(|work| work.job() == id && matches!(work.rest, Rest::Create { .. }));
+        let making = self
+            .work
+            .values()
+            .find(|work| work.job() == Some(id) && matches!(work.rest, Rest::Create { .. }));
         let making = making.map(|work| work.id);
-        if let (Some(_), false) = (making, all) {
+        if making.is_some() && (restart || !all) {
             return Err(Refusal::new(
                 RefusalKind::Stale,
                 format!("the instances of job {key} are still being made; retry, or kill all of them"),
@@ -139,19 +187,13 @@ impl State {
             self.check_work_room()?;
         }
 
-        let why = match (identity, message) {
-            ("", "") => "Killed".to_owned(),
-            ("", message) => format!("Killed: {message}"),
-            (identity, "") => format!("Killed by {identity}"),
-            (identity, message) => format!("Killed by {identity}: {message}"),
-        };
         if let Some(work) = making {
             self.remove_work(work, touch);
         }
         let job = &self.jobs[&id];
         if large {
             let tasks = job.counts.total() - job.counts.of(Status::Killing);
-            self.add_work(Rest::Kill { job: id, next: 0, message: why.into() }, touch);
+            self.add_work(Rest::Stop { job: id, next: 0, message: why.into(), restart }, touch);
             return Ok(Done { id: id.0, tasks });
         }
         let targets: Vec<TaskId> = if all {
@@ -161,19 +203,77 @@ impl State {
             instances.dedup();
             instances.iter().filter_map(|instance| job.live.get(instance)).copied().collect()
         };
-        let tasks = self.kill_each(&targets, &why, touch);
+        let tasks = self.step_each(&targets, event, &why, touch);
         // Work may have been the last thing that kept the job.
         self.end_job_if_over(id, touch);
         Ok(Done { id: id.0, tasks })
     }
 
-    fn kill_each(&mut self, targets: &[TaskId], why: &str, touch: &mut Touch) -> u32 {
-        let mut killed = 0;
-        for &task in targets {
-            let stepped = self.step_task(task, Event::Kill, Some(why), touch);
-            killed += u32::from(stepped == super::transition::Stepped::Changed);
+    /// More instances of a job that lives, with the config of one of its tasks.
+    pub(super) fn add_instances(&mut self, key: &JobKey, like: u32, count: u32, touch: &mut Touch) -> Reply {
+        let Some(job) = self.job(key).filter(|job| job.is_active()) else {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("there is no running job {key}; create it before you add to it"),
+            ));
+        };
+        let Some(config) =
+            job.live.get(&like).and_then(|task| self.tasks.get(task)).map(|t| t.config.clone())
+        else {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("job {key} has no live instance {like} to copy"),
+            ));
+        };
+        let id = job.id();
+        if count == 0 || count as usize > TASKS_PER_COMMAND_MAX {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!("{count} instances cannot be added at once; 1 to {TASKS_PER_COMMAND_MAX} can"),
+            ));
         }
-        killed
+        if self.work.values().any(|work| work.job() == Some(id)) {
+            return Err(Refusal::new(
+                RefusalKind::Stale,
+                format!("another large change of job {key} is in progress; retry"),
+            ));
+        }
+        let first = job.instances();
+        if first.saturating_add(count) > INSTANCES_PER_JOB_MAX {
+            return Err(Refusal::new(
+                RefusalKind::Limit,
+                format!(
+                    "job {key} has {first} instances; {count} more would be over {INSTANCES_PER_JOB_MAX}"
+                ),
+            ));
+        }
+        if self.tasks_promised() + count as usize > TASKS_MAX {
+            return Err(Refusal::new(
+                RefusalKind::Limit,
+                format!("the cluster has {} tasks of at most {TASKS_MAX}", self.tasks.len()),
+            ));
+        }
+        self.check_quota(&config, count)?;
+        self.jobs.get_mut(&id).expect("found above").record.instances = first + count;
+        touch.row(Key::Job(id));
+        self.bear_instances(id, &config, first, first + count, touch);
+        Ok(Done { id: id.0, tasks: count })
+    }
+
+    /// Lets the same happen to each; gives back to how many it did.
+    pub(super) fn step_each(
+        &mut self,
+        targets: &[TaskId],
+        event: Event,
+        why: &str,
+        touch: &mut Touch,
+    ) -> u32 {
+        let mut stepped = 0;
+        for &task in targets {
+            let changed = self.step_task(task, event, Some(why), touch) == Stepped::Changed;
+            stepped += u32::from(changed);
+        }
+        stepped
     }
 
     /// Forgets a job that has ended, with the memory of its newest ended tasks.
@@ -187,14 +287,14 @@ impl State {
             self.keys.remove(&job.record.key);
         }
         for ended in job.ended.values() {
-            touch.forget_recent(ended);
+            forget_ended(ended, touch);
         }
         self.release(&job.record.config, touch);
         touch.row(Key::Job(id));
         touch.hint(Hint::JobChanged(id));
     }
 
-    fn check_work_room(&self) -> Result<(), Refusal> {
+    pub(super) fn check_work_room(&self) -> Result<(), Refusal> {
         if self.work.len() < WORK_MAX {
             return Ok(());
         }
@@ -204,7 +304,7 @@ impl State {
         ))
     }
 
-    fn add_work(&mut self, rest: Rest, touch: &mut Touch) {
+    pub(super) fn add_work(&mut self, rest: Rest, touch: &mut Touch) {
         let id = WorkId(self.new_id());
         self.work.insert(id, Work { id, rest });
         touch.row(Key::Work(id));
@@ -227,18 +327,25 @@ impl State {
             Rest::Create { job, next, end } => {
                 let until = end.min(next.saturating_add(TASKS_PER_COMMAND_MAX as u32));
                 self.step_work(id, (until < end).then_some(Rest::Create { job, next: until, end }), touch);
-                self.bear_instances(job, next, until, touch);
+                if let Some(config) = self.jobs.get(&job).map(|job| job.config().clone()) {
+                    self.bear_instances(job, &config, next, until, touch);
+                }
                 until - next
             }
-            Rest::Kill { job, next, message } => {
+            Rest::Stop { job, next, message, restart } => {
                 let live: Option<&BTreeMap<u32, TaskId>> = self.jobs.get(&job).map(|job| &job.live);
                 let mut rest = live.into_iter().flat_map(|live| live.range(next..));
                 let targets: Vec<TaskId> =
                     rest.by_ref().take(TASKS_PER_COMMAND_MAX).map(|(_, task)| *task).collect();
                 let next = rest.next().map(|(instance, _)| *instance);
-                let more = next.map(|next| Rest::Kill { job, next, message: message.clone() });
+                let more = next.map(|next| Rest::Stop { job, next, message: message.clone(), restart });
                 self.step_work(id, more, touch);
-                self.kill_each(&targets, &message, touch)
+                let event = if restart { Event::Restart } else { Event::Kill };
+                self.step_each(&targets, event, &message, touch)
+            }
+            Rest::Drain { host, message } => {
+                self.step_work(id, None, touch);
+                self.drain_tasks(host, &message, touch)
             }
         };
         Ok(Done { id: id.0, tasks })
@@ -256,8 +363,18 @@ impl State {
     }
 }
 
+/// "Killed by ALICE: wrong version", as far as it is known.
+pub(super) fn words(what: &str, identity: &str, message: &str) -> String {
+    match (identity, message) {
+        ("", "") => what.to_owned(),
+        ("", message) => format!("{what}: {message}"),
+        (identity, "") => format!("{what} by {identity}"),
+        (identity, message) => format!("{what} by {identity}: {message}"),
+    }
+}
+
 /// In words, how an existing job differs from what is asked; `None` when it does not.
-fn differences(job: &Job, config: &super::config::TaskConfig, instances: u32) -> Option<String> {
+fn differences(job: &Job, config: &TaskConfig, instances: u32) -> Option<String> {
     let have = job.config();
     let mut what = Vec::new();
     if job.instances() != instances {

@@ -6,7 +6,7 @@ use proto::{HostId, JobId, Resources, TaskId};
 
 use super::config::{ConfigHash, TaskConfig};
 use super::status::Status;
-use crate::limits::{PARTITION_DELAY_MS, TRANSIENT_TIMEOUT_MS};
+use crate::limits::TRANSIENT_TIMEOUT_MS;
 use crate::time::Timestamp;
 
 /// A live task. Compact: a cluster may have millions.
@@ -65,9 +65,10 @@ impl Task {
     }
 
     /// When a status got at `since` expires by itself; a penalty is counted by whoever gives it.
-    pub(super) fn expiry(status: Status, since: Timestamp) -> Timestamp {
+    pub(super) fn expiry(status: Status, since: Timestamp, config: &TaskConfig) -> Timestamp {
         match status {
-            Status::Partitioned => since.plus_ms(PARTITION_DELAY_MS),
+            Status::Partitioned if !config.partition.reschedule => Timestamp(0),
+            Status::Partitioned => since.plus_ms(config.partition.delay_ms),
             status if status.is_transient() => since.plus_ms(TRANSIENT_TIMEOUT_MS),
             _ => Timestamp(0),
         }

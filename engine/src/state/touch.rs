@@ -39,6 +39,8 @@ pub(crate) enum Key {
     Host(HostId),
     Request(Arc<RequestKey>),
     Work(WorkId),
+    Role(Arc<str>),
+    Reservation(TaskId),
 }
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use super::touch::{EventRecord, Key, Touch};
 use super::{Due, State};
 use crate::limits::{
     ENDED_PER_JOB_MAX, EVENTS_PER_TASK_MAX, FLAP_PENALTY_MAX_MS, FLAP_PENALTY_MIN_MS, FLAP_THRESHOLD_MS,
-    MESSAGE_BYTES_MAX,
+    JOB_HISTORY_MS, MESSAGE_BYTES_MAX, RESTART_ROOM_MS,
 };
 use crate::time::Timestamp;
 
@@ -125,7 +125,7 @@ impl State {
             task.partitions += u32::from(to == Status::Partitioned);
             task.status = to;
             task.since = clock;
-            task.until = Task::expiry(to, clock);
+            task.until = Task::expiry(to, clock, &task.config);
             task.message = message.and_then(kept_message);
         });
         self.note_event(id, touch);
@@ -144,6 +144,7 @@ impl State {
     }
 
     fn delete_task(&mut self, id: TaskId, touch: &mut Touch) {
+        self.unreserve(id, touch);
         let task = self.unlink_task(id);
         self.release(&task.config, touch);
         for number in 0..task.events {
@@ -165,7 +166,9 @@ impl State {
         touch: &mut Touch,
     ) {
         let clock = self.cluster.clock;
+        self.unreserve(id, touch);
         let mut task = self.unlink_task(id);
+        let restarted_on = task.host.filter(|_| task.status == Status::Restarting);
         let flaps = flaps_after(&task, to, clock);
         let was_pending = task.status == Status::Pending;
         task.failures += u32::from(fails);
@@ -174,6 +177,8 @@ impl State {
         task.until = Timestamp(0);
         task.message = message.and_then(kept_message);
         let host = task.host.and_then(|host| self.hosts.get(&host)).map(|host| host.name().clone());
+        push_event(&mut task, touch);
+        touch.history(task.clone());
         let ended = EndedTask {
             job: task.job,
             id,
@@ -183,8 +188,8 @@ impl State {
             message: task.message.clone(),
             host,
             ancestor: task.ancestor,
+            events: task.events,
         };
-        push_event(&mut task, touch);
         touch.row(Key::Task(id));
         if was_pending {
             touch.hint(Hint::TaskPending(id));
@@ -209,25 +214,29 @@ impl State {
                 penalty_ms: if flaps > task.flaps { flapping_penalty_ms(flaps) } else { 0 },
                 ancestor: Some(id),
             };
-            self.bear_task(birth, touch);
+            let next = self.bear_task(birth, touch);
+            if let Some(host) = restarted_on {
+                self.reserve(next, host, RESTART_ROOM_MS, touch);
+            }
         }
         let job = task.job;
         self.release(&task.config, touch);
-        touch.history(task);
         touch.hint(Hint::JobChanged(job));
         self.end_job_if_over(job, touch);
     }
 
-    /// Keeps the newest ended tasks of a job, in order of (time, id).
+    /// Keeps the newest ended tasks of a job, in order of (time, id). The rows of history of those it drops go too.
     pub(super) fn remember_ended(&mut self, ended: EndedTask, touch: &mut Touch) {
         let job = self.jobs.get_mut(&ended.job).expect("law: a task's job exists");
         let ended = Arc::new(ended);
         touch.recent(&ended);
         job.ended.insert((ended.at, ended.id), ended);
-        if job.ended.len() > ENDED_PER_JOB_MAX
-            && let Some((_, oldest)) = job.ended.pop_first()
+        let too_old = |at: Timestamp| self.cluster.clock.since_ms(at) > JOB_HISTORY_MS;
+        while let Some((at, _)) = job.ended.keys().next().copied()
+            && (too_old(at) || job.ended.len() > ENDED_PER_JOB_MAX)
         {
-            touch.forget_recent(&oldest);
+            let Some((_, oldest)) = job.ended.pop_first() else { break };
+            forget_ended(&oldest, touch);
         }
     }
 
@@ -237,7 +246,7 @@ impl State {
         let making = self
             .work
             .values()
-            .any(|work| work.job() == id && matches!(work.rest, super::work::Rest::Create { .. }));
+            .any(|work| work.job() == Some(id) && matches!(work.rest, super::work::Rest::Create { .. }));
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if making || !job.live.is_empty() || job.record.ended.is_some() {
             return;
@@ -280,6 +289,15 @@ fn push_event(task: &mut Task, touch: &mut Touch) {
         message: task.message.clone(),
     });
     task.events += 1;
+}
+
+/// An ended task is not remembered any more, and its history goes with it.
+pub(super) fn forget_ended(ended: &EndedTask, touch: &mut Touch) {
+    touch.forget_recent(ended);
+    touch.forget_row(super::record::history_key(ended.id));
+    for number in 0..ended.events {
+        touch.forget_row(super::record::event_key(ended.id, number));
+    }
 }
 
 /// Quick deaths in a row once this task has ended. A deliberate end forgives all; the loss of a host or of a

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::{JobId, WorkId};
+use proto::{HostId, JobId, WorkId};
 
 /// A work item.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,22 +25,32 @@ pub enum Rest {
         /// One past the last.
         end: u32,
     },
-    /// Instances from `next` on are still to be killed.
-    Kill {
+    /// Instances from `next` on are still to be stopped.
+    Stop {
         /// Whose.
         job: JobId,
         /// The first to look at.
         next: u32,
         /// Why, in words.
         message: Arc<str>,
+        /// They are started anew; or they are killed.
+        restart: bool,
+    },
+    /// The tasks of a host are still to be moved away.
+    Drain {
+        /// Whose.
+        host: HostId,
+        /// Why, in words.
+        message: Arc<str>,
     },
 }
 
 impl Work {
-    /// The job it is about.
-    pub fn job(&self) -> JobId {
+    /// The job it is about, if it is about one.
+    pub fn job(&self) -> Option<JobId> {
         match self.rest {
-            Rest::Create { job, .. } | Rest::Kill { job, .. } => job,
+            Rest::Create { job, .. } | Rest::Stop { job, .. } => Some(job),
+            Rest::Drain { .. } => None,
         }
     }
 }

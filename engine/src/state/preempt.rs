@@ -1,0 +1,93 @@
+//! `Preempt`: tasks of one host make room for a pending one. The round chose them; here it is re-checked that each may
+//! be displaced, that they suffice, and that no fewer would.
+
+use proto::{HostId, Resources, TaskId};
+
+use super::State;
+use super::command::{Done, Preempt, Reply};
+use super::config::TaskConfig;
+use super::host::Host;
+use super::place::stale;
+use super::status::{Event, Status};
+use super::task::Task;
+use super::touch::Touch;
+use crate::limits::{PREEMPTION_ROOM_MS, VICTIMS_MAX};
+use crate::round::veto;
+
+/// Whether a pending task of `config` may displace `victim` as it is now: one that is being stopped, or whose host is
+/// silent, is not displaced again.
+pub(crate) fn may_displace(config: &TaskConfig, victim: &Task) -> bool {
+    matches!(victim.status, Status::Assigned | Status::Starting | Status::Running)
+        && config.may_displace(&victim.config)
+}
+
+impl State {
+    pub(super) fn preempt(&mut self, preempt: Preempt, touch: &mut Touch) -> Reply {
+        let Preempt { host, task, victims } = preempt;
+        self.check_open(host)?;
+        self.check_preemption(host, task, &victims).or_else(stale)?;
+        let taker = &self.tasks[&task];
+        let why = format!("Preempted by {} (job {})", task, taker.config.job);
+        for &victim in &victims {
+            self.step_task(victim, Event::Preempt, Some(&why), touch);
+        }
+        self.reserve(task, host, PREEMPTION_ROOM_MS, touch);
+        Ok(Done { id: host.0, tasks: victims.len() as u32 })
+    }
+
+    fn check_preemption(&self, host: HostId, id: TaskId, victims: &[TaskId]) -> Result<(), String> {
+        let Some(task) = self.tasks.get(&id) else { return Err(format!("{id} is gone")) };
+        if task.status != Status::Pending {
+            return Err(format!("{id} is {}", task.status));
+        }
+        if self.reservations.contains_key(&id) {
+            return Err(format!("room is kept for {id} already"));
+        }
+        if victims.is_empty() || victims.len() > VICTIMS_MAX || victims.windows(2).any(|w| w[0] >= w[1]) {
+            return Err(format!("victims are 1 to {VICTIMS_MAX} tasks in id order, each once"));
+        }
+        let host = &self.hosts[&host];
+        for victim in victims {
+            let known = self.tasks.get(victim).filter(|victim| victim.host == Some(host.id()));
+            let Some(victim) = known else {
+                return Err(format!("{victim} is not on host {}", host.name()));
+            };
+            if !may_displace(&task.config, victim) {
+                return Err(format!("{id} may not displace {} ({})", victim.id, victim.status));
+            }
+        }
+        if let Some(veto) = veto::of_attributes(&task.config, &host.record.spec) {
+            return Err(format!("{id}: {veto}"));
+        }
+        // Tasks of other jobs do not count for the limits of this one.
+        for (attribute, limit) in task.config.limits() {
+            if !self.limit_holds(task.job, &host.record.spec, attribute, limit) {
+                return Err(format!("{id}: limit not satisfied: {attribute}"));
+            }
+        }
+        let without = |spared: Option<TaskId>| {
+            let gone = victims.iter().filter(|victim| Some(**victim) != spared);
+            self.fits_without(host, task, gone.filter_map(|victim| self.tasks.get(victim)))
+        };
+        if !without(None) {
+            return Err(format!("{id} would not fit on host {} without them", host.name()));
+        }
+        match victims.iter().find(|victim| without(Some(**victim))) {
+            Some(spared) => Err(format!("{id} fits on host {} with {spared} in place", host.name())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a task fits on a host once `gone` are.
+    fn fits_without<'a>(&self, host: &Host, task: &Task, gone: impl Iterator<Item = &'a Task>) -> bool {
+        let (freed, freed_ports) = gone.fold((Resources::default(), 0), |(room, ports), victim| {
+            (room.plus(victim.demand()), ports + victim.ports.len())
+        });
+        let spec = &host.record.spec;
+        let ports = spec.port_count().saturating_sub(host.ports.len()) + freed_ports;
+        // Not `free_for(..) + freed`: what is kept for others may be more than what is free now.
+        let kept = host.reserved;
+        let room = spec.capacity.plus(freed).minus_or_zero(host.used.plus(kept));
+        task.demand().fits_in(&room) && task.config.ports.len() <= ports
+    }
+}
