@@ -171,16 +171,16 @@ impl<'a> Placing<'a> {
             }
             let mut service = services.remove(&hash).unwrap_or_else(|| self.begin(group));
             let before = service.placed;
-            let (all, fitting) = (service.rest.len(), slice.min(left));
             let exhausted = if group.config.all_or_nothing {
                 self.serve_together(&mut service, left)
             } else {
-                self.serve(&mut service, fitting)
+                self.serve(&mut service, slice.min(left))
             };
             let placed = service.placed - before;
             report.placed += placed;
             let took = times(group.config.demand, placed as u32);
-            if !exhausted && fitting < all && left > placed {
+            // Every further turn places something, so turns end.
+            if !exhausted && placed > 0 && placed < left && !service.rest.is_empty() {
                 services.insert(hash, service);
                 return Turn::More(took);
             }
