@@ -54,6 +54,9 @@ pub(crate) enum Command {
     /// Jobs: create, look, kill
     #[command(subcommand)]
     Job(Job),
+    /// What roles' production tasks may take
+    #[command(subcommand)]
+    Quota(Quota),
     /// Tasks: what they print
     #[command(subcommand)]
     Task(Task),
@@ -107,6 +110,30 @@ pub(crate) enum Job {
         #[command(flatten)]
         kill: KillFlags,
     },
+    /// Stop instances of a job and start them anew, all at once
+    Restart {
+        /// CLUSTER/ROLE/ENV/NAME or CLUSTER/ROLE/ENV/NAME/INSTANCES, with instances like 0,2-4
+        key: String,
+        #[command(flatten)]
+        restart: RestartFlags,
+    },
+    /// Add instances to a job
+    Add {
+        /// CLUSTER/ROLE/ENV/NAME/INSTANCE, of which the new ones are copies
+        key: String,
+        /// How many
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        count: u32,
+        #[command(flatten)]
+        again: Again,
+    },
+    /// Say why instances of a job wait
+    Why {
+        /// CLUSTER/ROLE/ENV/NAME or CLUSTER/ROLE/ENV/NAME/INSTANCES
+        key: String,
+    },
+    /// Say what creating a job would do; exits with 0: nothing, 1: a change, 2: it cannot be done now
+    Plan(JobPlan),
     /// Print a job's config as JSON: a running job's by its key, or what a file describes
     Inspect {
         /// CLUSTER/ROLE/ENV/NAME, or a file
@@ -136,6 +163,18 @@ pub(crate) struct JobCreate {
     pub(crate) again: Again,
 }
 
+/// `borealis job plan`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobPlan {
+    /// The .aurora or .json file that describes it; `-` is standard input (as .aurora)
+    pub(crate) file: PathBuf,
+    /// CLUSTER/ROLE/ENV/NAME, where the file describes several jobs
+    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub(crate) bind: Bind,
+}
+
 /// Values for a file's open templates.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Bind {
@@ -150,6 +189,82 @@ pub(crate) struct Again {
     /// Repeat the request of this id: it is done at most once
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,
+}
+
+/// Flags of `restart`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RestartFlags {
+    /// Why, for the tasks' history
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    pub(crate) message: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub(crate) again: Again,
+}
+
+/// `borealis quota`.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Quota {
+    /// Show a role's quota and what it takes, or those of all roles
+    Get {
+        /// The role; default: all
+        role: Option<String>,
+    },
+    /// Set a role's quota
+    Set {
+        /// The role
+        role: String,
+        #[command(flatten)]
+        amounts: Amounts,
+    },
+    /// Add to a role's quota
+    Increment {
+        /// The role
+        role: String,
+        #[command(flatten)]
+        amounts: Amounts,
+    },
+}
+
+/// Amounts of everything.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Amounts {
+    /// Cores, such as 12.5
+    #[arg(long, value_name = "N", value_parser = cpu_milli, default_value = "0")]
+    pub(crate) cpus: u64,
+    /// Memory, in MiB
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) ram_mib: u64,
+    /// Disk, in MiB
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) disk_mib: u64,
+    /// GPUs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) gpus: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub(crate) again: Again,
+}
+
+fn cpu_milli(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(cores) if (0.0..=1e9).contains(&cores) => Ok((cores * 1000.0).ceil() as u64),
+        _ => Err("cores are a number, such as 12 or 0.5".into()),
+    }
+}
+
+/// Flags of `drain`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DrainFlags {
+    /// Wait until nothing is left on them
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Why, for the tasks' history
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    pub(crate) message: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub(crate) again: Again,
 }
 
 /// Flags of `kill` and `killall`.
@@ -194,6 +309,28 @@ pub(crate) struct TaskLogs {
 pub(crate) enum Host {
     /// List the hosts, what they have and what is free
     List,
+    /// Move all tasks of hosts away, and give them none
+    Drain {
+        /// Their names
+        #[arg(required = true)]
+        hosts: Vec<String>,
+        #[command(flatten)]
+        drain: DrainFlags,
+    },
+    /// Let hosts get tasks again
+    Activate {
+        /// Their names
+        #[arg(required = true)]
+        hosts: Vec<String>,
+        #[command(flatten)]
+        again: Again,
+    },
+    /// Show whether hosts are drained, and what is left on them
+    Status {
+        /// Their names
+        #[arg(required = true)]
+        hosts: Vec<String>,
+    },
 }
 
 /// `borealis cluster`.
@@ -208,6 +345,16 @@ pub(crate) enum Cluster {
         /// API address of a member
         #[arg(long, value_name = "HOST:PORT")]
         via: String,
+    },
+    /// Stop all decisions: nothing is placed, replaced or expired; what runs goes on
+    Freeze {
+        #[command(flatten)]
+        again: Again,
+    },
+    /// Let decisions go on
+    Thaw {
+        #[command(flatten)]
+        again: Again,
     },
     /// Compare the replicas' states at one point of the log
     Fingerprint,

@@ -19,11 +19,12 @@ mod http;
 mod instances;
 mod job;
 mod output;
+mod quota;
 mod request;
 mod table;
 mod task;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,11 +47,11 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::new(json);
     let done = match arguments::parse(words) {
         Ok(Ok(arguments)) => run(arguments, &output),
-        Ok(Err(help)) => output.text(&help),
+        Ok(Err(help)) => output.text(&help).map(|()| 0),
         Err(error) => Err(error),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             output.error(&error);
             ExitCode::from(error.exit_code())
@@ -58,14 +59,15 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(arguments: arguments::Arguments, output: &Output) -> Result<(), Error> {
+/// The exit code of a command that did what was asked: 0, but for those whose answer is a code.
+fn run(arguments: arguments::Arguments, output: &Output) -> Result<u8, Error> {
     // One thread: `dev` starts its processes from it, and they die with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|why| Error::new(Kind::Unknown, format!("the program cannot start: {why}")))?;
-    let in_flight = RefCell::new(None);
-    let context = Context { common: &arguments.common, output, in_flight: &in_flight };
+    let (in_flight, exit) = (RefCell::new(None), Cell::new(0));
+    let context = Context { common: &arguments.common, output, in_flight: &in_flight, exit: &exit };
     let done = runtime.block_on(async {
         // `dev` has its own way to end.
         if let Command::Dev(dev) = &arguments.command {
@@ -78,7 +80,7 @@ fn run(arguments: arguments::Arguments, output: &Output) -> Result<(), Error> {
     });
     // Nothing that still runs in the background is worth waiting for.
     runtime.shutdown_background();
-    done
+    done.map(|()| exit.get())
 }
 
 fn interrupted(in_flight: Option<String>) -> Error {
@@ -103,8 +105,24 @@ async fn dispatch(context: &Context<'_>, command: &Command) -> Result<(), Error>
         Command::Job(Job::Inspect { target, file, bind }) => {
             job::inspect::run(context, target, file.as_deref(), bind).await
         }
+        Command::Job(Job::Restart { key, restart }) => job::restart::run(context, key, restart).await,
+        Command::Job(Job::Add { key, count, again }) => {
+            job::restart::run_add(context, key, *count, again).await
+        }
+        Command::Job(Job::Why { key }) => job::why::run(context, key).await,
+        Command::Job(Job::Plan(plan)) => job::plan::run(context, plan).await,
+        Command::Quota(quota) => quota::run(context, quota).await,
         Command::Task(Task::Logs(logs)) => task::logs::run(context, logs).await,
         Command::Host(Host::List) => host::list::run(context).await,
+        Command::Host(Host::Drain { hosts, drain }) => {
+            host::maintenance::run_drain(context, hosts, drain).await
+        }
+        Command::Host(Host::Activate { hosts, again }) => {
+            host::maintenance::run_activate(context, hosts, again).await
+        }
+        Command::Host(Host::Status { hosts }) => host::maintenance::run_status(context, hosts).await,
+        Command::Cluster(Cluster::Freeze { again }) => cluster::freeze::run(context, true, again).await,
+        Command::Cluster(Cluster::Thaw { again }) => cluster::freeze::run(context, false, again).await,
         Command::Cluster(Cluster::Status) => cluster::status::run(context).await,
         Command::Cluster(Cluster::Init) => cluster::birth::run_init(context).await,
         Command::Cluster(Cluster::Join { via }) => cluster::birth::run_join(context, via).await,
@@ -120,6 +138,8 @@ struct Context<'a> {
     common: &'a Common,
     output: &'a Output,
     in_flight: &'a RefCell<Option<String>>,
+    /// What a good end exits with.
+    exit: &'a Cell<u8>,
 }
 
 impl<'a> Context<'a> {

@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proto::wire::{
-    CreateJobReply, CreateJobRequest, GetJobReply, GetJobRequest, JobSpec, KillTasksReply, KillTasksRequest,
-    ListHostsReply, ListHostsRequest, ListJobsReply, ListJobsRequest, TaskView,
+    ActivateHostsReply, ActivateHostsRequest, AddInstancesReply, AddInstancesRequest, CreateJobReply,
+    CreateJobRequest, DrainHostsReply, DrainHostsRequest, FreezeReply, FreezeRequest, GetJobReply,
+    GetJobRequest, GetQuotaReply, GetQuotaRequest, JobSpec, KillTasksReply, KillTasksRequest, ListHostsReply,
+    ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, RestartTasksReply,
+    RestartTasksRequest, SetQuotaReply, SetQuotaRequest, TaskView, WhyPendingReply, WhyPendingRequest,
 };
 use rpc::borealis_server::{Borealis, BorealisServer};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -66,6 +69,42 @@ impl Borealis for Service {
     }
     async fn list_hosts(&self, _: Request<ListHostsRequest>) -> Result<Response<ListHostsReply>, Status> {
         Ok(Response::new(ListHostsReply::default()))
+    }
+    async fn restart_tasks(
+        &self,
+        _: Request<RestartTasksRequest>,
+    ) -> Result<Response<RestartTasksReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn add_instances(
+        &self,
+        _: Request<AddInstancesRequest>,
+    ) -> Result<Response<AddInstancesReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn why_pending(&self, _: Request<WhyPendingRequest>) -> Result<Response<WhyPendingReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn plan_job(&self, _: Request<PlanJobRequest>) -> Result<Response<PlanJobReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn get_quota(&self, _: Request<GetQuotaRequest>) -> Result<Response<GetQuotaReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn set_quota(&self, _: Request<SetQuotaRequest>) -> Result<Response<SetQuotaReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn drain_hosts(&self, _: Request<DrainHostsRequest>) -> Result<Response<DrainHostsReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn activate_hosts(
+        &self,
+        _: Request<ActivateHostsRequest>,
+    ) -> Result<Response<ActivateHostsReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+    async fn freeze(&self, _: Request<FreezeRequest>) -> Result<Response<FreezeReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
     }
 }
 

@@ -24,6 +24,8 @@ pub const REPORT_FIXED_BYTES: usize = 40;
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Tasks in one answer about a job.
 pub const TASKS_PER_ANSWER_MAX: usize = 10_000;
+/// Roles in one answer.
+pub const ROLES_PER_ANSWER_MAX: usize = 10_000;
 /// Jobs in one answer.
 pub const JOBS_PER_ANSWER_MAX: usize = 100_000;
 

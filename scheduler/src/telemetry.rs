@@ -10,6 +10,14 @@ pub const ROUND_SECONDS: &str = "borealis_scheduler_round_seconds";
 pub const PLACEMENTS: &str = "borealis_scheduler_placements_total";
 /// Placements that apply refused because State had moved on.
 pub const PLACEMENTS_REFUSED: &str = "borealis_scheduler_placements_refused_total";
+/// On how many hosts a veto stood, by kind, summed over waiting groups and rounds.
+pub const VETOES: &str = "borealis_scheduler_vetoes_total";
+/// Tasks that were to make room for others, by outcome.
+pub const PREEMPTIONS: &str = "borealis_scheduler_preemptions_total";
+/// Room that is kept on hosts for waiting tasks.
+pub const RESERVATIONS: &str = "borealis_scheduler_reservations";
+/// 1 while a person has stopped all decisions.
+pub const FROZEN: &str = "borealis_scheduler_frozen";
 /// Live tasks by status.
 pub const TASKS: &str = "borealis_scheduler_tasks";
 /// Jobs.
@@ -37,6 +45,10 @@ pub fn describe() {
     describe_histogram!(ROUND_SECONDS, Unit::Seconds, "Time to decide one scheduling round.");
     describe_counter!(PLACEMENTS, "Placements that were committed and accepted.");
     describe_counter!(PLACEMENTS_REFUSED, "Placements that apply refused because State had moved on.");
+    describe_counter!(VETOES, "Hosts that could not take a waiting task, by the kind of reason.");
+    describe_counter!(PREEMPTIONS, "Tasks chosen to make room for others, by what became of it.");
+    describe_gauge!(RESERVATIONS, "Waiting tasks for which room is kept on a host.");
+    describe_gauge!(FROZEN, "1 while the cluster is frozen or held: nothing is placed, expired or replaced.");
     describe_gauge!(TASKS, "Live tasks, by status.");
     describe_gauge!(JOBS, "Jobs with at least one live task.");
     describe_gauge!(HOSTS, "Registered hosts, by whether they are heard.");

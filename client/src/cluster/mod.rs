@@ -2,4 +2,5 @@
 
 pub(crate) mod birth;
 pub(crate) mod fingerprint;
+pub(crate) mod freeze;
 pub(crate) mod status;

@@ -1,6 +1,6 @@
 //! `borealis host list`.
 
-use proto::wire::{HostView, ListHostsReply, ListHostsRequest};
+use proto::wire::{HostMode, HostView, ListHostsReply, ListHostsRequest};
 use proto::{HostId, Resources, resources, wire};
 use serde_json::{Value, json};
 
@@ -48,12 +48,23 @@ fn host_json(host: &HostView) -> Value {
         "name": spec.name,
         "address": spec.address,
         "silent": host.silent,
+        "mode": mode(host),
         "tasks": host.tasks,
         "free": amounts_json(amounts(host.free.as_ref())),
         "capacity": amounts_json(amounts(spec.capacity.as_ref())),
         "attributes": attributes,
         "version": spec.version,
     })
+}
+
+/// In one word, whether the host may get tasks.
+pub(crate) fn mode(host: &HostView) -> &'static str {
+    match (host.silent, host.mode()) {
+        (true, _) => "silent",
+        (_, HostMode::HostActive) => "active",
+        (_, HostMode::HostDraining) => "draining",
+        (_, HostMode::HostDrained) => "drained",
+    }
 }
 
 fn text(hosts: &[HostView]) -> String {
@@ -70,7 +81,7 @@ fn text(hosts: &[HostView]) -> String {
                 spec.attributes.iter().map(|a| format!("{}={}", clean(&a.name), clean(&a.value))).collect();
             vec![
                 clean(&spec.name),
-                if host.silent { "silent".to_owned() } else { "heard".to_owned() },
+                mode(host).to_owned(),
                 host.tasks.to_string(),
                 share(resources::cores(free.cpu_milli), resources::cores(all.cpu_milli)),
                 share(resources::mib(free.ram_mib), resources::mib(all.ram_mib)),
@@ -80,7 +91,7 @@ fn text(hosts: &[HostView]) -> String {
             ]
         })
         .collect();
-    table(&["HOST", "STATE", "TASKS", "CPU FREE", "RAM FREE", "DISK FREE", "ADDRESS", "ATTRIBUTES"], &rows)
+    table(&["HOST", "MODE", "TASKS", "CPU FREE", "RAM FREE", "DISK FREE", "ADDRESS", "ATTRIBUTES"], &rows)
 }
 
 #[cfg(test)]
@@ -106,8 +117,8 @@ mod tests {
             ..HostView::default()
         };
         expect_test::expect![[r#"
-            HOST     STATE  TASKS  CPU FREE     RAM FREE            DISK FREE            ADDRESS          ATTRIBUTES
-            agent-1  heard  2      1.75 of 2.0  640 MiB of 4.0 GiB  9.9 GiB of 10.0 GiB  127.0.0.1:40001  rack=r1
+            HOST     MODE    TASKS  CPU FREE     RAM FREE            DISK FREE            ADDRESS          ATTRIBUTES
+            agent-1  active  2      1.75 of 2.0  640 MiB of 4.0 GiB  9.9 GiB of 10.0 GiB  127.0.0.1:40001  rack=r1
         "#]]
         .assert_eq(&text(&[host]));
     }

@@ -110,8 +110,7 @@ pub fn plan(view: &View, spec: &JobSpec, now: Timestamp) -> GroupReport {
     let mut alone = view.clone();
     alone.groups.clear();
     let pending: BTreeSet<TaskId> = (1..=u64::from(spec.instances)).map(TaskId).collect();
-    let group = Group { job: JobId(0), config: spec.config.clone(), pending, tried: None, spared: None };
-    alone.groups.insert(spec.config.hash, group);
+    alone.groups.insert(spec.config.hash, Group::alone(spec.config.clone(), pending));
     let mut found = round(&alone, now, PLACEMENTS_PER_ROUND_MAX).report.groups;
     match found.pop() {
         Some(report) => Arc::unwrap_or_clone(report),

@@ -71,6 +71,12 @@ pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize)
     chosen
 }
 
+/// Whom one more task of a config would displace, if it found no place: for people who plan.
+pub fn displaced_by(view: &View, state: &State, config: &std::sync::Arc<TaskConfig>) -> Option<Preempt> {
+    let group = Group::alone(config.clone(), BTreeSet::new());
+    cheapest(state, config, TaskId(0), &candidates(view, &group))
+}
+
 /// Hosts that could hold one task if all but production were gone: those that lack least first.
 fn candidates(view: &View, group: &Group) -> Vec<(u64, proto::HostId)> {
     let demand = group.config.demand;

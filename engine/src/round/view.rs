@@ -32,6 +32,11 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// Of a job that is not in State.
+    pub(super) fn alone(config: Arc<TaskConfig>, pending: BTreeSet<TaskId>) -> Group {
+        Group { job: JobId(0), config, pending, tried: None, spared: None }
+    }
+
     /// All tasks or none: another number of them may fare otherwise.
     fn forget_if_together(&mut self) {
         if self.config.all_or_nothing {

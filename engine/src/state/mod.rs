@@ -24,7 +24,7 @@ pub mod reservation;
 pub mod role;
 mod session;
 pub mod status;
-mod submit;
+pub mod submit;
 pub mod task;
 mod touch;
 mod transition;

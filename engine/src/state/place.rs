@@ -115,8 +115,12 @@ impl State {
 
     /// The same, for whoever decides: by the job's key, on a host.
     pub(crate) fn limit_allows(&self, job: &proto::JobKey, host: &Host, attribute: &str, limit: u32) -> bool {
-        let job = self.job(job).map(super::job::Job::id);
-        job.is_some_and(|job| self.limit_holds(job, &host.record.spec, attribute, limit))
+        let spec = &host.record.spec;
+        match self.job(job) {
+            Some(job) => self.limit_holds(job.id(), spec, attribute, limit),
+            // Of a job that is yet to come no task is anywhere.
+            None => spec.values(attribute).next().is_some(),
+        }
     }
 
     fn place(&mut self, host: HostId, placement: Placement, touch: &mut Touch) {

@@ -375,6 +375,12 @@ pub(super) fn words(what: &str, identity: &str, message: &str) -> String {
 
 /// In words, how an existing job differs from what is asked; `None` when it does not.
 fn differences(job: &Job, config: &TaskConfig, instances: u32) -> Option<String> {
+    let what = changes(job, config, instances);
+    (!what.is_empty()).then(|| what.join(" and "))
+}
+
+/// In words, each way in which an existing job differs from what is asked.
+pub fn changes(job: &Job, config: &TaskConfig, instances: u32) -> Vec<String> {
     let have = job.config();
     let mut what = Vec::new();
     if job.instances() != instances {
@@ -405,5 +411,5 @@ fn differences(job: &Job, config: &TaskConfig, instances: u32) -> Option<String>
             what.push("another task config".to_owned());
         }
     }
-    (!what.is_empty()).then(|| what.join(" and "))
+    what
 }

@@ -1,8 +1,9 @@
 //! State into messages, refusals into statuses. The only file that does.
 
+use engine::state::host::HostMode;
 use engine::state::record::{host_spec_wire, status_wire};
 use engine::{EndedTask, Refusal, RefusalKind, State, Task};
-use proto::wire::{HostView, JobSummary, NamedPort, TaskView};
+use proto::wire::{self, HostView, JobSummary, NamedPort, TaskView};
 use proto::{JobKey, TaskId};
 use replication::{ProposeError, ReadError};
 use tonic::{Code, Status};
@@ -21,7 +22,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         RefusalKind::Stale | RefusalKind::HostRefused | RefusalKind::RequestExpired => {
             Code::FailedPrecondition
         }
-        RefusalKind::Limit => Code::ResourceExhausted,
+        RefusalKind::Limit | RefusalKind::Quota => Code::ResourceExhausted,
     };
     Status::new(code, refusal.message.clone())
 }
@@ -108,6 +109,11 @@ pub fn host_view(host: &engine::Host) -> HostView {
         free: Some(host.free().into()),
         tasks: u32::try_from(host.tasks().len()).unwrap_or(u32::MAX),
         silent: host.is_silent(),
-        ..HostView::default()
+        mode: match host.mode() {
+            HostMode::Active => wire::HostMode::HostActive,
+            HostMode::Draining => wire::HostMode::HostDraining,
+            HostMode::Drained => wire::HostMode::HostDrained,
+        }
+        .into(),
     }
 }

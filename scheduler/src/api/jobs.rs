@@ -7,17 +7,20 @@ use engine::state::command::Request as Asked;
 use prost::Message;
 use proto::JobKey;
 use proto::wire::{
-    self, CreateJobReply, CreateJobRequest, GetJobReply, GetJobRequest, KillTasksReply, KillTasksRequest,
-    ListHostsReply, ListHostsRequest, ListJobsReply, ListJobsRequest,
+    self, ActivateHostsReply, ActivateHostsRequest, AddInstancesReply, AddInstancesRequest, CreateJobReply,
+    CreateJobRequest, DrainHostsReply, DrainHostsRequest, FreezeReply, FreezeRequest, GetJobReply,
+    GetJobRequest, GetQuotaReply, GetQuotaRequest, KillTasksReply, KillTasksRequest, ListHostsReply,
+    ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, RestartTasksReply,
+    RestartTasksRequest, SetQuotaReply, SetQuotaRequest, WhyPendingReply, WhyPendingRequest,
 };
 use rpc::borealis_client::BorealisClient;
 use sha2::Digest as _;
 use tonic::{Request, Response, Status};
 
-use super::convert;
 use super::forward::{Kind, Place, call, leader, mark, measured};
+use super::{convert, why};
 use crate::leader::Session;
-use crate::limits::{JOBS_PER_ANSWER_MAX, REQUEST_WAIT, TASKS_PER_ANSWER_MAX};
+use crate::limits::{JOBS_PER_ANSWER_MAX, REQUEST_WAIT, ROLES_PER_ANSWER_MAX, TASKS_PER_ANSWER_MAX};
 use crate::running::Running;
 use crate::server::Node;
 
@@ -65,6 +68,35 @@ fn asked(request: Option<wire::Request>, body: &impl Message) -> Result<Asked, S
     })
 }
 
+/// Goes on with the request where this replica leads, or answers with what the leader does: gives names to what runs
+/// here, the session, and the message.
+macro_rules! led {
+    ($self:ident, $request:ident, $kind:ident, $method:ident => $running:ident, $session:ident, $ask:ident) => {
+        let $running = $self.node.running()?;
+        let place = leader(&$running, &$request).await?;
+        #[allow(unused_mut, reason = "only changes take their request out")]
+        let mut $ask = $request.into_inner();
+        let $session = match place {
+            Place::Here(session) => session,
+            Place::There(channel) => {
+                let mut leader = BorealisClient::new(channel);
+                return call(&$running, Kind::$kind, leader.$method(mark($ask))).await;
+            }
+        };
+    };
+}
+
+fn no_job(key: &JobKey) -> Box<Status> {
+    Box::new(Status::not_found(format!(
+        "there is no job {key}; `borealis job list {}` shows those of the role",
+        key.role
+    )))
+}
+
+fn busy() -> Status {
+    Status::unavailable("the leader has too much to do, or leads no more; try again in a moment")
+}
+
 /// Puts a user's operation through the log.
 async fn change(session: &Session, op: Op, asked: Asked) -> Result<engine::Done, Status> {
     match tokio::time::timeout(REQUEST_WAIT, session.propose(op, Some(asked))).await {
@@ -107,12 +139,7 @@ fn read_job(
 ) -> Result<GetJobReply, Box<Status>> {
     running.replica.read(|machine| {
         let state = &machine.state;
-        let job = state.job(key).ok_or_else(|| {
-            Status::not_found(format!(
-                "there is no job {key}; `borealis job list {}` shows those of the role",
-                key.role
-            ))
-        })?;
+        let job = state.job(key).ok_or_else(|| no_job(key))?;
         let tasks = state.tasks_of(job).take(TASKS_PER_ANSWER_MAX).map(|task| {
             let reason = match task.status {
                 engine::Status::Pending => session.and_then(|session| session.why_pending(&task.config.hash)),
@@ -154,16 +181,7 @@ impl rpc::borealis_server::Borealis for Jobs {
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobReply>, Status> {
         measured("create_job", async {
-            let running = self.node.running()?;
-            let place = leader(&running, &request).await?;
-            let ask = request.into_inner();
-            let session = match place {
-                Place::Here(session) => session,
-                Place::There(channel) => {
-                    return call(&running, Kind::Change, BorealisClient::new(channel).create_job(mark(ask)))
-                        .await;
-                }
-            };
+            led!(self, request, Change, create_job => running, session, ask);
             let spec = ask.spec.ok_or_else(|| Status::invalid_argument("the request describes no job"))?;
             let by = asked(ask.request, &spec)?;
             self.key(spec.config.as_ref().and_then(|config| config.job.as_ref()))?;
@@ -180,16 +198,7 @@ impl rpc::borealis_server::Borealis for Jobs {
         request: Request<KillTasksRequest>,
     ) -> Result<Response<KillTasksReply>, Status> {
         measured("kill_tasks", async {
-            let running = self.node.running()?;
-            let place = leader(&running, &request).await?;
-            let mut ask = request.into_inner();
-            let session = match place {
-                Place::Here(session) => session,
-                Place::There(channel) => {
-                    return call(&running, Kind::Change, BorealisClient::new(channel).kill_tasks(mark(ask)))
-                        .await;
-                }
-            };
+            led!(self, request, Change, kill_tasks => running, session, ask);
             let by = ask.request.take();
             let by = asked(by, &ask)?;
             let job = self.key(ask.job.as_ref())?;
@@ -265,6 +274,137 @@ impl rpc::borealis_server::Borealis for Jobs {
                     call(&running, Kind::Read, BorealisClient::new(channel).list_hosts(ask)).await
                 }
             }
+        })
+        .await
+    }
+
+    async fn restart_tasks(
+        &self,
+        request: Request<RestartTasksRequest>,
+    ) -> Result<Response<RestartTasksReply>, Status> {
+        measured("restart_tasks", async {
+            led!(self, request, Change, restart_tasks => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            let job = self.key(ask.job.as_ref())?;
+            let op = Op::RestartTasks { job, instances: ask.instances, message: ask.message };
+            let done = change(&session, op, by).await?;
+            Ok(Response::new(RestartTasksReply { tasks: done.tasks }))
+        })
+        .await
+    }
+
+    async fn add_instances(
+        &self,
+        request: Request<AddInstancesRequest>,
+    ) -> Result<Response<AddInstancesReply>, Status> {
+        measured("add_instances", async {
+            led!(self, request, Change, add_instances => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            let job = self.key(ask.job.as_ref())?;
+            let done =
+                change(&session, Op::AddInstances { job, like: ask.like, count: ask.count }, by).await?;
+            Ok(Response::new(AddInstancesReply { tasks: done.tasks }))
+        })
+        .await
+    }
+
+    async fn why_pending(
+        &self,
+        request: Request<WhyPendingRequest>,
+    ) -> Result<Response<WhyPendingReply>, Status> {
+        measured("why_pending", async {
+            led!(self, request, Read, why_pending => running, session, ask);
+            let key = self.key(ask.job.as_ref())?;
+            fresh(&session).await?;
+            let reasons = session.reasons();
+            let whys = session.look(move |view, state| {
+                let job = state.job(&key).ok_or_else(|| no_job(&key))?;
+                Ok(why::of_job(view, state, &reasons, job, &ask.instances))
+            });
+            let whys: Result<_, Box<Status>> = whys.await.ok_or_else(busy)?;
+            Ok(Response::new(WhyPendingReply { whys: whys.map_err(|why| *why)? }))
+        })
+        .await
+    }
+
+    async fn plan_job(&self, request: Request<PlanJobRequest>) -> Result<Response<PlanJobReply>, Status> {
+        measured("plan_job", async {
+            led!(self, request, Read, plan_job => running, session, ask);
+            let spec = ask.spec.ok_or_else(|| Status::invalid_argument("the request describes no job"))?;
+            self.key(spec.config.as_ref().and_then(|config| config.job.as_ref()))?;
+            let spec = engine::validate::check_job_spec(&spec)
+                .map_err(|bad| Status::invalid_argument(format!("the job is not valid: {bad}")))?;
+            fresh(&session).await?;
+            let plan = session.look(move |view, state| why::plan(view, state, &spec)).await;
+            plan.map(Response::new).ok_or_else(busy)
+        })
+        .await
+    }
+
+    async fn get_quota(&self, request: Request<GetQuotaRequest>) -> Result<Response<GetQuotaReply>, Status> {
+        measured("get_quota", async {
+            led!(self, request, Read, get_quota => running, session, ask);
+            fresh(&session).await?;
+            let roles = running.replica.read(|machine| {
+                let roles =
+                    machine.state.roles().filter(|(name, _)| ask.role.is_empty() || *name == ask.role);
+                roles.take(ROLES_PER_ANSWER_MAX).map(|(name, role)| why::quota_view(name, role)).collect()
+            });
+            Ok(Response::new(GetQuotaReply { roles }))
+        })
+        .await
+    }
+
+    async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<SetQuotaReply>, Status> {
+        measured("set_quota", async {
+            led!(self, request, Change, set_quota => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            let quota = ask.quota.ok_or_else(|| Status::invalid_argument("the request says no amounts"))?;
+            let quota = proto::Resources::try_from(&quota)
+                .map_err(|bad| Status::invalid_argument(format!("the quota is not valid: {bad}")))?;
+            let op = Op::SetQuota { role: ask.role.clone(), quota, increment: ask.increment };
+            change(&session, op, by).await?;
+            let quota = running.replica.read(|machine| {
+                machine.state.role(&ask.role).and_then(|role| role.quota).unwrap_or_default()
+            });
+            Ok(Response::new(SetQuotaReply { quota: Some(quota.into()) }))
+        })
+        .await
+    }
+
+    async fn drain_hosts(
+        &self,
+        request: Request<DrainHostsRequest>,
+    ) -> Result<Response<DrainHostsReply>, Status> {
+        measured("drain_hosts", async {
+            led!(self, request, Change, drain_hosts => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            let op = Op::DrainHosts { hosts: ask.hosts, message: ask.message };
+            let done = change(&session, op, by).await?;
+            Ok(Response::new(DrainHostsReply { tasks: done.tasks }))
+        })
+        .await
+    }
+
+    async fn activate_hosts(
+        &self,
+        request: Request<ActivateHostsRequest>,
+    ) -> Result<Response<ActivateHostsReply>, Status> {
+        measured("activate_hosts", async {
+            led!(self, request, Change, activate_hosts => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            change(&session, Op::ActivateHosts { hosts: ask.hosts }, by).await?;
+            Ok(Response::new(ActivateHostsReply {}))
+        })
+        .await
+    }
+
+    async fn freeze(&self, request: Request<FreezeRequest>) -> Result<Response<FreezeReply>, Status> {
+        measured("freeze", async {
+            led!(self, request, Change, freeze => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            change(&session, Op::Freeze { frozen: ask.frozen }, by).await?;
+            Ok(Response::new(FreezeReply {}))
         })
         .await
     }

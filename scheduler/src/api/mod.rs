@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod convert;
 pub mod forward;
 pub mod jobs;
+pub mod why;

@@ -20,8 +20,8 @@ use engine::state::command::StartSession;
 use engine::state::record::{read_identity, read_report, status_wire};
 use engine::validate::check_host_spec;
 use engine::{
-    Assign, Command, Hint, HostIdentity, HostSpec, Op, Refusal, RefusalKind, Reply, State, Status, Timestamp,
-    View,
+    Assign, Command, Hint, HostIdentity, HostSpec, Op, Preempt, Refusal, RefusalKind, Reply, State, Status,
+    Timestamp, View,
 };
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -52,6 +52,8 @@ const BEGIN_AGAIN: Duration = Duration::from_millis(2);
 /// not start in the past for want of readings: catching up takes ten times as long, and until then it refuses
 /// requests as made in the future.
 const BEHIND_MS: u64 = 10_000;
+/// Tasks for which one round displaces others.
+const PREEMPTIONS_PER_ROUND_MAX: usize = 100;
 /// Events taken in one turn of the loop before it looks at State again.
 const EVENTS_PER_TURN: usize = 1_024;
 /// A round that placed this many is followed by a pause of `ROUND_PACE`, so that its effects arrive first.
@@ -168,9 +170,14 @@ type Fate = Result<Reply, ProposeError>;
 
 /// A proposal of the loop, answered.
 enum Landed {
-    Assigned(Assign, Fate),
+    /// Of one host, or of all hosts whose tasks are placed together.
+    Assigned(Vec<Assign>, Fate),
+    Preempted(Preempt, Fate),
     Registered(LinkId, Fate, Box<Hello>),
-    Reported { part: ReportsPart, fate: Fate },
+    Reported {
+        part: ReportsPart,
+        fate: Fate,
+    },
     Silenced(HostId, Fate),
     Ticked(Fate),
     Worked(Fate),
@@ -247,6 +254,10 @@ impl Leader {
         match event {
             Event::Open(link, outlet) => self.hosts.open(link, outlet),
             Event::Close(link) => self.hosts.close(link),
+            Event::Look(look) => {
+                let view = &self.view;
+                self.session.replica.read(|machine| look.at(view, &machine.state));
+            }
             Event::Frame(link, frame) => {
                 let ask = self.hosts.frame(&self.session, link, *frame);
                 self.heed(ask);
@@ -343,19 +354,20 @@ impl Leader {
 
     fn land(&mut self, landed: Landed) {
         match landed {
-            Landed::Assigned(assign, fate) => {
+            Landed::Assigned(assigns, fate) => {
                 let placed = match &fate {
                     Ok(Ok(done)) => u64::from(done.tasks),
                     Ok(Err(refusal)) => {
-                        tracing::debug!(host = %assign.host, %refusal, "placements refused");
+                        tracing::debug!(%refusal, "placements refused");
                         0
                     }
                     Err(why) => {
-                        tracing::debug!(host = %assign.host, %why, "placements not committed");
+                        tracing::debug!(%why, "placements not committed");
                         0
                     }
                 };
-                let refused = (assign.placements.len() as u64).saturating_sub(placed);
+                let wanted: usize = assigns.iter().map(|assign| assign.placements.len()).sum();
+                let refused = (wanted as u64).saturating_sub(placed);
                 metrics::counter!(telemetry::PLACEMENTS).increment(placed);
                 metrics::counter!(telemetry::PLACEMENTS_REFUSED).increment(refused);
                 if refused > 0 {
@@ -365,8 +377,20 @@ impl Leader {
                 }
                 if !matches!(fate, Err(ProposeError::Unknown { .. })) {
                     let view = &mut self.view;
-                    self.session.replica.read(|machine| view.settle(&machine.state, &assign));
+                    self.session.replica.read(|machine| {
+                        assigns.iter().for_each(|assign| view.settle(&machine.state, assign));
+                    });
                 }
+            }
+            Landed::Preempted(preempt, fate) => {
+                let outcome = if matches!(fate, Ok(Ok(_))) { "made" } else { "refused" };
+                let victims = preempt.victims.len() as u64;
+                metrics::counter!(telemetry::PREEMPTIONS, "outcome" => outcome).increment(victims);
+                if !matches!(fate, Err(ProposeError::Unknown { .. })) {
+                    let view = &mut self.view;
+                    self.session.replica.read(|machine| view.settle_preempt(&machine.state, &preempt));
+                }
+                self.complain("preempt", fate);
             }
             Landed::Registered(link, Ok(Ok(done)), hello) => self.greeted(link, HostId(done.id), *hello),
             Landed::Registered(link, Ok(Err(refusal)), _) => self.hosts.refuse(link, refusal.to_string()),
@@ -448,8 +472,21 @@ impl Leader {
             engine::round(&self.view, Timestamp(self.session.clock.now_ms()), PLACEMENTS_PER_ROUND_MAX);
         self.view.launch(&round);
         self.remember(&round.report);
+        let preempts = if round.report.waiting > 0 {
+            let view = &mut self.view;
+            let budget = PREEMPTIONS_PER_ROUND_MAX;
+            self.session.replica.read(|machine| engine::preemptions(view, &machine.state, &round, budget))
+        } else {
+            Vec::new()
+        };
         for assign in round.assigns {
-            self.fly(Op::Assign(assign.clone()), move |fate| Landed::Assigned(assign, fate));
+            self.fly(Op::Assign(assign.clone()), move |fate| Landed::Assigned(vec![assign], fate));
+        }
+        for together in round.together {
+            self.fly(Op::AssignTogether(together.clone()), move |fate| Landed::Assigned(together, fate));
+        }
+        for preempt in preempts {
+            self.fly(Op::Preempt(preempt.clone()), move |fate| Landed::Preempted(preempt, fate));
         }
         metrics::histogram!(telemetry::ROUND_SECONDS).record(begun.elapsed().as_secs_f64());
         if round.report.placed >= BUSY_ROUND {
@@ -460,6 +497,11 @@ impl Leader {
 
     fn remember(&self, report: &engine::round::Report) {
         let waiting = report.groups.iter().filter(|group| group.waiting > 0 && !group.reason.is_empty());
+        for group in waiting.clone() {
+            for (kind, hosts) in &group.vetoes {
+                metrics::counter!(telemetry::VETOES, "kind" => kind.label()).increment(u64::from(*hosts));
+            }
+        }
         let reasons = waiting.map(|group| (group.config, group.clone())).collect();
         *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
     }
@@ -524,7 +566,6 @@ fn kind(op: &Op) -> &'static str {
         Op::AdvanceWork(_) => "advance_work",
         Op::Preempt(_) => "preempt",
         Op::AssignTogether(_) => "assign_together",
-        Op::OfferRevocable { .. } => "offer_revocable",
         Op::StartSession(_)
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
@@ -566,6 +607,8 @@ fn gauges(state: &State) {
         metrics::gauge!(telemetry::TASKS, "status" => status.name()).set(tasks[status as usize] as f64);
     }
     metrics::gauge!(telemetry::JOBS).set(f64::from(active));
+    metrics::gauge!(telemetry::RESERVATIONS).set(state.reservations().len() as f64);
+    metrics::gauge!(telemetry::FROZEN).set(f64::from(u8::from(state.is_stopped())));
     let silent = state.hosts().filter(|host| host.is_silent()).count();
     metrics::gauge!(telemetry::HOSTS, "heard" => "no").set(silent as f64);
     metrics::gauge!(telemetry::HOSTS, "heard" => "yes").set((state.hosts().len() - silent) as f64);

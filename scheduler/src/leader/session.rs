@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use engine::round::GroupReport;
 use engine::state::command::Request;
-use engine::{Command, ConfigHash, Op, Reply, Timestamp};
+use engine::{Command, ConfigHash, Op, Reply, State, Timestamp, View};
 use proto::Fence;
 use proto::wire::AgentFrame;
 use replication::ProposeError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::SessionClock;
 use crate::outlet::Outlet;
@@ -29,6 +29,23 @@ pub enum Event {
     Frame(LinkId, Box<AgentFrame>),
     /// It is gone.
     Close(LinkId),
+    /// Somebody asks what the leader sees.
+    Look(Look),
+}
+
+/// A question to the leader's view and State.
+pub struct Look(Box<dyn FnOnce(&View, &State) + Send>);
+
+impl Look {
+    pub(super) fn at(self, view: &View, state: &State) {
+        (self.0)(view, state);
+    }
+}
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// One replica's leadership of one term.
@@ -65,6 +82,18 @@ impl Session {
         self.inbox.try_send(Event::Open(link, outlet)).is_ok().then_some(link)
     }
 
+    /// Asks the leader's view and State, once what was acknowledged before is in them; `None` if the loop is over or
+    /// overloaded.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&View, &State) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let look = Look(Box::new(move |view, state| drop(answer.send(ask(view, state)))));
+        self.inbox.try_send(Event::Look(look)).ok()?;
+        answered.await.ok()
+    }
+
     /// Passes an agent's frame on; false if the loop is over or overloaded.
     pub fn frame(&self, link: LinkId, frame: AgentFrame) -> bool {
         self.inbox.try_send(Event::Frame(link, Box::new(frame))).is_ok()
@@ -84,6 +113,11 @@ impl Session {
     /// Why tasks of that config are pending, as far as a round of this session has looked.
     pub fn why_pending(&self, config: &ConfigHash) -> Option<Arc<GroupReport>> {
         self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).get(config).cloned()
+    }
+
+    /// Why tasks are pending, as far as rounds of this session have looked.
+    pub fn reasons(&self) -> BTreeMap<ConfigHash, Arc<GroupReport>> {
+        self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).clone()
     }
 
     /// A point behind which every acknowledged change is visible on this replica.

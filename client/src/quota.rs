@@ -1,0 +1,134 @@
+//! `borealis quota`: what roles' production tasks may take, and what they take.
+
+use proto::wire::{GetQuotaRequest, QuotaView, SetQuotaRequest};
+use proto::{Resources, resources, wire};
+use serde_json::{Value, json};
+
+use crate::arguments::{Amounts, Quota};
+use crate::connection::Ask;
+use crate::error::Error;
+use crate::table::{clean, table};
+use crate::{Context, TIMEOUT, request};
+
+/// Shows or sets quotas.
+pub(crate) async fn run(context: &Context<'_>, quota: &Quota) -> Result<(), Error> {
+    match quota {
+        Quota::Get { role } => get(context, role.as_deref().unwrap_or_default()).await,
+        Quota::Set { role, amounts } => set(context, role, amounts, false).await,
+        Quota::Increment { role, amounts } => set(context, role, amounts, true).await,
+    }
+}
+
+async fn get(context: &Context<'_>, role: &str) -> Result<(), Error> {
+    let connection = context.connect(None, TIMEOUT)?;
+    let message = GetQuotaRequest { role: role.to_owned() };
+    let ask = Ask { doing: "asking for quotas", request_id: None };
+    let reply = connection.ask(ask, async |mut api| api.get_quota(message.clone()).await).await?;
+    let value = json!({ "roles": reply.roles.iter().map(value).collect::<Vec<_>>() });
+    context.output.answer(&text(role, &reply.roles), &value)
+}
+
+async fn set(context: &Context<'_>, role: &str, amounts: &Amounts, increment: bool) -> Result<(), Error> {
+    let request = request::request(amounts.again.request_id.as_deref())?;
+    let id = request.id.clone();
+    let connection = context.connect(None, TIMEOUT)?;
+    let message = SetQuotaRequest {
+        request: Some(request),
+        role: role.to_owned(),
+        quota: Some(wire::Resources {
+            cpu_milli: amounts.cpus,
+            ram_mib: amounts.ram_mib,
+            disk_mib: amounts.disk_mib,
+            gpus: amounts.gpus,
+        }),
+        increment,
+    };
+    let doing = format!("setting the quota of role {role}");
+    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let reply = connection.ask(ask, async |mut api| api.set_quota(message.clone()).await).await?;
+    let quota = read(reply.quota.as_ref());
+    let answer = json!({ "role": role, "quota": amounts_json(quota), "request_id": id });
+    context.output.answer(&format!("role {role} has a quota of {quota}"), &answer)
+}
+
+fn read(amounts: Option<&wire::Resources>) -> Resources {
+    amounts.and_then(|amounts| Resources::try_from(amounts).ok()).unwrap_or_default()
+}
+
+fn amounts_json(amounts: Resources) -> Value {
+    json!({
+        "cpu_milli": amounts.cpu_milli,
+        "ram_mib": amounts.ram_mib,
+        "disk_mib": amounts.disk_mib,
+        "gpus": amounts.gpus,
+    })
+}
+
+fn value(role: &QuotaView) -> Value {
+    json!({
+        "role": role.role,
+        "quota": role.quota.as_ref().map(|quota| amounts_json(read(Some(quota)))),
+        "charged": amounts_json(read(role.charged.as_ref())),
+        "production_dedicated": amounts_json(read(role.production_dedicated.as_ref())),
+        "other": amounts_json(read(role.other.as_ref())),
+    })
+}
+
+fn text(asked: &str, roles: &[QuotaView]) -> String {
+    if roles.is_empty() {
+        return match asked {
+            "" => "no role has a quota or runs anything\n".to_owned(),
+            role => format!(
+                "role {role} has no quota and runs nothing; `borealis quota set {role} ...` gives it one\n"
+            ),
+        };
+    }
+    let mut rows = Vec::new();
+    for role in roles {
+        let accounts = [
+            ("quota", role.quota.as_ref()),
+            ("production", role.charged.as_ref()),
+            ("production, dedicated", role.production_dedicated.as_ref()),
+            ("other", role.other.as_ref()),
+        ];
+        for (account, amounts) in accounts {
+            let amounts = read(amounts);
+            if account != "quota" && amounts == Resources::default() {
+                continue;
+            }
+            rows.push(vec![
+                clean(&role.role),
+                account.to_owned(),
+                resources::cores(amounts.cpu_milli),
+                resources::mib(amounts.ram_mib),
+                resources::mib(amounts.disk_mib),
+                amounts.gpus.to_string(),
+            ]);
+        }
+    }
+    table(&["ROLE", "ACCOUNT", "CPU", "RAM", "DISK", "GPU"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_has_accounts() {
+        let some = |cpu_milli, ram_mib| Some(wire::Resources { cpu_milli, ram_mib, ..Default::default() });
+        let role = QuotaView {
+            role: "www".into(),
+            quota: some(8_000, 4_096),
+            charged: some(1_500, 512),
+            other: some(250, 64),
+            ..QuotaView::default()
+        };
+        expect_test::expect![[r#"
+            ROLE  ACCOUNT     CPU   RAM      DISK   GPU
+            www   quota       8.0   4.0 GiB  0 MiB  0
+            www   production  1.5   512 MiB  0 MiB  0
+            www   other       0.25  64 MiB   0 MiB  0
+        "#]]
+        .assert_eq(&text("", &[role]));
+    }
+}
