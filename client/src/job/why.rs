@@ -44,9 +44,10 @@ pub(crate) fn value(why: &Why) -> Value {
 pub(crate) fn text(why: &Why, now_ms: u64) -> String {
     let mut lines = Vec::new();
     let waiting = count(why.waiting as usize, "instance");
+    let wait = if why.waiting == 1 { "waits" } else { "wait" };
     lines.push(match why.instances.as_slice() {
-        [] => format!("{waiting} wait:"),
-        some => format!("{waiting} wait ({}):", ranges(some)),
+        [] => format!("{waiting} {wait}:"),
+        some => format!("{waiting} {wait} ({}):", ranges(some)),
     });
     if why.nearest_miss.is_empty() {
         lines.push(format!("  {}", clean(&why.summary)));
@@ -101,7 +102,7 @@ mod tests {
         let throttled =
             Why { waiting: 1, retry_at_ms: 61_000, summary: "it ended too soon".into(), ..Why::default() };
         expect_test::expect![[r#"
-            1 instance wait:
+            1 instance waits:
               it ended too soon
               tried again   in 1m
         "#]]

@@ -199,7 +199,8 @@ impl<'a> Placing<'a> {
         let (version, report) = group.tried.as_ref()?;
         let mut improved = self.view.improved_since(*version);
         let demand = group.config.demand;
-        if improved.any(|slot| demand.fits_in(&self.free[slot])) {
+        let better = |slot: usize| demand.fits_in(&self.free[slot]) || self.view.keeps_room(slot, group);
+        if improved.any(better) {
             return None;
         }
         if self.view.version == *version || self.reasons_left == 0 {

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proto::{Resources, TaskId};
 
@@ -71,10 +72,17 @@ pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize)
     chosen
 }
 
-/// Whom one more task of a config would displace, if it found no place: for people who plan.
-pub fn displaced_by(view: &View, state: &State, config: &std::sync::Arc<TaskConfig>) -> Option<Preempt> {
-    let group = Group::alone(config.clone(), BTreeSet::new());
-    cheapest(state, config, TaskId(0), &candidates(view, &group))
+/// Whom up to `tasks` more tasks of a config would displace, one host each, if they found no place: for people who ask.
+pub fn displaced_by(view: &View, state: &State, config: &Arc<TaskConfig>, tasks: usize) -> Vec<Preempt> {
+    let mut hosts = candidates(view, &Group::alone(config.clone(), BTreeSet::new()));
+    let mut chosen = Vec::new();
+    while chosen.len() < tasks
+        && let Some(preempt) = cheapest(state, config, TaskId(0), &hosts)
+    {
+        hosts.retain(|(_, host)| *host != preempt.host);
+        chosen.push(preempt);
+    }
+    chosen
 }
 
 /// Hosts that could hold one task if all but production were gone: those that lack least first.

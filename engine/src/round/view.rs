@@ -436,6 +436,12 @@ impl View {
         self.slots.get(self.reserved.get(&task)?).copied()
     }
 
+    /// Whether room is kept on a host for a task of the group.
+    pub(super) fn keeps_room(&self, slot: usize, group: &Group) -> bool {
+        let tasks = self.columns.ids[slot].and_then(|host| self.reserved_on.get(&host));
+        tasks.is_some_and(|tasks| tasks.iter().any(|task| group.pending.contains(task)))
+    }
+
     /// What a role's tasks take, in flight included.
     pub(super) fn used_by(&self, role: &str) -> Resources {
         let of = |of: &BTreeMap<Arc<str>, Resources>| of.get(role).copied().unwrap_or_default();

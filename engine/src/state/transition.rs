@@ -172,10 +172,12 @@ impl State {
         let flaps = flaps_after(&task, to, clock);
         let was_pending = task.status == Status::Pending;
         task.failures += u32::from(fails);
+        // Who stopped it on purpose has said why; what the host adds is always the same.
+        let why = task.message.take().filter(|_| task.status.is_deliberate_end());
+        task.message = why.or_else(|| message.and_then(kept_message));
         task.status = to;
         task.since = clock;
         task.until = Timestamp(0);
-        task.message = message.and_then(kept_message);
         let host = task.host.and_then(|host| self.hosts.get(&host)).map(|host| host.name().clone());
         push_event(&mut task, touch);
         touch.history(task.clone());

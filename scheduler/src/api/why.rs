@@ -14,6 +14,10 @@ use crate::limits::TASKS_PER_ANSWER_MAX;
 
 /// Instances that one answer names.
 const INSTANCES_NAMED_MAX: usize = 100;
+/// Hosts and jobs that one sentence names.
+const HOSTS_NAMED_MAX: usize = 5;
+/// Tasks for which a plan looks whom they would displace.
+const DISPLACING_MAX: usize = 100;
 
 /// What the leader's rounds found, by config.
 pub type Reasons = BTreeMap<ConfigHash, Arc<GroupReport>>;
@@ -67,7 +71,7 @@ fn of_pending(view: &View, state: &State, report: Option<&GroupReport>, tasks: &
         Some(host) => {
             format!("room is kept for it on host {}, as soon as the tasks there have ended", host.name())
         }
-        None => displaced(state, engine::round::preempt::displaced_by(view, state, config)),
+        None => displaced(state, &engine::round::preempt::displaced_by(view, state, config, 1)),
     };
     why.summary = format!("{}; {}", report.reason, why.preemption);
     why
@@ -86,18 +90,24 @@ fn found(why: &mut Why, report: &GroupReport) {
     why.summary = report.reason.clone();
 }
 
-fn displaced(state: &State, preempt: Option<Preempt>) -> String {
-    let Some(preempt) = preempt else { return "no task that it may displace is in the way".to_owned() };
-    let host = state.host(preempt.host).map(|host| host.name().to_string()).unwrap_or_default();
-    let jobs = preempt.victims.iter().filter_map(|task| state.task(*task));
+fn displaced(state: &State, preempts: &[Preempt]) -> String {
+    let victims: Vec<&Task> =
+        preempts.iter().flat_map(|preempt| &preempt.victims).filter_map(|task| state.task(*task)).collect();
+    if victims.is_empty() {
+        return "no task that it may displace is in the way".to_owned();
+    }
+    let hosts = preempts.iter().filter_map(|preempt| state.host(preempt.host)).map(|host| host.name());
+    let hosts: Vec<String> = hosts.take(HOSTS_NAMED_MAX).map(ToString::to_string).collect();
+    let jobs = victims.iter();
     let mut jobs: Vec<String> = jobs.map(|task| task.config.job.to_string()).collect();
     jobs.sort_unstable();
     jobs.dedup();
-    let tasks = match preempt.victims.len() {
+    jobs.truncate(HOSTS_NAMED_MAX);
+    let tasks = match victims.len() {
         1 => "1 task".to_owned(),
         tasks => format!("{tasks} tasks"),
     };
-    format!("it would displace {tasks} of {} on host {host}", jobs.join(" and "))
+    format!("it would displace {tasks} of {} on {}", jobs.join(" and "), hosts.join(" and "))
 }
 
 fn quota_words(state: &State, config: &TaskConfig) -> String {
@@ -130,20 +140,23 @@ pub fn plan(view: &View, state: &State, spec: &JobSpec) -> PlanJobReply {
     }
     let report = engine::plan(view, spec, state.clock());
     (reply.would_place, reply.would_wait) = (report.placed as u32, report.waiting as u32);
+    let mut makes_room = false;
     if report.waiting > 0 {
         let mut why = Why { waiting: report.waiting as u32, ..Why::default() };
         found(&mut why, &report);
-        let preempt = engine::round::preempt::displaced_by(view, state, config);
-        let victims = preempt.iter().flat_map(|preempt| &preempt.victims);
+        let preempts =
+            engine::round::preempt::displaced_by(view, state, config, report.waiting.min(DISPLACING_MAX));
+        makes_room = preempts.len() == report.waiting;
+        let victims = preempts.iter().flat_map(|preempt| &preempt.victims);
         reply.victims = victims
             .filter_map(|task| state.task(*task))
             .take(TASKS_PER_ANSWER_MAX)
             .map(|task| convert::task_view(state, task, None))
             .collect();
-        why.preemption = displaced(state, preempt);
+        why.preemption = displaced(state, &preempts);
         reply.why = Some(why);
     }
-    reply.feasible = reply.within_quota && reply.would_wait == 0;
+    reply.feasible = reply.within_quota && (reply.would_wait == 0 || makes_room);
     reply
 }
 
