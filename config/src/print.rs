@@ -27,6 +27,33 @@ pub fn to_json(spec: &wire::JobSpec) -> Value {
         let rules = config.constraints.iter().map(|c| (escaped(&c.attribute), rule(c).into()));
         put("constraints", Value::Object(rules.collect()));
     }
+    if !config.preferences.is_empty() {
+        let preferences = config.preferences.iter().map(|preference| {
+            let constraint = preference.constraint.clone().unwrap_or_default();
+            json!({
+                "attribute": escaped(&constraint.attribute),
+                "value": rule(&constraint),
+                "weight": preference.weight,
+            })
+        });
+        put("preferences", preferences.collect());
+    }
+    if !config.spreads.is_empty() {
+        let spreads = config.spreads.iter().map(|spread| {
+            let targets = spread.targets.iter().map(|target| (escaped(&target.value), target.percent.into()));
+            json!({ "attribute": escaped(&spread.attribute), "targets": targets.collect::<Map<_, _>>() })
+        });
+        put("spreads", spreads.collect());
+    }
+    if config.all_or_nothing {
+        put("all_or_nothing", true.into());
+    }
+    if let Some(policy) = &config.partition_policy {
+        put(
+            "partition_policy",
+            json!({ "reschedule": policy.reschedule, "delay_secs": policy.delay_seconds }),
+        );
+    }
     if !config.metadata.is_empty() {
         let pairs =
             config.metadata.iter().map(|m| json!({"key": escaped(&m.key), "value": escaped(&m.value)}));

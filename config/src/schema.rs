@@ -236,7 +236,21 @@ pub(crate) static ANNOUNCER: StructType = StructType {
 };
 pub(crate) static PARTITION_POLICY: StructType = StructType {
     name: "PartitionPolicy",
-    fields: &[optional("reschedule", Bool), optional("delay_secs", Int)],
+    fields: &[default("reschedule", Bool, L::Bool(true)), default("delay_secs", Int, L::Int(0))],
+};
+/// Ours: hosts that come first.
+pub(crate) static PREFERENCE: StructType = StructType {
+    name: "Preference",
+    fields: &[
+        required("attribute", Text, "attribute='zone'"),
+        required("value", Text, "value='a', with all that a constraint may say"),
+        default("weight", Int, L::Int(50)),
+    ],
+};
+/// Ours: how tasks are spread.
+pub(crate) static SPREAD: StructType = StructType {
+    name: "Spread",
+    fields: &[required("attribute", Text, "attribute='rack'"), optional("targets", Map)],
 };
 pub(crate) static PERCENTAGE_SLA: StructType = StructType {
     name: "PercentageSlaPolicy",
@@ -312,11 +326,10 @@ pub(crate) static JOB: StructType = StructType {
         warned("task_links", Map, "the pages show no links of the job"),
         refused("executor_config", Struct(&[&EXECUTOR_CONFIG]), "the job asks to be run by something else"),
         warned("enable_hooks", Bool, "no hooks are run"),
-        warned(
-            "partition_policy",
-            Struct(&[&PARTITION_POLICY]),
-            "a task of a lost host is replaced as usual",
-        ),
+        optional("partition_policy", Struct(&[&PARTITION_POLICY])),
+        optional("preferences", List(&Struct(&[&PREFERENCE]))),
+        optional("spreads", List(&Struct(&[&SPREAD]))),
+        default("all_or_nothing", Bool, L::Bool(false)),
         warned(
             "sla_policy",
             Struct(&[&PERCENTAGE_SLA, &COUNT_SLA, &COORDINATOR_SLA]),
@@ -349,6 +362,8 @@ pub(crate) static TYPES: &[(&str, &StructType)] = &[
     ("HttpLifecycleConfig", &HTTP_LIFECYCLE_CONFIG),
     ("Announcer", &ANNOUNCER),
     ("PartitionPolicy", &PARTITION_POLICY),
+    ("Preference", &PREFERENCE),
+    ("Spread", &SPREAD),
     ("PercentageSlaPolicy", &PERCENTAGE_SLA),
     ("CountSlaPolicy", &COUNT_SLA),
     ("CoordinatorSlaPolicy", &COORDINATOR_SLA),

@@ -37,12 +37,62 @@ pub(crate) fn job(object: &Object, issues: &mut Vec<Fault>) -> Option<Job> {
             constraints: checks.constraints(object),
             contact: object.text("contact").to_owned(),
             metadata: metadata(object),
-            ..wire::TaskConfig::default()
+            preferences: checks.preferences(object),
+            spreads: checks.spreads(object),
+            all_or_nothing: object.bool("all_or_nothing"),
+            partition_policy: checks.partition_policy(object),
         }),
         instances: checks.within(object, "instances", 1, INSTANCES_MAX),
     };
     let key = key?;
     (errors(issues) == before).then_some(Job { key, spec })
+}
+
+/// What a constraint says of an attribute: `limit:2`, `a,b`, `!a,b`, `>=16`, `*` (has it), `!*` (has it not). Or what
+/// is wrong, and what to do.
+fn read_rule(text: &str) -> Result<wire::constraint::Rule, (String, &'static str)> {
+    use wire::Comparison::{AtLeast, AtMost, Less, More};
+    use wire::constraint::Rule;
+    if let Some(count) = text.strip_prefix("limit:") {
+        return match count.trim().parse().ok().filter(|&count| count > 0) {
+            Some(count) => Ok(Rule::Limit(wire::LimitRule { count })),
+            None => Err((
+                format!("{} is no limit", quoted(text)),
+                "`limit:2` means at most 2 tasks of the job on hosts that share the attribute's value",
+            )),
+        };
+    }
+    for (sign, comparison) in [("<=", AtMost), (">=", AtLeast), ("<", Less), (">", More)] {
+        let Some(number) = text.strip_prefix(sign) else { continue };
+        return match number.trim().parse() {
+            Ok(number) => Ok(Rule::Compare(wire::CompareRule { comparison: comparison.into(), number })),
+            Err(_) => Err((
+                format!("{} compares with no whole number", quoted(text)),
+                "`>=16` means: the attribute is a whole number, and at least 16",
+            )),
+        };
+    }
+    let (negated, list) = match text.strip_prefix('!') {
+        Some(list) => (true, list),
+        None => (false, text),
+    };
+    if list.trim() == "*" {
+        return Ok(Rule::Exists(wire::ExistsRule { negated }));
+    }
+    let values: BTreeSet<&str> = list.split(',').map(str::trim).collect();
+    if values.iter().any(|value| value.starts_with(['!', '<', '>', '*']) || value.starts_with("limit:")) {
+        return Err((
+            format!("the constraint {} mixes two kinds", quoted(text)),
+            "a `!` in front is for all values; a limit stands alone",
+        ));
+    }
+    if values.contains("") {
+        return Err((
+            format!("the constraint {} has an empty value", quoted(text)),
+            "values stand between commas: `a,b`; a leading `!` means none of them",
+        ));
+    }
+    Ok(Rule::Value(wire::ValueRule { negated, values: values.into_iter().map(str::to_owned).collect() }))
 }
 
 fn errors(issues: &[Fault]) -> usize {
@@ -139,42 +189,77 @@ impl Checks<'_> {
             if name.trim().is_empty() {
                 self.error(attribute.span, "this constraint names no attribute");
             }
-            let rule = match text.strip_prefix("limit:") {
-                Some(count) => match count.trim().parse().ok().filter(|&count| count > 0) {
-                    Some(count) => wire::constraint::Rule::Limit(wire::LimitRule { count }),
-                    None => {
-                        let reason = format!("{} is no limit", quoted(text));
-                        let hint = "`limit:2` means at most 2 tasks of the job on hosts that share the attribute's value";
-                        self.issues.push(Issue::error(rule.span, reason).hint(hint));
-                        continue;
-                    }
-                },
-                None => {
-                    let (negated, list) = match text.strip_prefix('!') {
-                        Some(list) => (true, list),
-                        None => (false, &**text),
-                    };
-                    let values: BTreeSet<&str> = list.split(',').map(str::trim).collect();
-                    if values.iter().any(|value| value.starts_with('!') || value.starts_with("limit:")) {
-                        let reason = format!("the constraint {} mixes two kinds", quoted(text));
-                        let hint = "a `!` in front is for all values; a limit stands alone";
-                        self.issues.push(Issue::error(rule.span, reason).hint(hint));
-                        continue;
-                    }
-                    if values.contains("") {
-                        let reason = format!("the constraint {} has an empty value", quoted(text));
-                        let hint = "values stand between commas: `a,b`; a leading `!` means none of them";
-                        self.issues.push(Issue::error(rule.span, reason).hint(hint));
-                        continue;
-                    }
-                    let values = values.into_iter().map(str::to_owned).collect();
-                    wire::constraint::Rule::Value(wire::ValueRule { negated, values })
-                }
-            };
-            sorted.insert(name.clone(), rule);
+            match read_rule(text) {
+                Ok(rule) => drop(sorted.insert(name.clone(), rule)),
+                Err((reason, hint)) => self.issues.push(Issue::error(rule.span, reason).hint(hint)),
+            }
         }
         let constraint = |(attribute, rule)| wire::Constraint { attribute, rule: Some(rule) };
         sorted.into_iter().map(constraint).collect()
+    }
+
+    fn preferences(&mut self, object: &Object) -> Vec<wire::Preference> {
+        let mut preferences = Vec::new();
+        for preference in objects(object.list("preferences")) {
+            let weight: i32 = self.within(preference, "weight", -100, 100);
+            if weight == 0 {
+                self.error(preference.span_of("weight"), "a preference of weight 0 prefers nothing");
+            }
+            match read_rule(preference.text("value")) {
+                Ok(wire::constraint::Rule::Limit(_)) => {
+                    let reason = "a limit cannot be a preference";
+                    self.issues.push(
+                        Issue::error(preference.span_of("value"), reason)
+                            .hint("`Spread` puts tasks apart as far as there is room"),
+                    );
+                }
+                Ok(rule) => {
+                    let attribute = preference.text("attribute").to_owned();
+                    let constraint = Some(wire::Constraint { attribute, rule: Some(rule) });
+                    preferences.push(wire::Preference { constraint, weight });
+                }
+                Err((reason, hint)) => {
+                    self.issues.push(Issue::error(preference.span_of("value"), reason).hint(hint));
+                }
+            }
+        }
+        preferences
+    }
+
+    fn spreads(&mut self, object: &Object) -> Vec<wire::Spread> {
+        let mut spreads = Vec::new();
+        for spread in objects(object.list("spreads")) {
+            let mut targets = BTreeMap::new();
+            for (value, percent) in spread.map("targets") {
+                let Data::Text(name) = &value.data else { continue };
+                let number = match &percent.data {
+                    Data::Int(number) => u32::try_from(*number).ok(),
+                    Data::Text(text) => text.trim().parse().ok(),
+                    _ => None,
+                };
+                match number.filter(|percent| *percent <= 100) {
+                    Some(percent) => drop(targets.insert(name.clone(), percent)),
+                    None => self.error(percent.span, "a target is a whole number of percent, from 0 to 100"),
+                }
+            }
+            if targets.values().sum::<u32>() > 100 {
+                self.error(spread.span_of("targets"), "the targets are more than 100 percent in sum");
+            }
+            let target = |(value, percent)| wire::SpreadTarget { value, percent };
+            spreads.push(wire::Spread {
+                attribute: spread.text("attribute").to_owned(),
+                targets: targets.into_iter().map(target).collect(),
+            });
+        }
+        spreads
+    }
+
+    fn partition_policy(&mut self, object: &Object) -> Option<wire::PartitionPolicy> {
+        let policy = object.object("partition_policy")?;
+        Some(wire::PartitionPolicy {
+            reschedule: policy.bool("reschedule"),
+            delay_seconds: self.within(policy, "delay_secs", 0, i64::from(u32::MAX)),
+        })
     }
 
     fn task(&mut self, task: &Object, role: &str) -> wire::TaskSpec {

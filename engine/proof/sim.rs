@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{HostId, TaskId};
 
 use super::make::{BEGIN, JobMaker, host, identity, limit, session, spread, value};
+use crate::state::breaks::Break;
+use crate::state::breaks::tests::while_broken;
 use crate::state::command::{Report, Request, StartSession};
 use crate::state::host::HostMode;
 use crate::state::laws;
-use crate::state::place::tests::DROP_CAPACITY_CHECK;
 use crate::state::record::LIVE_TABLE_LAST;
 use crate::{
     Command, Done, Hint, HostIdentity, Op, RefusalKind, Reply, Round, State, Status, Timestamp, View, Want,
@@ -759,11 +760,15 @@ fn the_hunter_finds_nothing() {
 }
 
 #[test]
-fn the_hunter_finds_a_dropped_check() {
-    DROP_CAPACITY_CHECK.with(|drop| drop.set(true));
-    let found = (0..200).find_map(|seed| hunt(seed).err());
-    DROP_CAPACITY_CHECK.with(|drop| drop.set(false));
-    let found = found.expect("200 seeds with a dropped re-check broke no law");
-    assert!(found.contains("and carries"), "another law was broken: {found}");
-    println!("{found}");
+fn the_hunter_finds_each_broken_rule() {
+    for (rule, complaint) in [
+        (Break::RoomUnchecked, "and carries"),
+        (Break::ChargeKept, "is charged"),
+        (Break::RoomKept, "room is kept for"),
+    ] {
+        let found = while_broken(rule, || (0..200).find_map(|seed| hunt(seed).err().map(|why| (seed, why))));
+        let (seed, why) = found.unwrap_or_else(|| panic!("200 seeds with {rule:?} broke no law"));
+        assert!(why.contains(complaint), "{rule:?} broke another law: {why}");
+        println!("{rule:?} was found by seed {seed}: {why}");
+    }
 }

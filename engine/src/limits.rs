@@ -60,6 +60,8 @@ pub const PORTS_PER_TASK_MAX: usize = 100;
 pub const CONSTRAINTS_MAX: usize = 50;
 /// Values of one constraint.
 pub const CONSTRAINT_VALUES_MAX: usize = 100;
+/// Spreads of one job.
+pub const SPREADS_MAX: usize = 4;
 /// Metadata entries of one job.
 pub const METADATA_MAX: usize = 100;
 /// Attributes of one host.

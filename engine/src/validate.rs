@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::job_key::check_part;
+use proto::wire::constraint::Rule;
 use proto::{BadField, wire};
 
 use crate::limits::{
     ATTRIBUTES_MAX, CMDLINE_BYTES_MAX, CONFIG_BYTES_MAX, CONSTRAINT_VALUES_MAX, CONSTRAINTS_MAX,
     INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PORT_RANGES_MAX, PORTS_PER_TASK_MAX,
-    PROCESSES_MAX, TEXT_BYTES_MAX,
+    PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
 };
 use crate::state::config::JobSpec;
 use crate::state::host::HostSpec;
@@ -59,6 +60,9 @@ pub fn check_job_spec(spec: &wire::JobSpec) -> Result<JobSpec, BadField> {
     }
     check_task(config.task.as_ref().unwrap_or(&wire::TaskSpec::default()))?;
     check_constraints(&config)?;
+    ensure(!config.all_or_nothing || spec.instances <= TOGETHER_MAX, "instances", || {
+        format!("are {}; at most {TOGETHER_MAX} tasks get places all or none", spec.instances)
+    })?;
     let bytes = prost::Message::encoded_len(&config);
     ensure(bytes <= CONFIG_BYTES_MAX, "config", || {
         format!("has {bytes} bytes; at most {CONFIG_BYTES_MAX} are stored")
@@ -181,42 +185,68 @@ fn check_constraints(config: &wire::TaskConfig) -> Checked {
         format!("are {}; a job has at most {CONSTRAINTS_MAX}", config.constraints.len())
     })?;
     for constraint in &config.constraints {
-        let field = format!("constraint {}", constraint.attribute);
-        check_part("constraint", &constraint.attribute)?;
-        match constraint.rule.as_ref() {
-            Some(wire::constraint::Rule::Limit(rule)) => {
-                ensure(rule.count > 0, &field, || "has limit 0; it is at least 1".to_owned())?;
-                ensure(constraint.attribute != "dedicated", &field, || {
-                    "must name one value, not a limit".to_owned()
-                })?;
+        check_rule(constraint)?;
+        if constraint.attribute == "dedicated" {
+            match &constraint.rule {
+                Some(Rule::Value(rule)) => check_dedicated(config, rule)?,
+                _ => return Err(BadField::new("constraint dedicated", "must name exactly one value")),
             }
-            Some(wire::constraint::Rule::Compare(rule)) => {
-                ensure(rule.comparison() != wire::Comparison::Unspecified, &field, || {
-                    "compares in a way that this build does not know".to_owned()
-                })?;
-                ensure(constraint.attribute != "dedicated", &field, || {
-                    "must name one value, not compare".to_owned()
-                })?;
-            }
-            Some(wire::constraint::Rule::Exists(_)) => {
-                ensure(constraint.attribute != "dedicated", &field, || {
-                    "must name one value, not any".to_owned()
-                })?;
-            }
-            Some(wire::constraint::Rule::Value(rule)) => {
-                ensure(!rule.values.is_empty(), &field, || "names no value".to_owned())?;
-                ensure(rule.values.len() <= CONSTRAINT_VALUES_MAX, &field, || {
-                    format!("names more than {CONSTRAINT_VALUES_MAX} values")
-                })?;
-                rule.values.iter().try_for_each(|value| check_text(&field, value))?;
-                if constraint.attribute == "dedicated" {
-                    check_dedicated(config, rule)?;
-                }
-            }
-            None => return Err(BadField::new(field, "has no rule")),
         }
     }
-    Ok(())
+    ensure(config.preferences.len() <= CONSTRAINTS_MAX, "preferences", || {
+        format!("are {}; a job has at most {CONSTRAINTS_MAX}", config.preferences.len())
+    })?;
+    for preference in &config.preferences {
+        let constraint = preference.constraint.as_ref();
+        let constraint = constraint.ok_or_else(|| BadField::new("preference", "has no constraint"))?;
+        check_rule(constraint)?;
+        let field = format!("preference {}", constraint.attribute);
+        ensure(!matches!(constraint.rule, Some(Rule::Limit(_))), &field, || "cannot be a limit".to_owned())?;
+        ensure(preference.weight != 0 && preference.weight.abs() <= 100, &field, || {
+            format!("has weight {}; it is -100 to 100, and not 0", preference.weight)
+        })?;
+    }
+    ensure(config.spreads.len() <= SPREADS_MAX, "spreads", || {
+        format!("are {}; a job has at most {SPREADS_MAX}", config.spreads.len())
+    })?;
+    config.spreads.iter().try_for_each(check_spread)
+}
+
+fn check_spread(spread: &wire::Spread) -> Checked {
+    check_part("spread", &spread.attribute)?;
+    let field = format!("spread {}", spread.attribute);
+    ensure(spread.targets.len() <= CONSTRAINT_VALUES_MAX, &field, || {
+        format!("has more than {CONSTRAINT_VALUES_MAX} targets")
+    })?;
+    spread.targets.iter().try_for_each(|target| check_text(&field, &target.value))?;
+    let values: BTreeSet<&str> = spread.targets.iter().map(|target| target.value.as_str()).collect();
+    ensure(values.len() == spread.targets.len(), &field, || "has a target twice".to_owned())?;
+    let sum: u64 = spread.targets.iter().map(|target| u64::from(target.percent)).sum();
+    ensure(sum <= 100, &field, || format!("has targets of {sum} percent in sum; 100 are all"))
+}
+
+fn check_rule(constraint: &wire::Constraint) -> Checked {
+    check_part("constraint", &constraint.attribute)?;
+    let field = format!("constraint {}", constraint.attribute);
+    match constraint.rule.as_ref() {
+        Some(Rule::Limit(rule)) => {
+            ensure(rule.count > 0, &field, || "has limit 0; it is at least 1".to_owned())
+        }
+        Some(Rule::Compare(rule)) => {
+            ensure(rule.comparison() != wire::Comparison::Unspecified, &field, || {
+                "compares in a way that this build does not know".to_owned()
+            })
+        }
+        Some(Rule::Exists(_)) => Ok(()),
+        Some(Rule::Value(rule)) => {
+            ensure(!rule.values.is_empty(), &field, || "names no value".to_owned())?;
+            ensure(rule.values.len() <= CONSTRAINT_VALUES_MAX, &field, || {
+                format!("names more than {CONSTRAINT_VALUES_MAX} values")
+            })?;
+            rule.values.iter().try_for_each(|value| check_text(&field, value))
+        }
+        None => Err(BadField::new(field, "has no rule")),
+    }
 }
 
 fn check_dedicated(config: &wire::TaskConfig, rule: &wire::ValueRule) -> Checked {

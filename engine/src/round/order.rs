@@ -14,7 +14,7 @@ use super::view::{Group, View};
 use crate::state::config::Tier;
 
 /// Tasks that a role may place before another one's share is looked at.
-const SLICE: usize = 64;
+const SLICE: usize = 16;
 
 /// What of the cluster a role has, in millionths of the resource it has most of.
 pub fn dominant_share(used: Resources, capacity: Resources) -> u64 {

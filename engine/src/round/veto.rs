@@ -190,7 +190,7 @@ impl fmt::Display for Veto {
             },
             Veto::Dedicated => write!(f, "the hosts are dedicated to other jobs"),
             Veto::Maintenance => write!(f, "the hosts are drained for maintenance"),
-            Veto::Together { tasks } => write!(f, "some of the {tasks} would fit, not all"),
+            Veto::Together { tasks } => write!(f, "some of the {tasks} find one, the others do not"),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! references to configs, the order of deadlines. `laws` compares both.
 
 pub mod apply;
+pub(crate) mod breaks;
 pub mod command;
 pub mod config;
 mod deadline;

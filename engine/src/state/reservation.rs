@@ -3,6 +3,7 @@
 
 use proto::{HostId, TaskId};
 
+use super::breaks::{Break, broken};
 use super::status::Status;
 use super::touch::{Key, Touch};
 use super::{Due, State};
@@ -76,6 +77,9 @@ impl State {
 
     /// Ends all reservations on a host that gets no tasks any more.
     pub(super) fn unreserve_host(&mut self, host: HostId, touch: &mut Touch) {
+        if broken(Break::RoomKept) {
+            return;
+        }
         let Some(host) = self.hosts.get(&host) else { return };
         let tasks: Vec<TaskId> = host.reserved_for.keys().copied().collect();
         for task in tasks {

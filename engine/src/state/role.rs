@@ -3,6 +3,7 @@
 use proto::Resources;
 
 use super::State;
+use super::breaks::{Break, broken};
 use super::command::{Done, Refusal, RefusalKind, Reply};
 use super::config::TaskConfig;
 use super::touch::{Key, Touch};
@@ -183,6 +184,9 @@ impl State {
 
     /// A task has ended.
     pub(super) fn discharge(&mut self, config: &TaskConfig) {
+        if broken(Break::ChargeKept) {
+            return;
+        }
         let role = self.role_of(config);
         let account = role.account(config);
         *account = account.minus_or_zero(config.demand);

@@ -173,7 +173,8 @@ impl State {
         let was_pending = task.status == Status::Pending;
         task.failures += u32::from(fails);
         // Who stopped it on purpose has said why; what the host adds is always the same.
-        let why = task.message.take().filter(|_| task.status.is_deliberate_end());
+        let said = task.status.is_deliberate_end() && to != Status::Lost;
+        let why = task.message.take().filter(|_| said);
         task.message = why.or_else(|| message.and_then(kept_message));
         task.status = to;
         task.since = clock;
