@@ -39,7 +39,7 @@ test: setup ## format, lints, units, golden files, simulation, real processes, a
 	cargo test --locked --workspace
 	$(bin)/demo
 
-bench: bench-failover bench-submit ## prints every figure; `make bench-NAME` for one
+bench: bench-engine bench-packing bench-failover bench-submit ## prints every figure; `make bench-NAME` for one
 
 bench-%: build
 	@BOREALIS_BIN=$(bin) $(bin)/bench $*

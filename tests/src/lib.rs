@@ -7,6 +7,7 @@
 pub mod api;
 pub mod client;
 pub mod cluster;
+pub mod decisions;
 pub mod figures;
 pub mod fsync;
 pub mod jobs;

@@ -1,0 +1,383 @@
+//! Inputs and measurements of the pure engine: clusters that exist only in memory, decided on by the real rounds and
+//! accepted by the real `apply`. No processes, no disk.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use engine::state::command::{Assign, Placement, StartSession};
+use engine::state::laws;
+use engine::validate::{check_host_spec, check_job_spec};
+use engine::{Command, Hint, HostIdentity, JobSpec, Op, State, Timestamp, View, round};
+use proto::{HostId, Resources, wire};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+const BEGIN: Timestamp = Timestamp(1_800_000_000_000);
+/// What every host has: 64 cores, 256 GiB, 1 TiB.
+const HOST: Resources = Resources { cpu_milli: 64_000, ram_mib: 256 * 1024, disk_mib: 1024 * 1024, gpus: 0 };
+/// Roles among which jobs are dealt out.
+const ROLES: usize = 20;
+
+/// What the jobs of a case demand of hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Demand {
+    /// Resources only.
+    Plain,
+    /// A zone out of some, or not out of some.
+    Value,
+    /// At most 2 of a job on a host, and 4 in a rack.
+    Limit,
+    /// Evenly over zones.
+    Spread,
+}
+
+impl Demand {
+    /// All, in the order in which they are shown.
+    pub const ALL: [Demand; 4] = [Demand::Plain, Demand::Value, Demand::Limit, Demand::Spread];
+
+    /// As the figures call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Demand::Plain => "plain",
+            Demand::Value => "value",
+            Demand::Limit => "limit",
+            Demand::Spread => "spread",
+        }
+    }
+}
+
+/// A cluster in memory.
+#[derive(Debug)]
+pub struct Memory {
+    /// All of it.
+    pub state: State,
+    hints: Vec<Hint>,
+    hosts: Vec<HostId>,
+}
+
+impl Memory {
+    /// So many equal hosts, two to a rack, in ten zones.
+    pub fn with_hosts(hosts: usize) -> Result<Memory> {
+        let mut memory = Memory { state: State::default(), hints: Vec::new(), hosts: Vec::new() };
+        let session = StartSession {
+            term: 1,
+            leader: 1,
+            wall_clocks: vec![BEGIN],
+            cluster: "bench".into(),
+            lineage: "lineage".into(),
+            epoch: 1,
+        };
+        memory.apply(Op::StartSession(session))?;
+        for number in 0..hosts {
+            let attribute = |name: &str, value: String| wire::Attribute { name: name.into(), value };
+            let spec = wire::HostSpec {
+                name: format!("host-{number}"),
+                address: "127.0.0.1:1".into(),
+                capacity: Some(HOST.into()),
+                ports: vec![wire::PortRange { first: 31_000, last: 32_000 }],
+                attributes: vec![
+                    attribute("rack", format!("r{}", number / 2)),
+                    attribute("zone", format!("z{}", number % 10)),
+                ],
+                version: String::new(),
+            };
+            let identity = HostIdentity {
+                host: None,
+                journal: format!("j{number}"),
+                machine: format!("m{number}"),
+                boot: "b".into(),
+            };
+            let spec = check_host_spec(&spec)?;
+            let done = memory.apply(Op::RegisterHost { identity, spec, held: BTreeSet::new() })?;
+            memory.hosts.push(HostId(done.id));
+        }
+        Ok(memory)
+    }
+
+    /// Applies a command that must be accepted.
+    pub fn apply(&mut self, op: Op) -> Result<engine::Done> {
+        let applied = self.state.apply(Command::new(BEGIN, op));
+        self.hints.extend(applied.hints);
+        applied.reply.context("State refused a command")
+    }
+
+    /// Fills every host to so many percent with one task each.
+    pub fn fill(&mut self, percent: u64) -> Result<()> {
+        if percent == 0 {
+            return Ok(());
+        }
+        let part = |amount: u64| amount * percent / 100;
+        let demand = Resources {
+            cpu_milli: part(HOST.cpu_milli),
+            ram_mib: part(HOST.ram_mib),
+            disk_mib: part(HOST.disk_mib),
+            gpus: 0,
+        };
+        let hosts = self.hosts.clone();
+        for (number, hosts) in hosts.chunks(10_000).enumerate() {
+            let spec = job("filler", &format!("filler-{number}"), demand, hosts.len() as u32)?;
+            self.apply(Op::CreateJob(spec.clone()))?;
+            let job = self.state.job(&spec.config.job).context("the filler was made")?;
+            let tasks: Vec<_> = self.state.tasks_of(job).map(|task| task.id).collect();
+            for (&host, task) in hosts.iter().zip(tasks) {
+                let placements = vec![Placement { task, ports: Vec::new() }];
+                self.apply(Op::Assign(Assign { host, placements }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `jobs` jobs that are `tasks` tasks in sum, of 200 shapes.
+    pub fn submit(&mut self, demand: Demand, jobs: usize, tasks: usize) -> Result<()> {
+        for number in 0..jobs {
+            let shape = number % 200;
+            let resources = Resources {
+                cpu_milli: 50 + 2 * shape as u64,
+                ram_mib: 64 + 8 * (shape as u64 * 37 % 200),
+                disk_mib: 64 + 16 * (shape as u64 * 73 % 200),
+                gpus: 0,
+            };
+            let role = format!("role-{}", number % ROLES);
+            let count = (tasks / jobs) as u32;
+            let mut spec = wire_job(&role, &format!("job-{number}"), resources, count);
+            if let Some(config) = &mut spec.config {
+                demand_of(config, demand, number);
+            }
+            self.apply(Op::CreateJob(check_job_spec(&spec)?))?;
+        }
+        Ok(())
+    }
+}
+
+fn demand_of(config: &mut wire::TaskConfig, demand: Demand, number: usize) {
+    use wire::constraint::Rule;
+    let mut constrain = |attribute: &str, rule: Rule| {
+        config.constraints.push(wire::Constraint { attribute: attribute.into(), rule: Some(rule) });
+    };
+    match demand {
+        Demand::Plain => {}
+        Demand::Value => {
+            let values = (0..1 + number % 4).map(|n| format!("z{}", (number + n) % 10)).collect();
+            constrain("zone", Rule::Value(wire::ValueRule { negated: number.is_multiple_of(2), values }));
+        }
+        Demand::Limit => {
+            constrain("host", Rule::Limit(wire::LimitRule { count: 2 }));
+            constrain("rack", Rule::Limit(wire::LimitRule { count: 4 }));
+        }
+        Demand::Spread => {
+            config.spreads.push(wire::Spread { attribute: "zone".into(), targets: Vec::new() });
+        }
+    }
+}
+
+fn wire_job(role: &str, name: &str, demand: Resources, instances: u32) -> wire::JobSpec {
+    let process = wire::Process { name: "main".into(), cmdline: "run".into(), ..wire::Process::default() };
+    let task = wire::TaskSpec {
+        name: "task".into(),
+        resources: Some(demand.into()),
+        processes: vec![process],
+        ..wire::TaskSpec::default()
+    };
+    let key = wire::JobKey {
+        cluster: "bench".into(),
+        role: role.into(),
+        environment: "prod".into(),
+        name: name.into(),
+    };
+    let config = wire::TaskConfig {
+        job: Some(key),
+        task: Some(task),
+        service: true,
+        tier: "preemptible".into(),
+        max_task_failures: -1,
+        ..wire::TaskConfig::default()
+    };
+    wire::JobSpec { config: Some(config), instances }
+}
+
+fn job(role: &str, name: &str, demand: Resources, instances: u32) -> Result<JobSpec> {
+    Ok(check_job_spec(&wire_job(role, name, demand, instances))?)
+}
+
+/// What placing all pending tasks took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Placed {
+    /// Tasks placed; `apply` has accepted each.
+    pub tasks: usize,
+    /// Tasks that found no place.
+    pub waiting: usize,
+    /// Rounds.
+    pub rounds: usize,
+    /// In `round` alone.
+    pub round: Duration,
+    /// In `apply` alone.
+    pub apply: Duration,
+    /// In `View::new`, once.
+    pub view: Duration,
+    /// In keeping the view up to date.
+    pub absorb: Duration,
+}
+
+/// Places all that is pending, from a fresh view.
+pub fn place_all(memory: &mut Memory) -> Result<Placed> {
+    let mut placed = Placed::default();
+    memory.hints.clear();
+    let mut view = timed(&mut placed.view, || View::new(&memory.state));
+    loop {
+        let now = Timestamp(BEGIN.0 + placed.rounds as u64);
+        let decided = timed(&mut placed.round, || round(&view, now, usize::MAX));
+        placed.rounds += 1;
+        placed.waiting = decided.report.waiting;
+        if decided.report.placed == 0 {
+            break;
+        }
+        timed(&mut placed.absorb, || view.launch(&decided));
+        for assign in decided.assigns {
+            let wanted = assign.placements.len();
+            let done = timed(&mut placed.apply, || memory.apply(Op::Assign(assign.clone())))?;
+            ensure!(done.tasks as usize == wanted, "apply took {} of {wanted} placements", done.tasks);
+            placed.tasks += wanted;
+        }
+        let hints = std::mem::take(&mut memory.hints);
+        timed(&mut placed.absorb, || view.absorb(&memory.state, &hints));
+        if decided.report.waiting == 0 {
+            break;
+        }
+    }
+    laws::check(&memory.state)?;
+    Ok(placed)
+}
+
+fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let done = work();
+    *sum += begun.elapsed();
+    done
+}
+
+/// How tasks are packed until the first large one fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// The engine's rounds.
+    BinPack,
+    /// The first host that has room, in a fixed order.
+    FirstFit,
+    /// Any host that has room.
+    Random,
+}
+
+impl Policy {
+    /// All of them.
+    pub const ALL: [Policy; 3] = [Policy::BinPack, Policy::FirstFit, Policy::Random];
+
+    /// As the figures call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::BinPack => "bin-pack",
+            Policy::FirstFit => "first-fit",
+            Policy::Random => "random",
+        }
+    }
+}
+
+/// One job of the mix: what a task takes, how many, and whether it is a large one.
+type Job = (Resources, u32, bool);
+
+/// A mix as traces of large clusters show it in kind (many small tasks, few large ones): of 100 jobs 90 are of 1 to 50
+/// tasks of up to a core, 9 of 1 to 10 tasks of 1 to 4 cores, and one is a single task of half a host. Ram goes from
+/// 1 to 6 GiB a core.
+fn mix(dice: &mut StdRng) -> Job {
+    let kind: u32 = dice.random_range(0..100);
+    let (cpu_milli, count, large): (u64, u32, bool) = match kind {
+        0..90 => (dice.random_range(50..1_000), dice.random_range(1..=50), false),
+        90..99 => (dice.random_range(1_000..4_000), dice.random_range(1..=10), false),
+        _ => (HOST.cpu_milli / 2, 1, true),
+    };
+    let ram_mib = if large { HOST.ram_mib / 2 } else { cpu_milli * dice.random_range(1..=6) * 1024 / 1000 };
+    (Resources { cpu_milli, ram_mib: ram_mib.max(32), disk_mib: 64, gpus: 0 }, count, large)
+}
+
+/// The share of all cores in use when the first large task fails, on `hosts` hosts.
+pub fn packed(policy: Policy, hosts: usize, seed: u64) -> Result<f64> {
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut chance = StdRng::seed_from_u64(seed.wrapping_add(1));
+    let mut memory = if policy == Policy::BinPack { Some(Memory::with_hosts(hosts)?) } else { None };
+    let mut view = memory.as_ref().map(|memory| View::new(&memory.state)).unwrap_or_default();
+    let mut free = vec![HOST; hosts];
+    let mut used = 0;
+    for number in 0_u64.. {
+        let (demand, count, large) = mix(&mut dice);
+        let placed = match &mut memory {
+            Some(memory) => {
+                memory.hints.clear();
+                let spec = job("mix", &format!("job-{number}"), demand, count)?;
+                let key = spec.config.job.clone();
+                memory.apply(Op::CreateJob(spec))?;
+                view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
+                let decided = round(&view, Timestamp(BEGIN.0 + number), usize::MAX);
+                view.launch(&decided);
+                let mut placed = 0;
+                for assign in decided.assigns {
+                    placed += memory.apply(Op::Assign(assign))?.tasks;
+                }
+                view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
+                // What found no place is not waited for, so that all policies see the same tasks.
+                if placed < count && !large {
+                    let waiting = memory.state.tasks().filter(|task| task.host.is_none());
+                    let instances = waiting.map(|task| task.instance).collect();
+                    memory.apply(Op::KillTasks { job: key, instances, message: String::new() })?;
+                    view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
+                }
+                placed
+            }
+            None => (0..count).filter(|_| fit(policy, &mut free, demand, &mut chance)).count() as u32,
+        };
+        used += demand.cpu_milli * u64::from(placed);
+        if large && placed == 0 {
+            break;
+        }
+    }
+    Ok(used as f64 / (HOST.cpu_milli * hosts as u64) as f64)
+}
+
+fn fit(policy: Policy, free: &mut [Resources], demand: Resources, chance: &mut StdRng) -> bool {
+    let fits: Vec<usize> = match policy {
+        Policy::Random => (0..free.len()).filter(|&at| demand.fits_in(&free[at])).collect(),
+        _ => (0..free.len()).find(|&at| demand.fits_in(&free[at])).into_iter().collect(),
+    };
+    if fits.is_empty() {
+        return false;
+    }
+    let at = fits[chance.random_range(0..fits.len())];
+    free[at] = free[at].minus_or_zero(demand);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_cases_are_placed_whole() -> Result<()> {
+        for demand in Demand::ALL {
+            for percent in [0, 50] {
+                let mut memory = Memory::with_hosts(100)?;
+                memory.fill(percent)?;
+                memory.submit(demand, 50, 500)?;
+                let placed = place_all(&mut memory)?;
+                ensure!((placed.tasks, placed.waiting) == (500, 0), "{demand:?} at {percent}%: {placed:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn packing_ends_at_the_first_large_task() -> Result<()> {
+        for policy in Policy::ALL {
+            let share = packed(policy, 20, 1)?;
+            ensure!((0.2..1.0).contains(&share), "{policy:?} used {share}");
+        }
+        Ok(())
+    }
+}
