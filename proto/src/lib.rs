@@ -3,6 +3,7 @@
 //! Everything persisted or sent is one of these messages. The values are what the rooms believe in: once a
 //! `JobKey` or a `Resources` exists, it is well formed. Not here: services (see `rpc`), defaults, decisions.
 
+pub mod digest;
 pub mod ids;
 pub mod job_key;
 pub mod resources;

@@ -37,8 +37,8 @@ impl Aim<'_> {
     fn score(&self, number: u32) -> u64 {
         let at = number as usize;
         let (count, target) = (u64::from(self.counts[at]) + 1, self.targets[at]);
-        // Beyond every target that is not nothing, and still in order.
-        if target == 0 { (1 << 40) + count } else { count * 1_000_000 / target }
+        // Without a target: beyond all that have one, and still in order.
+        (count * 1_000_000).checked_div(target).unwrap_or((1 << 40) + count)
     }
 }
 
