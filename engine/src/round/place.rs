@@ -8,12 +8,11 @@ use proto::{Resources, TaskId};
 use super::attributes::Attribute;
 use super::bits::Bits;
 use super::order::{self, Turn};
-use super::view::{Group, View};
+use super::view::{Group, View, take};
 use super::walk::Walk;
 use super::{GroupReport, Report, Round, why};
 use crate::state::command::{Assign, Placement};
-use crate::state::config::ConfigHash;
-use crate::state::role::times;
+use crate::state::config::{ConfigHash, TaskConfig};
 use crate::time::Timestamp;
 
 /// Groups whose reasons one round counts anew. The others keep what was found earlier; their turn comes.
@@ -34,6 +33,7 @@ pub(super) fn nothing(view: &View, why: &str) -> Round {
 pub(super) struct Placing<'a> {
     pub(super) view: &'a View,
     pub(super) free: Vec<Resources>,
+    pub(super) lendable: Vec<Resources>,
     pub(super) room: Vec<usize>,
     /// Ports given in this round.
     pub(super) ports: BTreeMap<usize, BTreeSet<u16>>,
@@ -140,6 +140,7 @@ impl<'a> Placing<'a> {
         Placing {
             view,
             free: columns.free.clone(),
+            lendable: columns.lendable.clone(),
             room: columns.room.clone(),
             ports: BTreeMap::new(),
             taken: BTreeMap::new(),
@@ -178,7 +179,7 @@ impl<'a> Placing<'a> {
             };
             let placed = service.placed - before;
             report.placed += placed;
-            let took = times(group.config.demand, placed as u32);
+            let took = group.config.demand.times(placed as u32);
             // Every further turn places something, so turns end.
             if !exhausted && placed > 0 && placed < left && !service.rest.is_empty() {
                 services.insert(hash, service);
@@ -199,7 +200,9 @@ impl<'a> Placing<'a> {
         let (version, report) = group.tried.as_ref()?;
         let mut improved = self.view.improved_since(*version);
         let demand = group.config.demand;
-        let better = |slot: usize| demand.fits_in(&self.free[slot]) || self.view.keeps_room(slot, group);
+        let better = |slot: usize| {
+            demand.fits_in(&self.free_for(slot, &group.config)) || self.view.keeps_room(slot, group)
+        };
         if improved.any(better) {
             return None;
         }
@@ -270,11 +273,11 @@ impl<'a> Placing<'a> {
             if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
                 continue;
             }
-            let Some(ports) = self.free_ports(slot, service.group.config.ports.len()) else { continue };
+            let Some(ports) = self.free_ports(slot, &service.group.config) else { continue };
             // The room is kept already: for others nothing changes but ports and the count of tasks.
-            let free = self.free[slot];
+            let free = (self.free[slot], self.lendable[slot]);
             self.take(service, slot, &ports);
-            self.free[slot] = free;
+            (self.free[slot], self.lendable[slot]) = free;
             self.placements[slot].push(Placement { task, ports });
             service.rest.retain(|other| *other != task);
             service.placed += 1;
@@ -312,7 +315,7 @@ impl<'a> Placing<'a> {
             return false;
         }
         for (slot, placement) in made.into_iter().rev() {
-            self.give_back(service.group.config.demand, slot, &placement.ports);
+            self.give_back(&service.group.config, slot, &placement.ports);
             service.rest.push(placement.task);
         }
         true
@@ -320,16 +323,17 @@ impl<'a> Placing<'a> {
 
     fn next_host(&self, service: &mut Service<'a>) -> Option<(usize, Vec<u16>)> {
         let Service { group, able, limits, walk, only, .. } = service;
-        let (demand, ports) = (group.config.demand, group.config.ports.len());
+        let demand = group.config.demand;
         let mut found = None;
         let mut takes = |slot: usize| {
-            if !demand.fits_in(&self.free[slot]) || !able.has(slot) || self.room[slot] == 0 {
+            if !demand.fits_in(&self.free_for(slot, &group.config)) || !able.has(slot) || self.room[slot] == 0
+            {
                 return false;
             }
             if !limits.iter().all(|limit| limit.allows(slot)) {
                 return false;
             }
-            found = self.free_ports(slot, ports);
+            found = self.free_ports(slot, &group.config);
             found.is_some()
         };
         let slot = match only {
@@ -339,23 +343,39 @@ impl<'a> Placing<'a> {
         Some((slot, found?))
     }
 
-    /// The lowest free ports of a host; `None` when there are too few.
-    fn free_ports(&self, slot: usize, count: usize) -> Option<Vec<u16>> {
+    /// What a host has left in this round for tasks of a config.
+    pub(super) fn free_for(&self, slot: usize, config: &TaskConfig) -> Resources {
+        if config.is_revocable() { self.free[slot].plus(self.lendable[slot]) } else { self.free[slot] }
+    }
+
+    /// Whether a port of a host has been given, in this round too.
+    pub(super) fn is_taken(&self, slot: usize, port: u16) -> bool {
+        let given = self.ports.get(&slot).is_some_and(|ports| ports.contains(&port));
+        given || self.view.columns.ports[slot].contains(&port)
+    }
+
+    /// The lowest free ports of a host; `None` when there are too few, or one that the task must have is taken.
+    fn free_ports(&self, slot: usize, config: &TaskConfig) -> Option<Vec<u16>> {
+        let (count, fixed) = (config.ports.len(), &config.static_ports);
+        if fixed.iter().any(|(_, port)| self.is_taken(slot, *port)) {
+            return None;
+        }
         if count == 0 {
             return Some(Vec::new());
         }
-        let (used, taken) = (&self.view.columns.ports[slot], self.ports.get(&slot));
-        let in_use = |port| used.contains(&port) || taken.is_some_and(|taken| taken.contains(&port));
+        let in_use = |port| self.is_taken(slot, port) || fixed.iter().any(|(_, fixed)| *fixed == port);
         let ports: Vec<u16> = self.view.columns.specs[slot].free_ports(in_use).take(count).collect();
         (ports.len() == count).then_some(ports)
     }
 
     fn take(&mut self, service: &mut Service<'a>, slot: usize, ports: &[u16]) {
-        let demand = service.group.config.demand;
-        self.free[slot] = self.free[slot].minus_or_zero(demand);
+        let config = &service.group.config;
+        let demand = config.demand;
+        take(config, &mut self.free[slot], &mut self.lendable[slot]);
         self.room[slot] -= 1;
-        if !ports.is_empty() {
-            self.ports.entry(slot).or_default().extend(ports);
+        if !ports.is_empty() || !config.static_ports.is_empty() {
+            let fixed = config.static_ports.iter().map(|(_, port)| port);
+            self.ports.entry(slot).or_default().extend(ports.iter().chain(fixed));
         }
         if self.view.columns.reserved[slot] != Resources::default() {
             let taken = self.taken.entry(slot).or_default();
@@ -365,11 +385,21 @@ impl<'a> Placing<'a> {
         service.walk.placed(slot);
     }
 
-    fn give_back(&mut self, demand: Resources, slot: usize, ports: &[u16]) {
-        self.free[slot] = self.free[slot].plus(demand);
+    fn give_back(&mut self, config: &TaskConfig, slot: usize, ports: &[u16]) {
+        let demand = config.demand;
+        if config.is_revocable() {
+            // Never more than was there: what is lent and what is free count together for it.
+            let (free, lendable) = (self.view.columns.free[slot], self.view.columns.lendable[slot]);
+            let missing = free.minus_or_zero(self.free[slot]).min(demand);
+            self.free[slot] = self.free[slot].plus(missing);
+            self.lendable[slot] = self.lendable[slot].plus(demand.minus_or_zero(missing)).min(lendable);
+        } else {
+            self.free[slot] = self.free[slot].plus(demand);
+        }
         self.room[slot] += 1;
         if let Some(taken) = self.ports.get_mut(&slot) {
-            taken.retain(|port| !ports.contains(port));
+            let fixed = |port: &u16| config.static_ports.iter().any(|(_, fixed)| fixed == port);
+            taken.retain(|port| !ports.contains(port) && !fixed(port));
         }
         if let Some(taken) = self.taken.get_mut(&slot) {
             *taken = taken.minus_or_zero(demand);

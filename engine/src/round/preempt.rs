@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::{Resources, TaskId};
+use proto::TaskId;
 
 use super::Round;
 use super::place::able;
@@ -17,8 +17,8 @@ use crate::limits::VICTIMS_MAX;
 use crate::state::State;
 use crate::state::command::Preempt;
 use crate::state::config::{TaskConfig, Tier};
-use crate::state::host::Host;
-use crate::state::preempt::may_displace;
+use crate::state::host::{Going, Host};
+use crate::state::preempt::{fits_once_gone, may_displace};
 use crate::state::task::Task;
 use crate::time::Timestamp;
 
@@ -93,7 +93,7 @@ fn candidates(view: &View, group: &Group) -> Vec<(u64, proto::HostId)> {
     let most = if group.config.is_production() { &columns.displaceable } else { &columns.used };
     let mut hosts: Vec<(u64, proto::HostId)> = able(view, group)
         .slots()
-        .filter(|&slot| demand.fits_in(&columns.free[slot].plus(most[slot])))
+        .filter(|&slot| demand.fits_in(&columns.free_for(slot, &group.config).plus(most[slot])))
         .filter_map(|slot| Some((super::veto::shortage(demand, columns.free[slot]).0, columns.ids[slot]?)))
         .collect();
     hosts.sort_unstable();
@@ -131,31 +131,30 @@ pub(crate) fn victims(state: &State, config: &TaskConfig, host: &Host) -> Option
     let mut all: Vec<&Task> =
         host.tasks().filter_map(|id| state.task(id)).filter(|victim| may_displace(config, victim)).collect();
     all.sort_by_key(|task| (Reverse(task.config.tier), task.config.priority, Reverse(task.created), task.id));
-    let ports_free = host.record.spec.port_count().saturating_sub(host.used_ports().len());
-    let kept = host.reserved().fold(Resources::default(), |sum, (_, demand)| sum.plus(demand));
-    let fits = |freed: Resources, ports: usize| {
-        let room = host.record.spec.capacity.plus(freed).minus_or_zero(host.used().plus(kept));
-        config.demand.fits_in(&room) && config.ports.len() <= ports_free + ports
-    };
-    let (mut freed, mut ports, mut taken) = (Resources::default(), 0, Vec::new());
+    let fits = |going: Going, freed: &BTreeSet<u16>| fits_once_gone(host, config, going, freed);
+    let (mut going, mut freed, mut taken) = (Going::default(), BTreeSet::new(), Vec::new());
     for task in all.into_iter().take(VICTIMS_MAX) {
-        if fits(freed, ports) {
+        if fits(going, &freed) {
             break;
         }
-        freed = freed.plus(task.demand());
-        ports += task.ports.len();
+        going = going.with(&task.config);
+        freed.extend(task.port_numbers());
         taken.push(task);
     }
-    if taken.is_empty() || !fits(freed, ports) {
+    if taken.is_empty() || !fits(going, &freed) {
         return None;
     }
     // The dearest first: whoever can be spared is.
     let mut at = taken.len();
     while at > 0 {
         at -= 1;
-        let without = (freed.minus_or_zero(taken[at].demand()), ports - taken[at].ports.len());
-        if fits(without.0, without.1) {
-            (freed, ports) = without;
+        let without = going.without(&taken[at].config);
+        let mut freed_without = freed.clone();
+        for port in taken[at].port_numbers() {
+            freed_without.remove(&port);
+        }
+        if fits(without, &freed_without) {
+            (going, freed) = (without, freed_without);
             taken.remove(at);
         }
     }

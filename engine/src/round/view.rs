@@ -51,6 +51,7 @@ struct InFlight {
     host: HostId,
     job: JobId,
     config: Arc<TaskConfig>,
+    /// All that it has.
     ports: Vec<u16>,
 }
 
@@ -60,6 +61,8 @@ pub(super) struct Columns {
     pub(super) ids: Vec<Option<HostId>>,
     pub(super) free: Vec<Resources>,
     pub(super) capacity: Vec<Resources>,
+    /// What revocable tasks may take beyond `free`: reserved by others, who do not use it.
+    pub(super) lendable: Vec<Resources>,
     /// Tasks that the host may still take.
     pub(super) room: Vec<usize>,
     pub(super) specs: Vec<Arc<HostSpec>>,
@@ -76,6 +79,20 @@ pub(super) struct Columns {
     pub(super) open: Bits,
     /// The view's version when something became free there last.
     pub(super) improved: Vec<u64>,
+}
+
+impl Columns {
+    /// What a host has free for tasks of a config.
+    pub(super) fn free_for(&self, slot: usize, config: &TaskConfig) -> Resources {
+        if config.is_revocable() { self.free[slot].plus(self.lendable[slot]) } else { self.free[slot] }
+    }
+}
+
+/// Takes a task's part: a revocable one takes first what is lent. `free` and `lendable` are those of its host.
+pub(super) fn take(config: &TaskConfig, free: &mut Resources, lendable: &mut Resources) {
+    let lent = if config.is_revocable() { config.demand.min(*lendable) } else { Resources::default() };
+    *lendable = lendable.minus_or_zero(lent);
+    *free = free.minus_or_zero(config.demand.minus_or_zero(lent));
 }
 
 /// What a round reads.
@@ -171,18 +188,20 @@ impl View {
                 }
                 // Where room was kept for it, it is not taken from the others.
                 if self.reserved.get(&placement.task) != Some(host) {
-                    self.columns.free[slot] = self.columns.free[slot].minus_or_zero(config.demand);
+                    take(&config, &mut self.columns.free[slot], &mut self.columns.lendable[slot]);
                 }
                 self.columns.gross[slot] = self.columns.gross[slot].minus_or_zero(config.demand);
                 self.columns.room[slot] = self.columns.room[slot].saturating_sub(1);
-                if !placement.ports.is_empty() {
-                    Arc::make_mut(&mut self.columns.ports[slot]).extend(&placement.ports);
+                let fixed = config.static_ports.iter().map(|(_, port)| *port);
+                let ports: Vec<u16> = placement.ports.iter().copied().chain(fixed).collect();
+                if !ports.is_empty() {
+                    Arc::make_mut(&mut self.columns.ports[slot]).extend(&ports);
                 }
                 if config.counted_attributes().next().is_some() {
                     *self.flights_of.entry(job).or_default().entry(*host).or_default() += 1;
                 }
                 self.fly(&config, true);
-                let flight = InFlight { host: *host, job, config, ports: placement.ports.clone() };
+                let flight = InFlight { host: *host, job, config, ports };
                 self.in_flight.insert(placement.task, flight);
                 self.in_flight_on.entry(*host).or_default().insert(placement.task);
             }
@@ -335,10 +354,11 @@ impl View {
         }
         self.look_at_reserved(Some(host), id);
         let (mut free, mut ports) = (host.free(), host.used_ports().clone());
+        let mut lendable = host.lendable().minus_or_zero(host.revocable());
         let mut room = crate::limits::TASKS_PER_HOST_MAX.saturating_sub(host.tasks().len());
         for task in self.in_flight_on.get(&id).into_iter().flatten() {
             let flight = &self.in_flight[task];
-            free = free.minus_or_zero(flight.config.demand);
+            take(&flight.config, &mut free, &mut lendable);
             ports.extend(&flight.ports);
             room = room.saturating_sub(1);
         }
@@ -352,6 +372,8 @@ impl View {
         better |= reserved != self.columns.reserved[slot];
         self.columns.reserved[slot] = reserved;
         free = free.minus_or_zero(reserved);
+        better |= !lendable.fits_in(&self.columns.lendable[slot]);
+        self.columns.lendable[slot] = lendable;
         better |= !free.fits_in(&self.columns.free[slot]) || room > self.columns.room[slot];
         better |= ports.len() < self.columns.ports[slot].len();
         self.columns.free[slot] = free;
@@ -371,6 +393,7 @@ impl View {
             columns.ids.push(None);
             columns.free.push(Resources::default());
             columns.capacity.push(Resources::default());
+            columns.lendable.push(Resources::default());
             columns.room.push(0);
             columns.specs.push(Arc::default());
             columns.ports.push(Arc::default());
@@ -385,6 +408,7 @@ impl View {
         });
         columns.ids[slot] = Some(id);
         columns.free[slot] = Resources::default();
+        columns.lendable[slot] = Resources::default();
         columns.room[slot] = 0;
         columns.specs[slot] = Arc::default();
         columns.ports[slot] = Arc::default();
