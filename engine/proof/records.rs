@@ -67,7 +67,7 @@ fn a_row_that_does_not_belong_is_corrupt() {
     let strange = |key: &[u8]| {
         rows(&state).into_iter().chain([(key.into(), [1u8].as_slice().into())]).collect::<Vec<_>>()
     };
-    assert!(complaint(strange(&[11, 1])).contains("does not know it"));
+    assert!(complaint(strange(&[13, 1])).contains("does not know it"));
     assert!(complaint(strange(&[])).contains("its key is empty"));
     assert!(complaint(strange(&[4, 1])).contains("a task's row cannot be read"));
 }

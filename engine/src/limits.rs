@@ -33,6 +33,10 @@ pub const EVENTS_PER_TASK_MAX: u32 = 1_000;
 pub const ENDED_PER_JOB_MAX: usize = 100;
 /// Roles that have a quota.
 pub const ROLES_WITH_QUOTA_MAX: usize = 10_000;
+/// Updates in flight.
+pub const UPDATES_MAX: usize = 10_000;
+/// Cron jobs.
+pub const CRONS_MAX: usize = 10_000;
 /// Hosts that one command drains or activates.
 pub const HOSTS_NAMED_MAX: usize = 1_000;
 /// Tasks that make room for one.
@@ -97,6 +101,18 @@ pub const SESSION_GRACE_MS: u64 = 30_000;
 pub const PREEMPTION_ROOM_MS: u64 = 3 * MINUTE_MS;
 /// How long a restarted task's room is kept for its successor.
 pub const RESTART_ROOM_MS: u64 = 30_000;
+/// How far back hosts that fell silent count for the brake on replacement.
+pub const BRAKE_WINDOW_MS: u64 = MINUTE_MS;
+/// Of all hosts, the share that may fall silent in that time.
+pub const BRAKE_SHARE_PERCENT: usize = 20;
+/// So many may in any case.
+pub const BRAKE_HOSTS_MIN: usize = 3;
+/// How long hosts are counted whose tasks are replaced.
+pub const REPLACED_WINDOW_MS: u64 = MINUTE_MS;
+/// Of all hosts, the share whose tasks may be replaced in that time.
+pub const REPLACED_SHARE_PERCENT: usize = 10;
+/// So many may in any case.
+pub const REPLACED_HOSTS_MIN: usize = 50;
 /// How long an ended job stays visible.
 pub const JOB_HISTORY_MS: u64 = 2 * DAY_MS;
 /// How long a silent host stays known.

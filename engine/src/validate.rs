@@ -46,6 +46,7 @@ pub fn check_job_spec(spec: &wire::JobSpec) -> Result<JobSpec, BadField> {
     }
     let task = config.task.as_mut().ok_or_else(|| BadField::new("task", "is missing"))?;
     task.ports.sort_unstable();
+    task.static_ports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     check_environment(config.job.as_ref().map_or("", |job| &job.environment))?;
     ensure(config.max_task_failures >= -1, "max_task_failures", || {
         format!("is {}; it is at least 1, or -1 for ever", config.max_task_failures)
@@ -91,8 +92,22 @@ fn check_task(task: &wire::TaskSpec) -> Checked {
     for name in &task.ports {
         check_part("port name", name)?;
     }
-    if let Some(pair) = task.ports.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(BadField::new(format!("port {}", pair[0]), "is named twice"));
+    let count = task.ports.len() + task.static_ports.len();
+    ensure(count <= PORTS_PER_TASK_MAX, "ports", || {
+        format!("are {count}; a task has at most {PORTS_PER_TASK_MAX}")
+    })?;
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for port in &task.static_ports {
+        check_part("port name", &port.name)?;
+        let field = format!("port {}", port.name);
+        ensure((1..=65_535).contains(&port.port), &field, || format!("is {}, not 1 to 65535", port.port))?;
+        ensure(numbers.insert(port.port), &field, || {
+            format!("is {}, and so is another port of the task", port.port)
+        })?;
+    }
+    let named = task.ports.iter().chain(task.static_ports.iter().map(|port| &port.name));
+    for name in named {
+        ensure(names.insert(name), format!("port {name}"), || "is named twice".to_owned())?;
     }
     check_processes(&task.processes)?;
     check_orderings(task)
@@ -317,6 +332,10 @@ mod tests {
         wire::JobSpec { config: Some(config), instances: 1 }
     }
 
+    fn port(name: &str, port: u32) -> wire::NamedPort {
+        wire::NamedPort { name: name.into(), port }
+    }
+
     fn value(attribute: &str, values: &[&str]) -> wire::Constraint {
         let values = values.iter().map(|value| (*value).into()).collect();
         let rule = wire::constraint::Rule::Value(wire::ValueRule { negated: false, values });
@@ -359,6 +378,12 @@ mod tests {
             ("which is ephemeral", |_, _, t| t.processes[0].ephemeral = true),
             ("one of them is final", |_, _, t| t.processes[1].r#final = true),
             ("is named twice", |_, _, t| t.ports.push("http".into())),
+            ("`port http` is named twice", |_, _, t| t.static_ports.push(port("http", 80))),
+            ("`port a` is 70000, not 1 to 65535", |_, _, t| t.static_ports.push(port("a", 70_000))),
+            ("`port a` is 0, not", |_, _, t| t.static_ports.push(port("a", 0))),
+            ("`port b` is 80, and so is another", |_, _, t| {
+                t.static_ports = vec![port("a", 80), port("b", 80)]
+            }),
             ("a task has at most 100", |_, _, t| t.ports = (0..1_000_000).map(|n| n.to_string()).collect()),
             ("must name exactly one value", |_, c, _| {
                 c.constraints = vec![value("dedicated", &["www/a", "www/b"])]

@@ -9,12 +9,12 @@ use super::attributes::Attribute;
 use super::bits::Bits;
 use super::order::{self, Turn};
 use super::pages::Pages;
-use super::ranking::{Cursor, Grouping, Lane, most_of};
-use super::view::{Group, View};
+use super::ranking::{Cursor, Grouping, Lane};
+use super::view::{Group, View, take};
 use super::walk::{Buckets, Walk, own_hosts, spreads};
 use super::{GroupReport, Report, Round, why};
 use crate::state::command::{Assign, Placement};
-use crate::state::role::times;
+use crate::state::config::TaskConfig;
 
 /// Hosts that one round looks at to count reasons anew, beyond the first group's. The other groups keep what was found
 /// earlier; their turn comes.
@@ -35,9 +35,10 @@ pub(super) fn nothing<'a>(groups: impl Iterator<Item = &'a Group>, why: &str) ->
 pub(super) struct Placing<'a> {
     pub(super) view: &'a View,
     pub(super) free: Pages<Resources>,
+    pub(super) lendable: Pages<Resources>,
     pub(super) room: Pages<u32>,
     /// Ports given in this round.
-    pub(super) ports: BTreeMap<usize, BTreeSet<u16>>,
+    pub(super) ports: Given,
     /// What this round took of hosts on which room is kept for somebody.
     taken: BTreeMap<usize, Resources>,
     /// Open hosts, fullest first.
@@ -129,6 +130,7 @@ impl<'a> Placing<'a> {
         Placing {
             view,
             free: columns.free.clone(),
+            lendable: columns.lendable.clone(),
             room: columns.room.clone(),
             ports: BTreeMap::new(),
             taken: BTreeMap::new(),
@@ -176,7 +178,7 @@ impl<'a> Placing<'a> {
             };
             let placed = service.placed - before;
             report.placed += placed;
-            let took = times(group.config.demand, placed as u32);
+            let took = group.config.demand.times(placed as u32);
             // Every further turn places something, so turns end.
             if !exhausted && placed > 0 && placed < left && service.waiting() > 0 {
                 services[number] = Some(service);
@@ -193,14 +195,16 @@ impl<'a> Placing<'a> {
     /// What was found when the group was tried last, if nothing that matters to it became better since.
     fn as_before(&mut self, group: &Group) -> Option<Arc<GroupReport>> {
         let (version, report) = group.tried.as_ref()?;
-        let demand = group.config.demand;
-        let view = self.view;
-        let free = &self.free;
-        let most = self.improved.entry(*version).or_insert_with(|| {
-            view.improved_since(*version).fold(Resources::default(), |most, slot| most_of(most, free[slot]))
+        let (view, demand) = (self.view, group.config.demand);
+        let (free, lendable) = (&self.free, &self.lendable);
+        let most = *self.improved.entry(*version).or_insert_with(|| {
+            let rooms = view.improved_since(*version).map(|slot| free[slot].plus(lendable[slot]));
+            rooms.fold(Resources::default(), Resources::max)
         });
-        let roomy = demand.fits_in(most) || !view.reserved.is_empty();
-        let better = |slot: usize| demand.fits_in(&free[slot]) || view.keeps_room(slot, group);
+        let roomy = demand.fits_in(&most) || !view.reserved.is_empty();
+        let better = |slot: usize| {
+            demand.fits_in(&free_for(free, lendable, slot, &group.config)) || view.keeps_room(slot, group)
+        };
         if roomy && view.improved_since(*version).any(better) {
             return None;
         }
@@ -292,12 +296,11 @@ impl<'a> Placing<'a> {
             if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
                 continue;
             }
-            let count = service.group.config.ports.len();
-            let Some(ports) = free_ports(view, &self.ports, slot, count) else { continue };
+            let Some(ports) = free_ports(view, &self.ports, slot, &service.group.config) else { continue };
             // The room is kept already: for others nothing changes but ports and the count of tasks.
-            let free = self.free[slot];
+            let free = (self.free[slot], self.lendable[slot]);
             self.take(service, slot, &ports);
-            self.free[slot] = free;
+            (self.free[slot], self.lendable[slot]) = free;
             self.assign(slot, Placement { task, ports });
             placed.insert(task);
             *left -= 1;
@@ -343,7 +346,7 @@ impl<'a> Placing<'a> {
             return false;
         }
         for (slot, placement) in made.into_iter().rev() {
-            self.give_back(service.group.config.demand, slot, &placement.ports);
+            self.give_back(&service.group.config, slot, &placement.ports);
             service.rest.push(placement.task);
         }
         true
@@ -351,38 +354,47 @@ impl<'a> Placing<'a> {
 
     fn next_host(&mut self, service: &mut Service<'a>) -> Option<(usize, Vec<u16>)> {
         let Service { group, able, limits, walk, .. } = service;
-        let Placing { view, free, room, ports, hosts, groupings, .. } = self;
-        let (demand, count) = (&group.config.demand, group.config.ports.len());
+        let Placing { view, free, lendable, room, ports, hosts, groupings, .. } = self;
+        let config = &*group.config;
+        // What is lent is not counted along the way: a revocable task looks at each host.
+        let need = if config.is_revocable() { Resources::default() } else { config.demand };
         let mut found = None;
-        let takes = |slot: usize| {
-            if !demand.fits_in(&free[slot]) || !able.has(slot) || room[slot] == 0 {
+        let mut takes = |slot: usize| {
+            let fits = config.demand.fits_in(&free_for(free, lendable, slot, config));
+            if !fits || !able.has(slot) || room[slot] == 0 || !limits.iter().all(|limit| limit.allows(slot)) {
                 return false;
             }
-            if !limits.iter().all(|limit| limit.allows(slot)) {
-                return false;
-            }
-            found = free_ports(view, ports, slot, count);
+            found = free_ports(view, ports, slot, config);
             found.is_some()
         };
         let slot = match walk {
-            Walk::All(cursor) => hosts.next(cursor, demand, free, takes),
-            Walk::Own(hosts, cursor) => hosts.next(cursor, demand, free, takes),
-            Walk::Spread(buckets) => {
-                let mut takes = takes;
-                let tentative = group.config.all_or_nothing;
-                buckets
-                    .next(groupings, tentative, |hosts, cursor| hosts.next(cursor, demand, free, &mut takes))
-            }
+            Walk::All(cursor) => hosts.next(cursor, &need, free, takes),
+            Walk::Own(hosts, cursor) => hosts.next(cursor, &need, free, takes),
+            Walk::Spread(buckets) => buckets.next(groupings, config.all_or_nothing, |hosts, cursor| {
+                hosts.next(cursor, &need, free, &mut takes)
+            }),
         }?;
         Some((slot, found?))
     }
 
+    /// What a host has left in this round for tasks of a config.
+    pub(super) fn free_for(&self, slot: usize, config: &TaskConfig) -> Resources {
+        free_for(&self.free, &self.lendable, slot, config)
+    }
+
+    /// Whether a port of a host has been given, in this round too.
+    pub(super) fn is_taken(&self, slot: usize, port: u16) -> bool {
+        is_taken(self.view, &self.ports, slot, port)
+    }
+
     fn take(&mut self, service: &mut Service<'a>, slot: usize, ports: &[u16]) {
-        let demand = service.group.config.demand;
-        self.free[slot] = self.free[slot].minus_or_zero(demand);
+        let config = &service.group.config;
+        let demand = config.demand;
+        take(config, &mut self.free[slot], &mut self.lendable[slot]);
         self.room[slot] -= 1;
-        if !ports.is_empty() {
-            self.ports.entry(slot).or_default().extend(ports);
+        if !ports.is_empty() || !config.static_ports.is_empty() {
+            let fixed = config.static_ports.iter().map(|(_, port)| port);
+            self.ports.entry(slot).or_default().extend(ports.iter().chain(fixed));
         }
         if self.view.columns.reserved[slot] != Resources::default() {
             let taken = self.taken.entry(slot).or_default();
@@ -394,11 +406,21 @@ impl<'a> Placing<'a> {
         }
     }
 
-    fn give_back(&mut self, demand: Resources, slot: usize, ports: &[u16]) {
-        self.free[slot] = self.free[slot].plus(demand);
+    fn give_back(&mut self, config: &TaskConfig, slot: usize, ports: &[u16]) {
+        let demand = config.demand;
+        if config.is_revocable() {
+            // Never more than was there: what is lent and what is free count together for it.
+            let (free, lendable) = (self.view.columns.free[slot], self.view.columns.lendable[slot]);
+            let missing = free.minus_or_zero(self.free[slot]).min(demand);
+            self.free[slot] = self.free[slot].plus(missing);
+            self.lendable[slot] = self.lendable[slot].plus(demand.minus_or_zero(missing)).min(lendable);
+        } else {
+            self.free[slot] = self.free[slot].plus(demand);
+        }
         self.room[slot] += 1;
         if let Some(taken) = self.ports.get_mut(&slot) {
-            taken.retain(|port| !ports.contains(port));
+            let fixed = |port: &u16| config.static_ports.iter().any(|(_, fixed)| fixed == port);
+            taken.retain(|port| !ports.contains(port) && !fixed(port));
         }
         if let Some(taken) = self.taken.get_mut(&slot) {
             *taken = taken.minus_or_zero(demand);
@@ -432,18 +454,34 @@ impl<'a> Placing<'a> {
     }
 }
 
-/// The lowest free ports of a host; `None` when there are too few.
-fn free_ports(
-    view: &View,
-    given: &BTreeMap<usize, BTreeSet<u16>>,
+/// Ports that a round has given, by slot.
+type Given = BTreeMap<usize, BTreeSet<u16>>;
+
+/// What a host has left for tasks of a config.
+fn free_for(
+    free: &Pages<Resources>,
+    lendable: &Pages<Resources>,
     slot: usize,
-    count: usize,
-) -> Option<Vec<u16>> {
+    config: &TaskConfig,
+) -> Resources {
+    if config.is_revocable() { free[slot].plus(lendable[slot]) } else { free[slot] }
+}
+
+/// Whether a port of a host has been given, in this round too.
+fn is_taken(view: &View, given: &Given, slot: usize, port: u16) -> bool {
+    view.columns.ports[slot].contains(&port) || given.get(&slot).is_some_and(|given| given.contains(&port))
+}
+
+/// The lowest free ports of a host; `None` when there are too few, or one that the task must have is taken.
+fn free_ports(view: &View, given: &Given, slot: usize, config: &TaskConfig) -> Option<Vec<u16>> {
+    let (count, fixed) = (config.ports.len(), &config.static_ports);
+    if fixed.iter().any(|(_, port)| is_taken(view, given, slot, *port)) {
+        return None;
+    }
     if count == 0 {
         return Some(Vec::new());
     }
-    let (used, given) = (&view.columns.ports[slot], given.get(&slot));
-    let in_use = |port| used.contains(&port) || given.is_some_and(|given| given.contains(&port));
+    let in_use = |port| is_taken(view, given, slot, port) || fixed.iter().any(|(_, fixed)| *fixed == port);
     let ports: Vec<u16> = view.columns.specs[slot].free_ports(in_use).take(count).collect();
     (ports.len() == count).then_some(ports)
 }

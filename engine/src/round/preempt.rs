@@ -18,9 +18,9 @@ use crate::limits::VICTIMS_MAX;
 use crate::state::State;
 use crate::state::command::Preempt;
 use crate::state::config::{TaskConfig, Tier};
-use crate::state::host::Host;
+use crate::state::host::{Going, Host};
 use crate::state::job::Job;
-use crate::state::preempt::may_displace;
+use crate::state::preempt::{fits_once_gone, may_displace};
 use crate::state::task::Task;
 use crate::time::Timestamp;
 
@@ -135,7 +135,7 @@ impl<'a> Search<'a> {
         let (config, columns) = (&group.config, &view.columns);
         let able = able(view, group);
         let fits = |slot: usize, more: Resources| {
-            able.has(slot) && config.demand.fits_in(&columns.free[slot].plus(more))
+            able.has(slot) && config.demand.fits_in(&columns.free_for(slot, config).plus(more))
         };
         let idle = |id: &HostId| !self.busy.contains(id);
         if config.is_production() {
@@ -217,14 +217,14 @@ impl<'a> Limits<'a> {
 /// The cheapest victims on one host, of its tasks in their `order`; `None` when not even all would do.
 fn victims(config: &TaskConfig, host: &Host, tasks: &[&Task]) -> Option<(Cost, Vec<TaskId>)> {
     let all: Vec<&Task> = tasks.iter().copied().filter(|victim| may_displace(config, victim)).collect();
-    let need = Need::new(config, host);
-    if all.is_empty() || need.met_without(&[]) {
+    let need = Need { config, host };
+    if all.is_empty() || need.is_met_without(&[]) {
         return None;
     }
-    let one = all.iter().copied().find(|task| need.met_without(&[task]));
+    let one = all.iter().copied().find(|task| need.is_met_without(&[task]));
     let lowest = need.set(&all);
     let mut largest = all;
-    largest.sort_by_cached_key(|task| (Reverse(need.helps(task)), order(task)));
+    largest.sort_by_cached_key(|task| (Reverse(need.help_of(task)), order(task)));
     let sets = [one.map(|task| vec![task]), lowest, need.set(&largest)];
     let cheapest = sets.into_iter().flatten().min_by_key(|set| cost(set))?;
     let mut ids: Vec<TaskId> = cheapest.iter().map(|task| task.id).collect();
@@ -240,64 +240,54 @@ fn cost(victims: &[&Task]) -> Cost {
     (victims.len(), Reverse(tier), priority, Reverse(oldest))
 }
 
-/// What a task needs on a host beyond what is free there.
-struct Need {
-    demand: Resources,
-    ports: usize,
-    /// What the host has, and what of it is taken or kept.
-    capacity: Resources,
-    taken: Resources,
-    ports_free: usize,
+/// A task that needs room on a host.
+struct Need<'a> {
+    config: &'a TaskConfig,
+    host: &'a Host,
 }
 
-impl Need {
-    fn new(config: &TaskConfig, host: &Host) -> Need {
-        let kept = host.reserved().fold(Resources::default(), |sum, (_, demand)| sum.plus(demand));
-        Need {
-            demand: config.demand,
-            ports: config.ports.len(),
-            capacity: host.record.spec.capacity,
-            taken: host.used().plus(kept),
-            ports_free: host.record.spec.port_count().saturating_sub(host.used_ports().len()),
-        }
+impl Need<'_> {
+    fn is_met(&self, going: Going, ports: &BTreeSet<u16>) -> bool {
+        fits_once_gone(self.host, self.config, going, ports)
     }
 
-    fn met(&self, freed: Resources, ports: usize) -> bool {
-        let room = self.capacity.plus(freed).minus_or_zero(self.taken);
-        self.demand.fits_in(&room) && self.ports <= self.ports_free + ports
-    }
-
-    fn met_without(&self, gone: &[&Task]) -> bool {
-        let freed = gone.iter().fold(Resources::default(), |sum, task| sum.plus(task.demand()));
-        self.met(freed, gone.iter().map(|task| task.ports.len()).sum())
+    fn is_met_without(&self, gone: &[&Task]) -> bool {
+        let going = gone.iter().fold(Going::default(), |going, task| going.with(&task.config));
+        self.is_met(going, &gone.iter().flat_map(|task| task.port_numbers()).collect())
     }
 
     /// How much of what lacks a task would give, in thousandths of the demand.
-    fn helps(&self, task: &Task) -> u64 {
-        let room = self.capacity.minus_or_zero(self.taken);
-        let more = self.capacity.plus(task.demand()).minus_or_zero(self.taken);
-        shortage(self.demand, room).0.saturating_sub(shortage(self.demand, more).0)
+    fn help_of(&self, task: &Task) -> u64 {
+        let lacks = |going: Going| {
+            let room = self.host.room_without(self.config.is_revocable(), self.host.reserved, going);
+            shortage(self.config.demand, room).0
+        };
+        lacks(Going::default()).saturating_sub(lacks(Going::default().with(&task.config)))
     }
 
     /// Takes tasks in the given order until they do, then spares whoever can be, the dearest first.
     fn set<'t>(&self, tasks: &[&'t Task]) -> Option<Vec<&'t Task>> {
-        let (mut freed, mut ports, mut taken) = (Resources::default(), 0, Vec::new());
+        let (mut going, mut ports, mut taken) = (Going::default(), BTreeSet::new(), Vec::new());
         for task in tasks.iter().take(VICTIMS_MAX) {
-            if self.met(freed, ports) {
+            if self.is_met(going, &ports) {
                 break;
             }
-            freed = freed.plus(task.demand());
-            ports += task.ports.len();
+            going = going.with(&task.config);
+            ports.extend(task.port_numbers());
             taken.push(*task);
         }
-        if !self.met(freed, ports) {
+        if !self.is_met(going, &ports) {
             return None;
         }
         taken.sort_by_key(|task| order(task));
         for at in (0..taken.len()).rev() {
-            let without = (freed.minus_or_zero(taken[at].demand()), ports - taken[at].ports.len());
-            if self.met(without.0, without.1) {
-                (freed, ports) = without;
+            let without = going.without(&taken[at].config);
+            let mut fewer = ports.clone();
+            for port in taken[at].port_numbers() {
+                fewer.remove(&port);
+            }
+            if self.is_met(without, &fewer) {
+                (going, ports) = (without, fewer);
                 taken.remove(at);
             }
         }

@@ -40,19 +40,9 @@ pub(super) fn rank(free: Resources, capacity: Resources, known: Option<u64>, dra
     }
 }
 
-/// The larger one of each resource on its own.
-pub(super) fn most_of(a: Resources, b: Resources) -> Resources {
-    Resources {
-        cpu_milli: a.cpu_milli.max(b.cpu_milli),
-        ram_mib: a.ram_mib.max(b.ram_mib),
-        disk_mib: a.disk_mib.max(b.disk_mib),
-        gpus: a.gpus.max(b.gpus),
-    }
-}
-
 /// The most that any of some hosts has free, of each resource on its own.
 fn most_free(entries: &[Entry], free: &Pages<Resources>) -> Resources {
-    entries.iter().fold(Resources::default(), |most, &(_, slot)| most_of(most, free[slot as usize]))
+    entries.iter().fold(Resources::default(), |most, &(_, slot)| most.max(free[slot as usize]))
 }
 
 #[derive(Clone, Debug)]

@@ -54,6 +54,7 @@ struct InFlight {
     host: HostId,
     job: JobId,
     config: Arc<TaskConfig>,
+    /// All that it has.
     ports: Vec<u16>,
 }
 
@@ -63,6 +64,8 @@ pub(super) struct Columns {
     pub(super) ids: Vec<Option<HostId>>,
     pub(super) free: Pages<Resources>,
     pub(super) capacity: Vec<Resources>,
+    /// What revocable tasks may take beyond `free`: reserved by others, who do not use it.
+    pub(super) lendable: Pages<Resources>,
     /// Tasks that the host may still take.
     pub(super) room: Pages<u32>,
     pub(super) specs: Vec<Arc<HostSpec>>,
@@ -81,6 +84,20 @@ pub(super) struct Columns {
     pub(super) improved: Vec<u64>,
     /// Where the host is in the ranking, if it is open.
     rank: Vec<Option<u64>>,
+}
+
+impl Columns {
+    /// What a host has free for tasks of a config.
+    pub(super) fn free_for(&self, slot: usize, config: &TaskConfig) -> Resources {
+        if config.is_revocable() { self.free[slot].plus(self.lendable[slot]) } else { self.free[slot] }
+    }
+}
+
+/// Takes a task's part: a revocable one takes first what is lent. `free` and `lendable` are those of its host.
+pub(super) fn take(config: &TaskConfig, free: &mut Resources, lendable: &mut Resources) {
+    let lent = if config.is_revocable() { config.demand.min(*lendable) } else { Resources::default() };
+    *lendable = lendable.minus_or_zero(lent);
+    *free = free.minus_or_zero(config.demand.minus_or_zero(lent));
 }
 
 /// What a round reads.
@@ -180,18 +197,20 @@ impl View {
                 }
                 // Where room was kept for it, it is not taken from the others.
                 if self.reserved.get(&placement.task) != Some(host) {
-                    self.columns.free[slot] = self.columns.free[slot].minus_or_zero(config.demand);
+                    take(&config, &mut self.columns.free[slot], &mut self.columns.lendable[slot]);
                 }
                 self.columns.gross[slot] = self.columns.gross[slot].minus_or_zero(config.demand);
                 self.columns.room[slot] = self.columns.room[slot].saturating_sub(1);
-                if !placement.ports.is_empty() {
-                    Arc::make_mut(&mut self.columns.ports[slot]).extend(&placement.ports);
+                let fixed = config.static_ports.iter().map(|(_, port)| *port);
+                let ports: Vec<u16> = placement.ports.iter().copied().chain(fixed).collect();
+                if !ports.is_empty() {
+                    Arc::make_mut(&mut self.columns.ports[slot]).extend(&ports);
                 }
                 if config.counted_attributes().next().is_some() {
                     *self.flights_of.entry(job).or_default().entry(*host).or_default() += 1;
                 }
                 self.fly(&config, true);
-                let flight = InFlight { host: *host, job, config, ports: placement.ports.clone() };
+                let flight = InFlight { host: *host, job, config, ports };
                 self.in_flight.insert(placement.task, flight);
                 self.in_flight_on.entry(*host).or_default().insert(placement.task);
             }
@@ -347,10 +366,11 @@ impl View {
         }
         self.look_at_reserved(Some(host), id);
         let (mut free, mut ports) = (host.free(), Cow::Borrowed(host.used_ports()));
+        let mut lendable = host.lendable().minus_or_zero(host.revocable());
         let mut room = crate::limits::TASKS_PER_HOST_MAX.saturating_sub(host.tasks().len()) as u32;
         for task in self.in_flight_on.get(&id).into_iter().flatten() {
             let flight = &self.in_flight[task];
-            free = free.minus_or_zero(flight.config.demand);
+            take(&flight.config, &mut free, &mut lendable);
             if !flight.ports.is_empty() {
                 ports.to_mut().extend(&flight.ports);
             }
@@ -366,6 +386,8 @@ impl View {
         better |= reserved != self.columns.reserved[slot];
         self.columns.reserved[slot] = reserved;
         free = free.minus_or_zero(reserved);
+        better |= !lendable.fits_in(&self.columns.lendable[slot]);
+        self.columns.lendable[slot] = lendable;
         better |= !free.fits_in(&self.columns.free[slot]) || room > self.columns.room[slot];
         better |= ports.len() < self.columns.ports[slot].len();
         self.columns.free[slot] = free;
@@ -388,6 +410,7 @@ impl View {
             columns.specs.push(Arc::default());
             columns.ports.push(Arc::default());
             columns.free.grow(columns.ids.len());
+            columns.lendable.grow(columns.ids.len());
             columns.room.grow(columns.ids.len());
             columns.heard.grow(columns.ids.len());
             columns.open.grow(columns.ids.len());
@@ -401,6 +424,7 @@ impl View {
         });
         columns.ids[slot] = Some(id);
         columns.free[slot] = Resources::default();
+        columns.lendable[slot] = Resources::default();
         columns.room[slot] = 0;
         columns.specs[slot] = Arc::default();
         columns.ports[slot] = Arc::default();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::{JobId, JobKey, TaskId};
+use proto::{JobId, JobKey, Resources, TaskId};
 
 use super::config::TaskConfig;
 use super::status::Status;
@@ -135,6 +135,8 @@ pub struct Job {
     pub record: JobRecord,
     pub(crate) live: BTreeMap<u32, TaskId>,
     pub(crate) counts: Counts,
+    /// What quota is charged for its live tasks.
+    pub(crate) charged: Resources,
     pub(crate) ended: BTreeMap<(Timestamp, TaskId), Arc<EndedTask>>,
     pub(crate) places: Arc<Places>,
 }
@@ -145,6 +147,7 @@ impl Job {
             record,
             live: BTreeMap::new(),
             counts: Counts::default(),
+            charged: Resources::default(),
             ended: BTreeMap::new(),
             places: Arc::default(),
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::{JobId, JobKey, TaskId, WorkId};
+use proto::{JobId, JobKey, TaskId, WorkId, wire};
 
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
 use super::config::{JobSpec, TaskConfig};
@@ -16,6 +16,9 @@ use super::{Due, State};
 use crate::limits::{
     INSTANCES_NAMED_MAX, INSTANCES_PER_JOB_MAX, JOBS_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, WORK_MAX,
 };
+
+/// Bytes of an old and a new value together that are still shown; of longer ones it is said that they differ.
+const SHOWN_BYTES_MAX: usize = 200;
 
 impl State {
     pub(super) fn create_job(&mut self, spec: JobSpec, touch: &mut Touch) -> Reply {
@@ -36,6 +39,13 @@ impl State {
                 format!("job {key} asks for {instances} instances; a job has 1 to {INSTANCES_PER_JOB_MAX}"),
             ));
         }
+        self.check_quota(&config, instances)?;
+        self.make_job(JobSpec { config, instances }, touch)
+    }
+
+    /// Makes a job that does not live and for which quota was asked.
+    pub(super) fn make_job(&mut self, JobSpec { config, instances }: JobSpec, touch: &mut Touch) -> Reply {
+        let key = &config.job;
         if self.jobs.len() >= JOBS_MAX {
             return Err(Refusal::new(
                 RefusalKind::Limit,
@@ -55,7 +65,6 @@ impl State {
         if large {
             self.check_work_room()?;
         }
-        self.check_quota(&config, instances)?;
 
         let key = Arc::new(key.clone());
         let id = JobId(self.new_id());
@@ -89,7 +98,7 @@ impl State {
         Ok(Done { id: id.0, tasks: instances })
     }
 
-    fn bear_instances(
+    pub(super) fn bear_instances(
         &mut self,
         job: JobId,
         config: &Arc<TaskConfig>,
@@ -186,6 +195,9 @@ impl State {
         if large && making.is_none() {
             self.check_work_room()?;
         }
+        if all && !restart {
+            self.drop_update(id, touch);
+        }
 
         if let Some(work) = making {
             self.remove_work(work, touch);
@@ -236,6 +248,12 @@ impl State {
             return Err(Refusal::new(
                 RefusalKind::Stale,
                 format!("another large change of job {key} is in progress; retry"),
+            ));
+        }
+        if self.updates.contains_key(&id) {
+            return Err(Refusal::new(
+                RefusalKind::Stale,
+                format!("an update of job {key} is in flight; add instances when it has ended"),
             ));
         }
         let first = job.instances();
@@ -386,30 +404,65 @@ pub fn changes(job: &Job, config: &TaskConfig, instances: u32) -> Vec<String> {
     if job.instances() != instances {
         what.push(format!("{} instances, not {instances}", job.instances()));
     }
-    if have.hash != config.hash {
-        let before = what.len();
-        if have.demand != config.demand {
-            what.push(format!("other resources ({}, not {})", have.demand, config.demand));
+    if have.hash == config.hash {
+        return what;
+    }
+    let (old, new) = (&have.wire, &config.wire);
+    if have.asked != config.asked {
+        what.push(format!("other resources ({}, not {})", have.asked, config.asked));
+    }
+    let mut differs = |name: &str, old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| {
+        let (old, new) = (format!("{old:?}"), format!("{new:?}"));
+        if old != new && old.len() + new.len() <= SHOWN_BYTES_MAX {
+            what.push(format!("{name} {old}, not {new}"));
+        } else if old != new {
+            what.push(format!("other {name}"));
         }
-        let (a, b) = (have.wire.task.as_ref(), config.wire.task.as_ref());
-        if a.map(|t| (&t.processes, &t.orderings)) != b.map(|t| (&t.processes, &t.orderings)) {
-            what.push("other processes".to_owned());
+    };
+    let none = wire::TaskSpec::default();
+    let (old_task, new_task) = (old.task.as_ref().unwrap_or(&none), new.task.as_ref().unwrap_or(&none));
+    for process in &new_task.processes {
+        match old_task.processes.iter().find(|old| old.name == process.name) {
+            Some(old) if old == process => {}
+            Some(old) if old.cmdline != process.cmdline => {
+                differs(&format!("command line of process {}", process.name), &old.cmdline, &process.cmdline);
+            }
+            Some(_) => differs(&format!("settings of process {}", process.name), &"old", &"new"),
+            None => differs(&format!("process {}", process.name), &"none", &"one"),
         }
-        if have.ports != config.ports {
-            what.push("other ports".to_owned());
+    }
+    for old in &old_task.processes {
+        if !new_task.processes.iter().any(|process| process.name == old.name) {
+            differs(&format!("process {}", old.name), &"one", &"none");
         }
-        if have.constraints != config.constraints {
-            what.push("other constraints".to_owned());
-        }
-        if have.service != config.service {
-            what.push(if have.service { "service on, not off" } else { "service off, not on" }.to_owned());
-        }
-        if (have.tier, have.priority) != (config.tier, config.priority) {
-            what.push("another tier or priority".to_owned());
-        }
-        if what.len() == before {
-            what.push("another task config".to_owned());
-        }
+    }
+    let order = |task: &wire::TaskSpec| -> Vec<Vec<String>> {
+        task.orderings.iter().map(|ordering| ordering.processes.clone()).collect()
+    };
+    differs("order", &order(old_task), &order(new_task));
+    differs("max_failures", &old_task.max_failures, &new_task.max_failures);
+    differs("max_concurrency", &old_task.max_concurrency, &new_task.max_concurrency);
+    let wait = |task: &wire::TaskSpec| task.finalization_wait_seconds;
+    differs("finalization_wait", &wait(old_task), &wait(new_task));
+    differs("ports", &have.ports, &config.ports);
+    differs("static ports", &have.static_ports, &config.static_ports);
+    differs("constraints", &have.constraints, &config.constraints);
+    differs("preferences", &have.preferences, &config.preferences);
+    differs("spreads", &have.spreads, &config.spreads);
+    differs("partition policy", &have.partition, &config.partition);
+    differs("service", &have.service, &config.service);
+    differs("tier", &old.tier, &new.tier);
+    differs("priority", &have.priority, &config.priority);
+    differs("max_task_failures", &have.max_task_failures, &config.max_task_failures);
+    differs("all_or_nothing", &have.all_or_nothing, &config.all_or_nothing);
+    differs("at_most_one", &have.at_most_one, &config.at_most_one);
+    differs("contact", &old.contact, &new.contact);
+    let metadata = |config: &wire::TaskConfig| -> Vec<(String, String)> {
+        config.metadata.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+    };
+    differs("metadata", &metadata(old), &metadata(new));
+    if what.is_empty() {
+        what.push("another task config".to_owned());
     }
     what
 }

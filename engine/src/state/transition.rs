@@ -15,6 +15,7 @@ use crate::limits::{
     ENDED_PER_JOB_MAX, EVENTS_PER_TASK_MAX, FLAP_PENALTY_MAX_MS, FLAP_PENALTY_MIN_MS, FLAP_THRESHOLD_MS,
     JOB_HISTORY_MS, MESSAGE_BYTES_MAX, RESTART_ROOM_MS,
 };
+use crate::round::veto;
 use crate::time::Timestamp;
 
 /// What became of an event.
@@ -201,6 +202,7 @@ impl State {
             self.owe(host, touch);
         }
         self.remember_ended(ended, touch);
+        let config = self.next_config(task.job, task.instance, &task.config);
         let again = match replace {
             Replace::Never => false,
             Replace::Service => task.config.service,
@@ -211,14 +213,16 @@ impl State {
             let birth = Birth {
                 job: task.job,
                 instance: task.instance,
-                config: task.config.clone(),
+                config,
                 failures: task.failures,
                 flaps,
                 penalty_ms: if flaps > task.flaps { flapping_penalty_ms(flaps) } else { 0 },
                 ancestor: Some(id),
             };
             let next = self.bear_task(birth, touch);
-            if let Some(host) = restarted_on {
+            if let Some(host) = restarted_on
+                && self.has_place(next, host)
+            {
                 self.reserve(next, host, RESTART_ROOM_MS, touch);
             }
         }
@@ -226,6 +230,13 @@ impl State {
         self.release(&task.config, touch);
         touch.hint(Hint::JobChanged(job));
         self.end_job_if_over(job, touch);
+    }
+
+    /// Whether a task would fit on a host as it is now.
+    fn has_place(&self, task: TaskId, host: HostId) -> bool {
+        let (task, host) = (&self.tasks[&task], &self.hosts[&host]);
+        task.demand().fits_in(&host.free_for(task.id, &task.config))
+            && veto::of_attributes(&task.config, &host.record.spec).is_none()
     }
 
     /// Keeps the newest ended tasks of a job, in order of (time, id). The rows of history of those it drops go too.
@@ -250,8 +261,9 @@ impl State {
             .work
             .values()
             .any(|work| work.job() == Some(id) && matches!(work.rest, super::work::Rest::Create { .. }));
+        let updating = self.updates.contains_key(&id);
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if making || !job.live.is_empty() || job.record.ended.is_some() {
+        if making || updating || !job.live.is_empty() || job.record.ended.is_some() {
             return;
         }
         job.record.ended = Some(clock);

@@ -565,6 +565,7 @@ fn kind(op: &Op) -> &'static str {
         Op::AdvanceWork(_) => "advance_work",
         Op::Preempt(_) => "preempt",
         Op::AssignTogether(_) => "assign_together",
+        Op::ReportUnused { .. } => "unused",
         Op::StartSession(_)
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
@@ -573,7 +574,13 @@ fn kind(op: &Op) -> &'static str {
         | Op::AddInstances { .. }
         | Op::SetQuota { .. }
         | Op::DrainHosts { .. }
-        | Op::ActivateHosts { .. } => "other",
+        | Op::ActivateHosts { .. }
+        | Op::StartUpdate(_)
+        | Op::UpdateInstances { .. }
+        | Op::EndUpdate { .. }
+        | Op::PutCron { .. }
+        | Op::DropCron { .. }
+        | Op::RunCron { .. } => "other",
     }
 }
 
