@@ -407,7 +407,7 @@ impl Scenario {
     }
 
     fn round(&mut self) {
-        let decided = round(&self.view, self.at, usize::MAX);
+        let decided = round(&self.view, usize::MAX);
         self.view.launch(&decided);
         for assign in &decided.assigns {
             self.apply(Op::Assign(assign.clone()), None);

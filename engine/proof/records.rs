@@ -24,7 +24,7 @@ pub(crate) fn full() -> State {
     apply(&mut state, 2, Op::CreateJob(JobMaker { instances: 20_000, ..JobMaker::new("big") }.spec()))
         .reply
         .unwrap();
-    let decided = round(&View::new(&state), BEGIN, 5);
+    let decided = round(&View::new(&state), 5);
     for assign in decided.assigns {
         apply(&mut state, 3, Op::Assign(assign)).reply.unwrap();
     }
@@ -109,7 +109,7 @@ fn small() -> State {
     apply(&mut state, 2, Op::CreateJob(JobMaker { instances: 6, ..JobMaker::new("web") }.spec()))
         .reply
         .unwrap();
-    for assign in round(&View::new(&state), BEGIN, 5).assigns {
+    for assign in round(&View::new(&state), 5).assigns {
         apply(&mut state, 3, Op::Assign(assign)).reply.unwrap();
     }
     state

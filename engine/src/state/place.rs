@@ -108,16 +108,6 @@ impl State {
         values.peek().is_some() && values.all(|value| job.places.of(attribute, value) < limit)
     }
 
-    /// The same, for whoever decides: by the job's key, on a host.
-    pub(crate) fn limit_allows(&self, job: &proto::JobKey, host: &Host, attribute: &str, limit: u32) -> bool {
-        let spec = &host.record.spec;
-        match self.job(job) {
-            Some(job) => self.limit_holds(job.id(), spec, attribute, limit),
-            // Of a job that is yet to come no task is anywhere.
-            None => spec.values(attribute).next().is_some(),
-        }
-    }
-
     fn place(&mut self, host: HostId, placement: Placement, touch: &mut Touch) {
         self.unreserve(placement.task, touch);
         let task = self.tasks.get_mut(&placement.task).expect("checked: the task is pending");

@@ -468,8 +468,7 @@ impl Leader {
             return;
         }
         self.round_due = false;
-        let round =
-            engine::round(&self.view, Timestamp(self.session.clock.now_ms()), PLACEMENTS_PER_ROUND_MAX);
+        let round = engine::round(&self.view, PLACEMENTS_PER_ROUND_MAX);
         self.view.launch(&round);
         self.remember(&round.report);
         let preempts = if round.report.waiting > 0 {
