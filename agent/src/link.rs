@@ -19,8 +19,8 @@ use tonic::transport::Endpoint;
 use crate::clock;
 use crate::host::Event;
 use crate::limits::{
-    BACKOFF_MAX, CONNECT_MAX, FRAME_BYTES_MAX, FRAMES_OUT_MAX, HEARTBEAT_EVERY, HEARTBEATS_REMEMBERED,
-    REFUSED_BACKOFF, REFUSED_BACKOFF_MAX, SILENCE_MAX, START_AGE_MAX,
+    AGENT_LEASE, BACKOFF_MAX, CONNECT_MAX, FRAME_BYTES_MAX, FRAMES_OUT_MAX, HEARTBEAT_EVERY,
+    HEARTBEATS_REMEMBERED, REFUSED_BACKOFF, REFUSED_BACKOFF_MAX, SILENCE_MAX, START_AGE_MAX,
 };
 use crate::telemetry;
 
@@ -45,6 +45,8 @@ struct Beats {
     greeted: bool,
     number: u64,
     generation: u64,
+    unused: Option<wire::Resources>,
+    digest: u64,
     /// (number, CLOCK_BOOTTIME in ns when it was sent), rising.
     sent: VecDeque<(u64, u64)>,
 }
@@ -78,6 +80,7 @@ impl Session {
             let mut beats = self.beats();
             beats.greeted = self.send(agent_frame::Body::Hello(hello));
             beats.generation = 0;
+            beats.digest = 0;
         }
         self.beat();
     }
@@ -93,7 +96,8 @@ impl Session {
             session: self.id,
             number,
             generation: beats.generation,
-            ..wire::Heartbeat::default()
+            unused: beats.unused,
+            digest: beats.digest,
         };
         if self.send(agent_frame::Body::Heartbeat(heartbeat)) {
             beats.number = number;
@@ -109,19 +113,38 @@ impl Session {
         self.beats().generation = generation;
     }
 
+    /// The newest wanted set that is wholly obeyed on this stream.
+    pub fn generation(&self) -> u64 {
+        self.beats().generation
+    }
+
+    /// What heartbeats say besides: what may be lent, and the digest of the tasks.
+    pub fn set_state(&self, unused: Option<wire::Resources>, digest: u64) {
+        let mut beats = self.beats();
+        (beats.unused, beats.digest) = (unused, digest);
+    }
+
     /// Sends reports; `false` = the queue is full or the stream is gone, and nothing was sent.
     pub fn report(&self, reports: Vec<wire::TaskReport>) -> bool {
         self.send(agent_frame::Body::Reports(wire::Reports { session: self.id, reports }))
     }
 
+    /// When the heartbeat that `echo` names was sent, if it was sent in this session and not long ago.
+    fn sent_ns(&self, echo: Option<&wire::Echo>) -> Option<u64> {
+        let echo = echo.filter(|echo| echo.session == self.id)?;
+        let beats = self.beats();
+        beats.sent.iter().find(|(number, _)| *number == echo.number).map(|(_, sent_ns)| *sent_ns)
+    }
+
     /// Whether the heartbeat that `echo` names was sent in this session, and lately.
     pub fn is_fresh(&self, echo: Option<&wire::Echo>, now_ns: u64) -> bool {
-        let Some(echo) = echo.filter(|echo| echo.session == self.id) else { return false };
-        let beats = self.beats();
-        let sent = beats.sent.iter().find(|(number, _)| *number == echo.number);
-        sent.is_some_and(|(_, sent_ns)| {
-            u128::from(now_ns.saturating_sub(*sent_ns)) < START_AGE_MAX.as_nanos()
-        })
+        self.sent_ns(echo)
+            .is_some_and(|sent_ns| u128::from(now_ns.saturating_sub(sent_ns)) < START_AGE_MAX.as_nanos())
+    }
+
+    /// Until when tasks of which at most one copy may live have their lease, by a leader that sent this echo.
+    pub fn leased_until_ns(&self, echo: Option<&wire::Echo>) -> Option<u64> {
+        self.sent_ns(echo).map(|sent_ns| sent_ns.saturating_add(AGENT_LEASE.as_nanos() as u64))
     }
 
     /// Notes that a frame was valid: the replica at the other end is of use.
