@@ -65,6 +65,7 @@ impl Host {
                 generation,
                 fence: Some(fence.into()),
                 job,
+                pretence: None,
             }))?;
             self.named.insert(id, generation);
             ready.push((id, wanted, config));
@@ -143,6 +144,7 @@ impl Host {
                 .flat_map(|cgroup| cgroup.dirs())
                 .map(|path| path.display().to_string())
                 .collect(),
+            lease_until_boottime_ns: 0,
         };
         write_launch(&dir, &launch).map_err(|e| lost("write what to run")(&e))?;
         let watch = self.watcher.directory(id, dir.root());
