@@ -19,8 +19,8 @@ use tonic::transport::{Channel, Endpoint};
 use crate::clock;
 use crate::host::Event;
 use crate::limits::{
-    BACKOFF_MAX, CONNECT_MAX, FRAME_BYTES_MAX, FRAMES_OUT_MAX, HEARTBEAT_EVERY, HEARTBEATS_REMEMBERED,
-    REFUSED_BACKOFF, REFUSED_BACKOFF_MAX, SILENCE_MAX, START_AGE_MAX,
+    AGENT_LEASE, BACKOFF_MAX, CONNECT_MAX, FRAME_BYTES_MAX, FRAMES_OUT_MAX, HEARTBEAT_EVERY,
+    HEARTBEATS_REMEMBERED, REFUSED_BACKOFF, REFUSED_BACKOFF_MAX, SILENCE_MAX, START_AGE_MAX,
 };
 use crate::telemetry;
 
@@ -129,14 +129,22 @@ impl Session {
         self.send(agent_frame::Body::Reports(wire::Reports { session: self.id, reports }))
     }
 
+    /// When the heartbeat that `echo` names was sent, if it was sent in this session and not long ago.
+    fn sent_ns(&self, echo: Option<&wire::Echo>) -> Option<u64> {
+        let echo = echo.filter(|echo| echo.session == self.id)?;
+        let beats = self.beats();
+        beats.sent.iter().find(|(number, _)| *number == echo.number).map(|(_, sent_ns)| *sent_ns)
+    }
+
     /// Whether the heartbeat that `echo` names was sent in this session, and lately.
     pub fn is_fresh(&self, echo: Option<&wire::Echo>, now_ns: u64) -> bool {
-        let Some(echo) = echo.filter(|echo| echo.session == self.id) else { return false };
-        let beats = self.beats();
-        let sent = beats.sent.iter().find(|(number, _)| *number == echo.number);
-        sent.is_some_and(|(_, sent_ns)| {
-            u128::from(now_ns.saturating_sub(*sent_ns)) < START_AGE_MAX.as_nanos()
-        })
+        self.sent_ns(echo)
+            .is_some_and(|sent_ns| u128::from(now_ns.saturating_sub(sent_ns)) < START_AGE_MAX.as_nanos())
+    }
+
+    /// Until when tasks of which at most one copy may live have their lease, by a leader that sent this echo.
+    pub fn leased_until_ns(&self, echo: Option<&wire::Echo>) -> Option<u64> {
+        self.sent_ns(echo).map(|sent_ns| sent_ns.saturating_add(AGENT_LEASE.as_nanos() as u64))
     }
 
     /// Notes that a frame was valid: the replica at the other end is of use.

@@ -201,10 +201,16 @@ fn open_journal(dir: &Path) -> anyhow::Result<Journal> {
 }
 
 fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Setup> {
-    let host = isolation::Host::detect();
+    let mut host = isolation::Host::detect();
+    let executor = keep_executor(options)?;
     let (cgroups, users, words) = match options.isolation {
         Isolation::None => (None, false, vec!["none".to_owned()]),
         Isolation::Auto => {
+            if host.pid_namespaces
+                && let Err(why) = probe(&executor)
+            {
+                host.no_pid_namespaces(&why);
+            }
             for missing in &host.missing {
                 tracing::warn!("isolation: {missing}");
             }
@@ -237,12 +243,21 @@ fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Se
     };
     Ok(Setup {
         spec,
-        executor: keep_executor(options)?,
+        executor,
         cgroups,
         users,
         keep_sandboxes: options.keep_sandboxes,
         keep_sandbox_age: Duration::from_secs(options.keep_sandbox_hours.saturating_mul(3600)),
     })
+}
+
+/// Whether the executor can shut a task in a pid namespace, tried out; else why not.
+fn probe(executor: &Path) -> Result<(), String> {
+    match std::process::Command::new(executor).arg("--probe").stdin(std::process::Stdio::null()).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(e) => Err(format!("cannot run {}: {e}", executor.display())),
+    }
 }
 
 /// A directory's name for a host's name.

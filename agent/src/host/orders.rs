@@ -84,6 +84,9 @@ impl Host {
             Ok(None) => {}
         }
         session.mark_valid();
+        if let Some(until_ns) = session.leased_until_ns(frame.echo.as_ref()) {
+            self.leased_until_ns = self.leased_until_ns.max(until_ns);
+        }
         match frame.body {
             Some(Body::Welcome(welcome)) => self.welcome(welcome.host_id),
             Some(Body::Acknowledged(acknowledged)) => {

@@ -468,8 +468,7 @@ impl Leader {
             return;
         }
         self.round_due = false;
-        let round =
-            engine::round(&self.view, Timestamp(self.session.clock.now_ms()), PLACEMENTS_PER_ROUND_MAX);
+        let round = engine::round(&self.view, PLACEMENTS_PER_ROUND_MAX);
         self.view.launch(&round);
         self.remember(&round.report);
         let preempts = if round.report.waiting > 0 {
@@ -566,6 +565,7 @@ fn kind(op: &Op) -> &'static str {
         Op::AdvanceWork(_) => "advance_work",
         Op::Preempt(_) => "preempt",
         Op::AssignTogether(_) => "assign_together",
+        Op::ReportUnused { .. } => "unused",
         Op::StartSession(_)
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
@@ -574,7 +574,13 @@ fn kind(op: &Op) -> &'static str {
         | Op::AddInstances { .. }
         | Op::SetQuota { .. }
         | Op::DrainHosts { .. }
-        | Op::ActivateHosts { .. } => "other",
+        | Op::ActivateHosts { .. }
+        | Op::StartUpdate(_)
+        | Op::UpdateInstances { .. }
+        | Op::EndUpdate { .. }
+        | Op::PutCron { .. }
+        | Op::DropCron { .. }
+        | Op::RunCron { .. } => "other",
     }
 }
 
