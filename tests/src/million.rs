@@ -244,9 +244,9 @@ async fn faults(cluster: &mut Cluster, load: Load) -> Result<(Value, bool)> {
     let after = ids(cluster, load).await?;
     let restarted = after.difference(&before).count() + before.difference(&after).count();
     let running = seen(cluster).await?.running;
+    let caught_up = Instant::now();
     cluster.replicas[leader].start()?;
     cluster.serves(leader).await?;
-    let caught_up = Instant::now();
     let goal = cluster.api(cluster.leader().await?).status().await.done()?.applied_index;
     wait::until("the restarted replica to catch up", PHASE_MAX, async || {
         ensure!(cluster.api(leader).status().await.done()?.applied_index >= goal);
