@@ -5,6 +5,7 @@
 //! values, so that each is itself tested with broken histories. Nothing here is used by the product.
 
 pub mod api;
+pub mod cases;
 pub mod client;
 pub mod cluster;
 pub mod decisions;
@@ -14,6 +15,7 @@ pub mod jobs;
 pub mod journal;
 pub mod load;
 pub mod oracle;
+pub mod packing;
 pub mod processes;
 pub mod programs;
 pub mod tidy;
