@@ -79,6 +79,8 @@ pub const TEXT_BYTES_MAX: usize = 1_024;
 pub const TRANSIENT_TIMEOUT_MS: u64 = 5 * MINUTE_MS;
 /// A PARTITIONED task is replaced after this, by the default partition policy.
 pub const PARTITION_DELAY_MS: u64 = 0;
+/// The longest delay that a job may ask for instead: after it a silent host is forgotten anyway.
+pub const PARTITION_DELAY_MAX_MS: u64 = SILENT_HOST_MS;
 /// A task that dies sooner than this after its last change has flapped.
 pub const FLAP_THRESHOLD_MS: u64 = 5 * MINUTE_MS;
 /// The first flapping penalty; it doubles.
@@ -98,7 +100,7 @@ pub const SESSION_GAP_MS: u64 = 10_000;
 /// After a gap hosts have this long to report before transient statuses expire.
 pub const SESSION_GRACE_MS: u64 = 30_000;
 /// How long room is kept for a task for which others were displaced.
-pub const PREEMPTION_ROOM_MS: u64 = 3 * MINUTE_MS;
+pub const PREEMPTION_ROOM_MS: u64 = TRANSIENT_TIMEOUT_MS + MINUTE_MS;
 /// How long a restarted task's room is kept for its successor.
 pub const RESTART_ROOM_MS: u64 = 30_000;
 /// How far back hosts that fell silent count for the brake on replacement.
@@ -132,5 +134,7 @@ const _: () =
 const _: () = assert!(INSTANCES_PER_JOB_MAX as usize <= TASKS_MAX, "the largest job fits");
 const _: () = assert!(PLACEMENTS_PER_ROUND_MAX <= IN_FLIGHT_MAX, "a round fits in flight");
 const _: () = assert!(REQUEST_AHEAD_MS < REQUEST_WINDOW_MS && REQUEST_WINDOW_MS <= CLOCK_JUMP_MAX_MS);
+const _: () =
+    assert!(PREEMPTION_ROOM_MS > TRANSIENT_TIMEOUT_MS, "room is kept until those displaced are gone");
 const _: () = assert!(FLAP_PENALTY_MIN_MS <= FLAP_PENALTY_MAX_MS);
 const _: () = assert!(CMDLINE_BYTES_MAX <= CONFIG_BYTES_MAX);

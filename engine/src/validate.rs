@@ -12,8 +12,8 @@ use proto::{BadField, wire};
 
 use crate::limits::{
     ATTRIBUTES_MAX, CMDLINE_BYTES_MAX, CONFIG_BYTES_MAX, CONSTRAINT_VALUES_MAX, CONSTRAINTS_MAX,
-    INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PORT_RANGES_MAX, PORTS_PER_TASK_MAX,
-    PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
+    INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PARTITION_DELAY_MAX_MS, PORT_RANGES_MAX,
+    PORTS_PER_TASK_MAX, PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
 };
 use crate::state::config::JobSpec;
 use crate::state::host::HostSpec;
@@ -61,6 +61,10 @@ pub fn check_job_spec(spec: &wire::JobSpec) -> Result<JobSpec, BadField> {
     }
     check_task(config.task.as_ref().unwrap_or(&wire::TaskSpec::default()))?;
     check_constraints(&config)?;
+    let delay = config.partition_policy.as_ref().map_or(0, |policy| policy.delay_seconds);
+    ensure(u64::from(delay) * 1000 <= PARTITION_DELAY_MAX_MS, "partition_policy", || {
+        format!("has a delay of {delay} s; at most {} s", PARTITION_DELAY_MAX_MS / 1000)
+    })?;
     ensure(!config.all_or_nothing || spec.instances <= TOGETHER_MAX, "instances", || {
         format!("are {}; at most {TOGETHER_MAX} tasks get places all or none", spec.instances)
     })?;
@@ -217,7 +221,7 @@ fn check_constraints(config: &wire::TaskConfig) -> Checked {
         check_rule(constraint)?;
         let field = format!("preference {}", constraint.attribute);
         ensure(!matches!(constraint.rule, Some(Rule::Limit(_))), &field, || "cannot be a limit".to_owned())?;
-        ensure(preference.weight != 0 && preference.weight.abs() <= 100, &field, || {
+        ensure(preference.weight != 0 && (-100..=100).contains(&preference.weight), &field, || {
             format!("has weight {}; it is -100 to 100, and not 0", preference.weight)
         })?;
     }

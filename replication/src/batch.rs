@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -138,7 +139,7 @@ async fn settle<M: Machine>(
     term: u64,
     _permit: OwnedSemaphorePermit,
 ) {
-    let count = done.len();
+    let (count, begun) = (done.len(), Instant::now());
     let lost = lost(&mut leadership, term);
     let answer = tokio::select! {
         // An answer that is there counts, even if the term ended at the same time.
@@ -152,6 +153,7 @@ async fn settle<M: Machine>(
     };
     match answer {
         Ok(Ok(response)) => {
+            telemetry::committed(begun.elapsed());
             let index = response.log_id.index;
             let Answer::Replies(replies) = response.data else {
                 fail(done, || ProposeError::Unknown {

@@ -152,7 +152,7 @@ pub fn aurora() -> Result<Vec<Measured>> {
 
     // Full: on 10% of the hosts production of the same role, on 90% what may be displaced.
     let hosts = 10_000;
-    for pending in [1, 10, 100, 1_000] {
+    for pending in [1_u32, 10, 100, 1_000] {
         let mut memory = Memory::of(hosts, AURORA_HOST)?;
         quota(&mut memory, "www")?;
         let on = memory.hosts.clone();

@@ -231,10 +231,12 @@ impl TaskConfig {
         self.is_production() && self.dedicated().is_none()
     }
 
-    /// Whether a pending task of this config may displace one of `victim`'s: production displaces what is not,
-    /// whosever it is; else a role may displace its own work of the same tier and lower priority.
+    /// Whether a pending task of this config may displace one of `victim`'s: production displaces what is not, and all
+    /// displace what only uses what others do not, whosever it is; else a role may displace its own work of the same
+    /// tier and lower priority.
     pub fn may_displace(&self, victim: &TaskConfig) -> bool {
         (self.is_production() && !victim.is_production())
+            || (!self.is_revocable() && victim.is_revocable())
             || (self.job.role == victim.job.role
                 && self.tier == victim.tier
                 && self.priority > victim.priority)

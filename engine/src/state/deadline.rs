@@ -1,12 +1,10 @@
 //! Deadlines: what is due when. Derived from the tables; a tick expires a bounded number.
 
-use std::sync::Arc;
-
 use proto::{HostId, JobId, TaskId};
 
 use super::State;
-use super::command::{Done, Refusal, RefusalKind, Reply};
-use super::request::RequestKey;
+use super::command::{Done, Reply};
+use super::place::stale;
 use super::status::Event;
 use super::touch::{Key, Touch};
 use crate::limits::{DEADLINES_PER_COMMAND_MAX, TRANSIENT_TIMEOUT_MS};
@@ -21,8 +19,6 @@ pub(crate) enum Due {
     Job(JobId),
     /// A host that is silent for too long to be known any more.
     Host(HostId),
-    /// The memory of a request.
-    Request(Arc<RequestKey>),
     /// Room that was kept for a task long enough.
     Reservation(TaskId),
     /// A PARTITIONED task whose host was silent long enough. These wait in a queue of their own, since they are
@@ -32,32 +28,42 @@ pub(crate) enum Due {
 
 impl State {
     pub(super) fn tick(&mut self, touch: &mut Touch) -> Reply {
+        let forgotten = self.forget_requests(touch);
         if self.is_stopped() {
-            return Err(Refusal::new(
-                RefusalKind::Stale,
-                "nothing expires while the cluster is frozen or held",
-            ));
+            return match forgotten {
+                0 => stale("nothing expires while the cluster is frozen or held".to_owned()),
+                _ => Ok(Done { id: 0, tasks: forgotten as u32 }),
+            };
         }
-        let mut expired = self.replace_partitioned(touch);
+        let mut expired = forgotten + self.replace_partitioned(touch);
         while expired < DEADLINES_PER_COMMAND_MAX {
             let Some((_, due)) = self.deadlines.first().filter(|(at, _)| *at <= self.cluster.clock) else {
                 break;
             };
             match due.clone() {
                 Due::Task(task) | Due::Replacement(_, task) => self.expire_task(task, touch),
-                Due::Job(job) => self.remove_job(job, touch),
+                Due::Job(job) => self.expire_job(job, touch),
                 Due::Host(host) => expired += self.remove_host(host, "The host stayed silent", touch),
                 Due::Reservation(task) => self.unreserve(task, touch),
-                Due::Request(key) => {
-                    self.deadlines.pop_first();
-                    self.requests.remove(&key);
-                    touch.row(Key::Request(key));
-                }
             }
             expired += 1;
         }
         touch.deadlines();
         Ok(Done { id: 0, tasks: expired as u32 })
+    }
+
+    /// Requests that were remembered long enough; also while nothing else expires, or nobody could ask any more.
+    fn forget_requests(&mut self, touch: &mut Touch) -> usize {
+        let mut forgotten = 0;
+        while forgotten < DEADLINES_PER_COMMAND_MAX
+            && self.forgettable.first().is_some_and(|(at, _)| *at <= self.cluster.clock)
+            && let Some((_, key)) = self.forgettable.pop_first()
+        {
+            self.requests.remove(&key);
+            touch.row(Key::Request(key));
+            forgotten += 1;
+        }
+        forgotten
     }
 
     /// Enters what a task waits for.

@@ -257,7 +257,8 @@ impl Host {
         self.tasks.iter().copied()
     }
 
+    /// When it is forgotten. A drained one is not: it would come back as one that gets tasks.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.record.silent_since.map(|at| at.plus_ms(SILENT_HOST_MS))
+        self.record.silent_since.filter(|_| !self.record.draining).map(|at| at.plus_ms(SILENT_HOST_MS))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::HostId;
+use proto::{HostId, JobId};
 
 use super::config::TaskConfig;
 use super::deadline::Due;
@@ -45,6 +45,8 @@ impl State {
             task.id
         );
         job.counts.add(task.status);
+        self.count_by(&task, true);
+        let job = self.jobs.get_mut(&task.job).expect("found above");
         job.charged = job.charged.plus(task.config.charge());
         self.enter_due(task.due());
         self.charge(&task.config);
@@ -66,6 +68,7 @@ impl State {
             self.vacate(host, &task);
         }
         self.discharge(&task.config);
+        self.count_by(&task, false);
         task
     }
 
@@ -131,14 +134,55 @@ impl State {
 
     /// Counts a task in or out where its job's limits and spreads look.
     pub(super) fn note_place(&mut self, task: &Task, spec: &HostSpec, how: fn(&mut Places, &str, &str)) {
-        let mut attributes = task.config.counted_attributes().peekable();
-        if attributes.peek().is_none() {
+        let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
+        if !job.counts_places() {
             return;
         }
-        let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
         let places = Arc::make_mut(&mut job.places);
-        for attribute in attributes {
+        for attribute in job.counting.keys() {
             spec.values(attribute).for_each(|value| how(places, attribute, value));
+        }
+    }
+
+    /// A task asks where its job's tasks are, by the attributes of its limits and spreads; or it does so no more. All
+    /// tasks of the job count, whatever they ask themselves: configs differ while a job is updated.
+    fn count_by(&mut self, task: &Task, asks: bool) {
+        for attribute in task.config.counted_attributes() {
+            let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
+            let known = job.counting.get(attribute).copied().unwrap_or(0);
+            let now = if asks { known + 1 } else { known - 1 };
+            if now == 0 {
+                job.counting.remove(attribute);
+                Arc::make_mut(&mut job.places).forget(attribute);
+                continue;
+            }
+            if known > 0 {
+                *job.counting.get_mut(attribute).expect("counted above") = now;
+                continue;
+            }
+            job.counting.insert(attribute.into(), now);
+            let on_hosts = job.live.values().filter_map(|task| self.tasks.get(task)?.host);
+            let on_hosts: Vec<HostId> = on_hosts.collect();
+            let places = Arc::make_mut(&mut job.places);
+            for host in on_hosts.iter().filter_map(|host| self.hosts.get(host)) {
+                host.record.spec.values(attribute).for_each(|value| places.add(attribute, value));
+            }
+        }
+    }
+
+    /// Changes a job's record or what it remembers.
+    pub(super) fn alter_job(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+        let job = self.jobs.get_mut(&id).expect("the caller has found the job");
+        let before = job.deadline();
+        change(job);
+        let after = job.deadline();
+        if before != after {
+            if let Some(at) = before {
+                self.deadlines.remove(&(at, Due::Job(id)));
+            }
+            if let Some(at) = after {
+                self.deadlines.insert((at, Due::Job(id)));
+            }
         }
     }
 

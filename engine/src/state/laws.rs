@@ -189,13 +189,22 @@ fn check_roles(state: &State) -> Result<(), Broken> {
     ensure(counted.is_empty(), || format!("roles are not known: {counted:?}"))
 }
 
-/// Where the tasks with limits are is counted right, and no limit is exceeded.
+/// Where the tasks of jobs with limits are is counted right. A limit itself may be exceeded: hosts change attributes.
 fn check_places(state: &State) -> Result<(), Broken> {
     for job in state.jobs.values() {
+        let mut counting: BTreeMap<Box<str>, u32> = BTreeMap::new();
+        for task in state.tasks_of(job) {
+            for attribute in task.config.counted_attributes() {
+                *counting.entry(attribute.into()).or_default() += 1;
+            }
+        }
+        ensure(counting == job.counting, || {
+            format!("{} counts by {:?}, its tasks ask for {counting:?}", job.key(), job.counting)
+        })?;
         let mut counted = Places::default();
         for task in state.tasks_of(job) {
             let Some(host) = task.host.and_then(|host| state.hosts.get(&host)) else { continue };
-            for attribute in task.config.counted_attributes() {
+            for attribute in counting.keys() {
                 host.record.spec.values(attribute).for_each(|value| counted.add(attribute, value));
             }
         }
@@ -254,10 +263,13 @@ fn check_deadlines(state: &State) -> Result<(), Broken> {
     })?;
     let jobs = state.jobs.values().filter_map(|job| Some((job.deadline()?, Due::Job(job.id()))));
     let hosts = state.hosts.values().filter_map(|host| Some((host.deadline()?, Due::Host(host.id()))));
-    let requests = state.requests.values().map(|known| (known.until, Due::Request(known.key.clone())));
+    let requests = state.requests.values().map(|known| (known.until, known.key.clone()));
+    ensure(requests.collect::<BTreeSet<_>>() == state.forgettable, || {
+        "requests are kept for another time than is written".to_owned()
+    })?;
     let kept = state.reservations.values().map(|kept| (kept.until, Due::Reservation(kept.task)));
     let mut count = 0;
-    for deadline in tasks.into_iter().chain(jobs).chain(hosts).chain(requests).chain(kept) {
+    for deadline in tasks.into_iter().chain(jobs).chain(hosts).chain(kept) {
         ensure(state.deadlines.contains(&deadline), || {
             format!("{deadline:?} is not in the order of deadlines")
         })?;

@@ -134,6 +134,8 @@ pub struct State {
     pub(crate) reservations: BTreeMap<TaskId, Reservation>,
     pub(crate) updates: BTreeMap<JobId, Update>,
     pub(crate) crons: BTreeMap<Arc<JobKey>, Cron>,
+    /// Remembered requests, by when they may be forgotten.
+    pub(crate) forgettable: BTreeSet<(Timestamp, Arc<RequestKey>)>,
     pub(crate) deadlines: BTreeSet<(Timestamp, Due)>,
     pub(crate) replacements: BTreeSet<(Timestamp, Due)>,
     /// Silent hosts, by when they fell silent.
@@ -230,11 +232,12 @@ impl State {
         Some(Wanted { generation: host.record.generation, tasks: tasks.collect() })
     }
 
-    /// When the next `Tick` is due; `None` while nothing waits or decisions are stopped.
+    /// When the next `Tick` is due; while decisions are stopped only requests are forgotten.
     pub fn next_deadline(&self) -> Option<Timestamp> {
+        let forgets = self.forgettable.first().map(|(at, _)| *at);
         let first = self.deadlines.first().map(|(at, _)| *at);
         let times = [first, self.next_replacement()];
-        times.into_iter().flatten().min().filter(|_| !self.is_stopped())
+        forgets.into_iter().chain(times.into_iter().flatten().filter(|_| !self.is_stopped())).min()
     }
 
     /// A work item that `AdvanceWork` should advance, if there is one.

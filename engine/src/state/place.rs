@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::{HostId, JobId, TaskId};
+use proto::{HostId, JobId, Resources, TaskId};
 
 use super::State;
 use super::breaks::{Break, broken};
 use super::command::{Assign, Done, Placement, Refusal, RefusalKind, Reply};
 use super::config::TaskConfig;
-use super::host::{Host, HostSpec};
+use super::host::{Going, Host, HostSpec};
 use super::job::Places;
 use super::status::{Event, Status};
 use super::touch::Touch;
@@ -124,7 +124,8 @@ impl State {
 struct Tentative {
     config: Option<Arc<TaskConfig>>,
     tasks: BTreeSet<TaskId>,
-    hosts: BTreeMap<HostId, (u32, BTreeSet<u16>)>,
+    /// Per host: how many tasks, the ports they get, and what of the room that is kept there is kept for them.
+    hosts: BTreeMap<HostId, (u32, BTreeSet<u16>, Resources)>,
     places: Places,
 }
 
@@ -141,9 +142,11 @@ impl Tentative {
             return Err(format!("{id} is placed twice"));
         }
         let host = &state.hosts[&host];
-        let (count, ports) = self.hosts.entry(host.id()).or_default();
+        let (count, ports, own) = self.hosts.entry(host.id()).or_default();
         *count += 1;
-        let room = host.free_for(id, &config);
+        *own = own.plus(host.reserved_for.get(&id).copied().unwrap_or_default());
+        let kept = host.reserved.minus_or_zero(*own);
+        let room = host.room_without(config.is_revocable(), kept, Going::default());
         if !config.demand.times(*count).fits_in(&room)
             || host.tasks.len() + *count as usize > TASKS_PER_HOST_MAX
         {

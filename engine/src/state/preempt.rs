@@ -55,6 +55,9 @@ impl State {
         if task.status != Status::Pending {
             return Err(format!("{id} is {}", task.status));
         }
+        if task.displaced {
+            return Err(format!("{id} replaces one that was displaced, and displaces nobody"));
+        }
         if self.reservations.contains_key(&id) {
             return Err(format!("room is kept for {id} already"));
         }

@@ -28,7 +28,7 @@ use super::task::Task;
 use super::touch::{EventRecord, Key, Touch};
 use super::update::Update;
 use super::work::{Rest, Work};
-use super::{Cluster, Due, State};
+use super::{Cluster, State};
 use crate::limits::LEVEL;
 use crate::time::Timestamp;
 
@@ -397,6 +397,7 @@ impl State {
             flaps: row.flaps,
             partitions: row.partitions,
             ancestor: (row.ancestor != 0).then_some(TaskId(row.ancestor)),
+            displaced: row.displaced,
             message: text(&row.message),
             events: row.events,
         });
@@ -415,7 +416,7 @@ impl State {
             reply: read_reply(reply)?,
         };
         self.requests.insert(key.clone(), Arc::new(remembered));
-        self.deadlines.insert((until, Due::Request(key)));
+        self.forgettable.insert((until, key));
         Ok(())
     }
 
@@ -446,8 +447,9 @@ impl State {
         let status = read_status(row.status).filter(|status| status.is_terminal());
         let status =
             status.ok_or_else(|| Corrupt::new("the row of an ended task", "its status is not an end"))?;
-        let job = self.jobs.get_mut(&JobId(row.job_id));
-        let job = job.ok_or_else(|| Corrupt::new("the row of an ended task", "its job is not stored"))?;
+        if !self.jobs.contains_key(&JobId(row.job_id)) {
+            return Err(Corrupt::new("the row of an ended task", "its job is not stored"));
+        }
         let ended = EndedTask {
             job: JobId(row.job_id),
             id: TaskId(row.task_id),
@@ -459,7 +461,8 @@ impl State {
             ancestor: (row.ancestor != 0).then_some(TaskId(row.ancestor)),
             events: row.events,
         };
-        job.ended.insert((ended.at, ended.id), Arc::new(ended));
+        let id = ended.job;
+        self.alter_job(id, |job| drop(job.ended.insert((ended.at, ended.id), Arc::new(ended))));
         Ok(())
     }
 
@@ -575,6 +578,7 @@ fn task_row(row: &Task) -> wire::TaskRow {
         created_ms: row.created.0,
         flaps: row.flaps,
         events: row.events,
+        displaced: row.displaced,
     }
 }
 

@@ -42,10 +42,12 @@ impl State {
             ));
         }
         let id = match meaning {
-            Meaning::New => self.enter_host(identity, spec, touch),
+            Meaning::New => self.enter_host(identity, spec, false, touch),
             Meaning::Replaces(old) => {
+                // What an operator wants of the place does not change with the machine in it.
+                let draining = self.hosts[&old].record.draining;
                 self.remove_host(old, "The host was replaced by another machine", touch);
-                self.enter_host(identity, spec, touch)
+                self.enter_host(identity, spec, draining, touch)
             }
             Meaning::Wiped(id) => {
                 self.lose_tasks(id, held, "The host came back without its journal", touch);
@@ -96,7 +98,13 @@ impl State {
         Ok(if same_journal { Meaning::Known(host.id()) } else { Meaning::Wiped(host.id()) })
     }
 
-    fn enter_host(&mut self, identity: HostIdentity, spec: HostSpec, touch: &mut Touch) -> HostId {
+    fn enter_host(
+        &mut self,
+        identity: HostIdentity,
+        spec: HostSpec,
+        draining: bool,
+        touch: &mut Touch,
+    ) -> HostId {
         let id = HostId(self.new_id());
         self.link_host(Host::new(HostRecord {
             id,
@@ -107,7 +115,7 @@ impl State {
             since: self.cluster.clock,
             silent_since: None,
             overcommitted: false,
-            draining: false,
+            draining,
             unused: Resources::default(),
             replaced: false,
         }));

@@ -162,12 +162,12 @@ impl State {
         if most > Some(proto::resources::AMOUNT_MAX) {
             return Err(Refusal::new(RefusalKind::Invalid, format!("{quota} is more than any cluster has")));
         }
-        if let Some(short) = shortfall(known.charged.plus(self.promised(name)), quota) {
+        let taken = known.charged.plus(self.promised(name));
+        if let Some(short) = shortfall(taken, quota) {
             return Err(Refusal::new(
                 RefusalKind::Quota,
                 format!(
-                    "role {name} takes {} already: a quota of {quota} would be short of {short}; kill production tasks first",
-                    known.charged
+                    "role {name} takes {taken} already: a quota of {quota} would be short of {short}; kill production tasks first"
                 ),
             ));
         }

@@ -14,7 +14,8 @@ use super::transition::{Birth, Stepped, forget_ended};
 use super::work::{Rest, Work};
 use super::{Due, State};
 use crate::limits::{
-    INSTANCES_NAMED_MAX, INSTANCES_PER_JOB_MAX, JOBS_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, WORK_MAX,
+    INSTANCES_NAMED_MAX, INSTANCES_PER_JOB_MAX, JOBS_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, TOGETHER_MAX,
+    WORK_MAX,
 };
 
 /// Bytes of an old and a new value together that are still shown; of longer ones it is said that they differ.
@@ -39,6 +40,7 @@ impl State {
                 format!("job {key} asks for {instances} instances; a job has 1 to {INSTANCES_PER_JOB_MAX}"),
             ));
         }
+        check_together(&config, instances)?;
         self.check_quota(&config, instances)?;
         self.make_job(JobSpec { config, instances }, touch)
     }
@@ -70,7 +72,10 @@ impl State {
         let id = JobId(self.new_id());
         // The new life of the job remembers what ended in the old one.
         let old = self.job(&key).map(Job::id);
-        let ended = old.and_then(|old| self.jobs.get_mut(&old)).map(|old| std::mem::take(&mut old.ended));
+        let mut ended = std::collections::BTreeMap::new();
+        if let Some(old) = old {
+            self.alter_job(old, |old| ended = std::mem::take(&mut old.ended));
+        }
         if let Some(old) = old {
             self.remove_job(old, touch);
         }
@@ -84,7 +89,7 @@ impl State {
             ended: None,
         };
         self.link_job(Job::new(record));
-        for (_, old) in ended.unwrap_or_default() {
+        for (_, old) in ended {
             touch.forget_recent(&old);
             self.remember_ended(EndedTask { job: id, ..(*old).clone() }, touch);
         }
@@ -115,6 +120,7 @@ impl State {
                 flaps: 0,
                 penalty_ms: 0,
                 ancestor: None,
+                displaced: false,
             };
             self.bear_task(birth, touch);
         }
@@ -195,10 +201,19 @@ impl State {
         if large && making.is_none() {
             self.check_work_room()?;
         }
+
+        instances.sort_unstable();
+        instances.dedup();
+        if restart && let Some(missing) = instances.iter().find(|instance| !job.live.contains_key(instance)) {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("job {key} has no live instance {missing} to restart; nothing was restarted"),
+            ));
+        }
+
         if all && !restart {
             self.drop_update(id, touch);
         }
-
         if let Some(work) = making {
             self.remove_work(work, touch);
         }
@@ -211,8 +226,6 @@ impl State {
         let targets: Vec<TaskId> = if all {
             job.live.values().copied().collect()
         } else {
-            instances.sort_unstable();
-            instances.dedup();
             instances.iter().filter_map(|instance| job.live.get(instance)).copied().collect()
         };
         let tasks = self.step_each(&targets, event, &why, touch);
@@ -271,6 +284,7 @@ impl State {
                 format!("the cluster has {} tasks of at most {TASKS_MAX}", self.tasks.len()),
             ));
         }
+        check_together(&config, first + count)?;
         self.check_quota(&config, count)?;
         self.jobs.get_mut(&id).expect("found above").record.instances = first + count;
         touch.row(Key::Job(id));
@@ -389,6 +403,20 @@ pub(super) fn words(what: &str, identity: &str, message: &str) -> String {
         (identity, "") => format!("{what} by {identity}"),
         (identity, message) => format!("{what} by {identity}: {message}"),
     }
+}
+
+/// Whether so many tasks may be placed together or not at all, if the job asks for that.
+pub(super) fn check_together(config: &TaskConfig, instances: u32) -> Result<(), Refusal> {
+    if !config.all_or_nothing || instances <= TOGETHER_MAX {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalKind::Limit,
+        format!(
+            "job {} asks for places for all of its tasks at once: at most {TOGETHER_MAX}, not {instances}",
+            config.job
+        ),
+    ))
 }
 
 /// In words, how an existing job differs from what is asked; `None` when it does not.

@@ -43,6 +43,8 @@ pub struct Task {
     pub partitions: u32,
     /// The task it replaces.
     pub ancestor: Option<TaskId>,
+    /// That was displaced: it displaces nobody in turn.
+    pub displaced: bool,
     /// Why it has its status, in words.
     pub message: Option<Arc<str>>,
     /// Events of it that have a row.

@@ -12,7 +12,7 @@ use super::State;
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
 use super::config::{JobSpec, TaskConfig};
 use super::status::{Event, Status};
-use super::submit::words;
+use super::submit::{check_together, words};
 use super::touch::{Key, Touch};
 use crate::limits::{INSTANCES_PER_JOB_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, UPDATES_MAX};
 use crate::time::Timestamp;
@@ -92,6 +92,7 @@ impl State {
                 format!("the cluster has {} tasks of at most {TASKS_MAX}", self.tasks.len()),
             );
         }
+        check_together(&config, instances)?;
         let moved = BTreeSet::new();
         let update = Update { job: id, config, instances, created: self.cluster.clock, moved };
         let more = self.needed_by(&update).minus_or_zero(job.charged);

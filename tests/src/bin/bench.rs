@@ -18,6 +18,7 @@ use tests::cases::{self, Measured};
 use tests::cluster::{Cluster, PATIENCE, Setup};
 use tests::decisions::{self, Demand, Memory};
 use tests::figures::{self, Percentiles};
+use tests::million::Load;
 use tests::packing::{self, Policy};
 use tests::{fsync, jobs, journal, processes, verdict, wait};
 
@@ -61,6 +62,24 @@ enum Bench {
         #[arg(long, default_value = "fast")]
         profile: String,
     },
+    /// A million tasks on simulated agents, then a leader killed and hosts drained.
+    Million {
+        /// Simulated hosts.
+        #[arg(long, default_value_t = 5_000)]
+        agents: usize,
+        /// Jobs.
+        #[arg(long, default_value_t = 1_000)]
+        jobs: usize,
+        /// Tasks of each job.
+        #[arg(long, default_value_t = 1_000)]
+        tasks: u32,
+        /// Only one of `bin-pack` and `spread`; else both, one after the other.
+        #[arg(long)]
+        policy: Option<String>,
+        /// Raft timers: `fast` or `lan`.
+        #[arg(long, default_value = "lan")]
+        profile: String,
+    },
     /// Submit -> RUNNING of jobs of one instance, one after another on an idle cluster.
     Submit {
         /// Jobs to submit.
@@ -82,6 +101,9 @@ async fn main() -> ExitCode {
             }
             Bench::Submit { jobs, profile } => submit(jobs, &profile).await,
             Bench::Engine { hosts } => engine(&hosts),
+            Bench::Million { agents, jobs, tasks, policy, profile } => {
+                million(agents, jobs, tasks, policy.as_deref(), &profile).await
+            }
             Bench::Packing { hosts, mixes } => packing(hosts, mixes),
         }
     };
@@ -199,6 +221,36 @@ fn packing(hosts: usize, mixes: u64) -> Result<(Value, bool)> {
         json!({ "rows": rows, "hosts": hosts, "mixes": mixes, "machine": figures::machine(), "commit": commit() }),
         true,
     ))
+}
+
+/// The goal is 10,000 tasks RUNNING a second, 600 bytes of the leader's memory per task, and nothing restarted.
+async fn million(
+    agents: usize,
+    jobs: usize,
+    tasks: u32,
+    policy: Option<&str>,
+    profile: &str,
+) -> Result<(Value, bool)> {
+    let profile = profile_name(profile)?;
+    let policies: &[bool] = match policy {
+        None => &[false, true],
+        Some("bin-pack") => &[false],
+        Some("spread") => &[true],
+        Some(other) => bail!("no policy {other:?}; use `bin-pack` or `spread`"),
+    };
+    let (mut figures, mut held) = (json!({}), true);
+    for &spread in policies {
+        // The faults come after the first of them.
+        let faults = figures == json!({});
+        let load = Load { agents, jobs, tasks_per_job: tasks, spread, faults };
+        let (found, whole) = tests::million::run(load, profile).await?;
+        held &= whole;
+        match faults {
+            true => figures = found,
+            false => figures["spread"] = found,
+        }
+    }
+    Ok((figures, held))
 }
 
 fn profile_name(profile: &str) -> Result<&'static str> {
