@@ -14,6 +14,8 @@ pub mod machine;
 pub mod options;
 pub mod plan;
 pub mod sandbox;
+pub mod simulated;
+pub mod standing;
 pub mod telemetry;
 pub mod usage;
 pub mod watch;

@@ -1,5 +1,8 @@
 //! The real agent and the real executor against a scripted leader that speaks the real protocol.
 
+#[path = "agent/simulated.rs"]
+mod simulated;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;

@@ -65,6 +65,7 @@ impl Host {
                 generation,
                 fence: Some(fence.into()),
                 job,
+                pretence: None,
             }))?;
             self.named.insert(id, generation);
             ready.push((id, wanted, config));
