@@ -91,7 +91,7 @@ fn append_from_wire(message: wire::AppendRequest) -> Result<AppendEntriesRequest
         vote: vote_from_wire(vote),
         prev_log_id: message.previous.as_ref().map(log_id_from_wire),
         leader_commit: message.committed.as_ref().map(log_id_from_wire),
-        entries: entries.map_err(|corrupt| Status::invalid_argument(corrupt.to_string()))?,
+        entries: entries.map_err(|unread| Status::invalid_argument(unread.to_string()))?,
     })
 }
 

@@ -25,7 +25,7 @@ pub(crate) use self::writer::lock;
 use self::writer::{Order, Writer};
 use crate::error::StoreError;
 use crate::machine::Corrupt;
-use crate::raft::{Entry, LogId, Types, Vote, entry_from_wire, vote_from_wire, vote_to_wire};
+use crate::raft::{Entry, LogId, Types, Vote, decode_whole, entry_from_wire, vote_from_wire, vote_to_wire};
 use crate::small_file::SmallFile;
 
 /// Newest entries kept in memory, in bytes.
@@ -70,9 +70,7 @@ impl Log {
     pub(crate) fn open(dir: &Path, segment_bytes: u64, failed: OnFailure) -> Result<Self, StoreError> {
         let (file, bytes) = SmallFile::open(dir, "vote")?;
         let vote = match bytes {
-            Some(bytes) => {
-                Some(wire::Vote::decode(&bytes[..]).map_err(|e| Corrupt::new("vote", e.to_string()))?)
-            }
+            Some(bytes) => Some(decode_whole::<wire::Vote>("vote", &bytes[..])?),
             None => None,
         };
         let found = recovery::recover(dir, CACHE_BYTES_MAX)?;
@@ -154,7 +152,7 @@ fn read_entry(id: LogId, place: &Place) -> Result<Entry, StoreError> {
     place.segment.file.read_exact_at(&mut bytes, at).map_err(StoreError::io("reading", path))?;
     record::decode(&bytes, 0, place.segment.sequence).map_err(corrupt)?;
     let body = Bytes::from(bytes).slice(record::HEAD_BYTES..record::HEAD_BYTES + length);
-    let entry = entry_from_wire(wire::Entry::decode(body).map_err(|e| corrupt(&e.to_string()))?)?;
+    let entry = entry_from_wire(decode_whole("entry", body)?)?;
     if entry.log_id != id {
         return Err(corrupt("another entry stands here").into());
     }

@@ -119,6 +119,53 @@ async fn without_the_mark_a_later_write_proves_what_was_synced() {
 }
 
 #[tokio::test]
+async fn what_another_program_wrote_is_neither_damage_nor_a_torn_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let [before, _] = four_writes(dir.path()).await;
+    std::fs::write(segment_one(dir.path()), &before.0).unwrap();
+    std::fs::write(dir.path().join("synced"), &before.1).unwrap();
+    let found = recovery::recover(dir.path(), usize::MAX).unwrap();
+    let (chain, end) = (found.chain, found.end as usize);
+    let write = |at: usize, level: u8, kind: u8, body: &[u8]| {
+        let mut record = Vec::new();
+        record::encode(&mut record, record::Kind::Entry, 1, chain, at as u32, |into| {
+            into.extend_from_slice(body)
+        });
+        (record[28], record[29]) = (level, kind);
+        let crc = crc32c::crc32c(&record[8..]);
+        record[4..8].copy_from_slice(&crc.to_le_bytes());
+        let mut segment = before.0.clone();
+        segment[at..at + record.len()].copy_from_slice(&record);
+        segment
+    };
+    let strange = wire::Entry { id: Some(crate::raft::log_id_to_wire(&id(6))), payload: None };
+    let newer = record::LEVEL + 1;
+    for (what, segment) in [
+        ("a newer level", write(end, newer, 1, b"")),
+        ("an unknown kind of a newer level", write(end, newer, 9, b"")),
+        ("an unknown kind", write(end, record::LEVEL, 9, b"")),
+        ("behind a part that did not arrive", write(end + 64, newer, 1, b"")),
+        ("an entry of an unknown kind", write(end, record::LEVEL, 1, &strange.encode_to_vec())),
+        ("an entry that means nothing", write(end, record::LEVEL, 1, &[0xff; 9])),
+    ] {
+        std::fs::write(segment_one(dir.path()), &segment).unwrap();
+        let found = recovered(dir.path());
+        assert!(
+            matches!(found, Err(StoreError::Level { .. } | StoreError::Foreign(_))),
+            "{what}: {:?}",
+            found.map(|(entries, _)| entries.len())
+        );
+        assert_eq!(std::fs::read(segment_one(dir.path())).unwrap(), segment, "{what}");
+    }
+    // The head of a segment too.
+    let header = wire::SegmentHeader { level: u32::from(newer), sequence: 1, ..Default::default() };
+    let mut segment = before.0.clone();
+    segment[..record::SEGMENT_HEAD_BYTES].copy_from_slice(&record::encode_segment_head(&header));
+    std::fs::write(segment_one(dir.path()), &segment).unwrap();
+    assert!(matches!(recovered(dir.path()), Err(StoreError::Level { .. })));
+}
+
+#[tokio::test]
 async fn a_missing_segment_is_corruption() {
     let dir = tempfile::tempdir().unwrap();
     create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
