@@ -30,7 +30,10 @@ mod tests {
     #[test]
     fn order_does_not_matter_and_everything_else_does() {
         let of = |tasks: &[(u64, Status)]| of_host(tasks.iter().map(|&(id, status)| (TaskId(id), status)));
-        assert_eq!(of(&[(1, Status::Running), (2, Status::Starting)]), of(&[(2, Status::Starting), (1, Status::Running)]));
+        assert_eq!(
+            of(&[(1, Status::Running), (2, Status::Starting)]),
+            of(&[(2, Status::Starting), (1, Status::Running)])
+        );
         assert_ne!(of(&[(1, Status::Running)]), of(&[(1, Status::Starting)]));
         assert_ne!(of(&[(1, Status::Running)]), of(&[(2, Status::Running)]));
         assert_ne!(of(&[(1, Status::Running)]), of(&[]));

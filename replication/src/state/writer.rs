@@ -254,10 +254,7 @@ impl Thread {
         self.cut_all()?;
         self.flush()?;
         let Some(rows) = &self.rows else {
-            return Err(StoreError::Rows {
-                path: to.to_owned(),
-                problem: "a snapshot is being installed".into(),
-            });
+            return Err(StoreError::Rows { path: to.to_owned(), problem: "they are closed".into() });
         };
         rows.checkpoint(to)?;
         Ok(self.written.clone())
