@@ -4,12 +4,13 @@
 //! is on the disk before it is sent, a fence before anything under it is obeyed, an intent before its executor exists.
 //!
 //! What is where: `recover` at start, `orders` for frames of the scheduler, `launch` for starts, `tasks` for what
-//! executors do, `view` for people. Not here: sockets (see [`crate::link`]) and anything that may block for long
+//! executors do, `state` for what heartbeats say of all of them, `view` for people. Not here: sockets (see [`crate::link`]) and anything that may block for long
 //! (see [`crate::work`]).
 
 mod launch;
 mod orders;
 mod recover;
+mod state;
 mod tasks;
 mod view;
 
@@ -33,6 +34,7 @@ use crate::link::Session;
 use crate::plan::Wanted;
 use crate::sandbox::Sandboxes;
 use crate::telemetry;
+use crate::usage::Usage;
 use crate::watch::Watcher;
 use crate::work::{Done, Job, Workers};
 
@@ -120,6 +122,14 @@ pub struct Host {
     /// Sequence up to which reports were sent on this stream.
     sent: u64,
     acknowledged: u64,
+    /// Of tasks of which at most one copy may live; CLOCK_BOOTTIME, 0 = no leader has acknowledged a heartbeat yet.
+    leased_until_ns: u64,
+    /// What their executors were told.
+    lease_told_ns: u64,
+    /// What the tasks use.
+    usage: Usage,
+    /// Of the live tasks.
+    digest: u64,
     moved_at: Instant,
     looked_at: Instant,
     swept_at: Option<Instant>,
@@ -157,6 +167,10 @@ impl Host {
             outbox: BTreeMap::new(),
             sent: 0,
             acknowledged: 0,
+            leased_until_ns: 0,
+            lease_told_ns: 0,
+            usage: Usage::default(),
+            digest: 0,
             moved_at: now,
             looked_at: now,
             swept_at: None,
@@ -231,6 +245,7 @@ impl Host {
             self.look_at(task)?;
         }
         self.replan(None)?;
+        self.measure();
         if self.moved_at.elapsed() >= RESEND_AFTER && !self.outbox.is_empty() {
             self.sent = self.acknowledged;
             self.moved_at = Instant::now();
@@ -244,14 +259,17 @@ impl Host {
 
     /// Makes what was appended durable, then says it.
     fn end_turn(&mut self) -> Result<(), Fatal> {
+        self.renew_leases();
         self.sync()?;
         self.send_reports();
         if self.journal.compact_if_large()? {
             tracing::info!(bytes = self.journal.length(), "the journal was written anew");
         }
         if std::mem::take(&mut self.changed) {
+            self.digest = self.digest_of_tasks();
             self.publish();
         }
+        self.say_state();
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use proto::{Fence, TaskId};
 
 use crate::clock;
 use crate::limits::{BURNED_MAX, JOURNAL_BYTES_MAX};
+use crate::standing::Standing;
 
 /// Format level of the records.
 pub const LEVEL: u32 = 1;
@@ -98,24 +99,19 @@ impl Entry {
 /// What the records say together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Book {
-    /// The journal's id and the machine as it was when opened; `host_id` is that of [`Book::host_id`].
-    pub identity: wire::HostIdentity,
-    /// Of the cluster last obeyed; empty = none yet.
-    pub cluster_id: String,
-    /// Stays the same through restore and recover.
-    pub lineage_id: String,
-    /// Highest ever obeyed.
-    pub fence: Fence,
-    /// 0 = not registered yet.
-    pub host_id: u64,
-    /// Sequence of the newest report.
-    pub sequence: u64,
-    /// Newest generation that an intent names, under this host id and epoch: older wanted sets are late.
-    pub generation: u64,
+    /// Of the host itself; the book is read as if these were its own fields.
+    pub standing: Standing,
     /// Known and not forgotten.
     pub tasks: BTreeMap<TaskId, Entry>,
     pub(crate) burned: BTreeSet<TaskId>,
     pub(crate) burned_order: VecDeque<(TaskId, Option<Intent>)>,
+}
+
+impl std::ops::Deref for Book {
+    type Target = Standing;
+    fn deref(&self) -> &Standing {
+        &self.standing
+    }
 }
 
 impl Book {
@@ -132,46 +128,31 @@ impl Book {
     /// Takes in one more record.
     pub fn add(&mut self, record: JournalRecord) {
         let (at_ms, boottime_ns) = (record.at_ms, record.boottime_ns);
-        match record.body {
-            Some(Body::Opened(opened)) => {
-                self.identity = opened.identity.unwrap_or_default();
-                self.sequence = self.sequence.max(opened.sequence);
-            }
-            Some(Body::Obeyed(obeyed)) => {
-                let fence = obeyed.fence.as_ref().map(Fence::from).unwrap_or_default();
-                if fence.epoch != self.fence.epoch || obeyed.host_id != self.host_id {
-                    self.generation = 0;
-                }
-                self.cluster_id = obeyed.cluster_id;
-                self.lineage_id = obeyed.lineage_id;
-                self.host_id = obeyed.host_id;
-                self.identity.host_id = obeyed.host_id;
-                self.fence = fence;
-            }
-            Some(Body::Intent(intent)) => {
-                self.generation = self.generation.max(intent.generation);
+        let Some(body) = record.body else { return };
+        self.standing.add(&body);
+        match body {
+            Body::Intent(intent) => {
                 let task = TaskId(intent.task_id);
                 let fence = intent.fence.as_ref().map(Fence::from).unwrap_or_default();
                 let (generation, job) = (intent.generation, intent.job);
                 self.tasks.entry(task).or_default().intent =
                     Some(Intent { task, generation, fence, job, at_ms, boottime_ns });
             }
-            Some(Body::Launched(launched)) => {
+            Body::Launched(launched) => {
                 self.tasks.entry(TaskId(launched.task_id)).or_default().executor = launched.executor;
             }
-            Some(Body::Report(made)) => {
+            Body::Report(made) => {
                 if let Some(report) = made.report {
-                    self.sequence = self.sequence.max(report.sequence);
                     let entry = self.tasks.entry(TaskId(report.task_id)).or_default();
                     entry.report = Some(report);
                 }
             }
-            Some(Body::Forgotten(forgotten)) => {
+            Body::Forgotten(forgotten) => {
                 let task = TaskId(forgotten.task_id);
                 let intent = self.tasks.remove(&task).and_then(|entry| entry.intent);
                 self.burn(task, intent);
             }
-            None => {}
+            Body::Opened(_) | Body::Obeyed(_) => {}
         }
     }
 
@@ -190,7 +171,7 @@ impl Book {
     fn records(&self) -> Vec<JournalRecord> {
         let mut records = Vec::new();
         let mut push = |at_ms, boottime_ns, body| {
-            records.push(JournalRecord { level: LEVEL, at_ms, boottime_ns, body: Some(body) });
+            records.push(JournalRecord { level: LEVEL, at_ms, boottime_ns, body: Some(body), host: 0 });
         };
         let (at_ms, now_ns) = (clock::wall_ms(), clock::boottime_ns());
         let opened = wire::JournalOpened { identity: Some(self.identity.clone()), sequence: self.sequence };
@@ -204,6 +185,7 @@ impl Book {
                 generation: intent.generation,
                 fence: Some(intent.fence.into()),
                 job: intent.job.clone(),
+                pretence: None,
             })
         };
         for (task, intent) in &self.burned_order {
@@ -225,16 +207,6 @@ impl Book {
             }
         }
         records
-    }
-
-    /// Whom the agent obeys.
-    pub fn obeyed(&self) -> wire::Obeyed {
-        wire::Obeyed {
-            cluster_id: self.cluster_id.clone(),
-            lineage_id: self.lineage_id.clone(),
-            fence: Some(self.fence.into()),
-            host_id: self.host_id,
-        }
     }
 }
 
@@ -299,6 +271,7 @@ impl Journal {
             at_ms: clock::wall_ms(),
             boottime_ns: clock::boottime_ns(),
             body: Some(body),
+            host: 0,
         };
         self.writer.append(&record.encode_to_vec())?;
         self.dirty = true;
@@ -354,46 +327,45 @@ impl Journal {
 
 fn replay(path: &Path, payloads: Vec<Vec<u8>>) -> Result<Book, Error> {
     let mut book = Book::default();
-    for record in decode(path, payloads)? {
-        book.add(record);
+    for (index, payload) in payloads.iter().enumerate() {
+        book.add(decode(path, index + 1, payload)?);
     }
     Ok(book)
 }
 
-fn decode(path: &Path, payloads: Vec<Vec<u8>>) -> Result<Vec<JournalRecord>, Error> {
+/// Reads the record with this number, counted from 1.
+pub(crate) fn decode(path: &Path, number: usize, payload: &[u8]) -> Result<JournalRecord, Error> {
     let file = || path.display().to_string();
-    let decode = |(index, payload): (usize, Vec<u8>)| {
-        let number = index + 1;
-        let record = JournalRecord::decode(&payload[..]).map_err(|e| Error::Record {
-            path: file(),
-            number,
-            problem: e.to_string(),
-        })?;
-        if record.level > LEVEL {
-            return Err(Error::Level { path: file(), number, level: record.level });
-        }
-        Ok(record)
-    };
-    payloads.into_iter().enumerate().map(decode).collect()
+    let record = JournalRecord::decode(payload).map_err(|e| Error::Record {
+        path: file(),
+        number,
+        problem: e.to_string(),
+    })?;
+    if record.level > LEVEL {
+        return Err(Error::Level { path: file(), number, level: record.level });
+    }
+    Ok(record)
 }
 
 /// Every launch intent in the journal of the agent at `dir`, in the order written: one per task id, or a law is
 /// broken. For tests and measurements; the agent may run meanwhile.
 pub fn launches(dir: &Path) -> Result<Vec<Intent>, Error> {
     let path = Journal::path(dir);
-    let records = decode(&path, records::read_all(&path)?.records)?;
-    let launches = records.into_iter().filter_map(|record| match record.body {
-        Some(Body::Intent(intent)) => Some(Intent {
-            task: TaskId(intent.task_id),
-            generation: intent.generation,
-            fence: intent.fence.as_ref().map(Fence::from).unwrap_or_default(),
-            job: intent.job,
-            at_ms: record.at_ms,
-            boottime_ns: record.boottime_ns,
-        }),
-        _ => None,
-    });
-    Ok(launches.collect())
+    let mut launches = Vec::new();
+    for (index, payload) in records::read_all(&path)?.records.iter().enumerate() {
+        let record = decode(&path, index + 1, payload)?;
+        if let Some(Body::Intent(intent)) = record.body {
+            launches.push(Intent {
+                task: TaskId(intent.task_id),
+                generation: intent.generation,
+                fence: intent.fence.as_ref().map(Fence::from).unwrap_or_default(),
+                job: intent.job,
+                at_ms: record.at_ms,
+                boottime_ns: record.boottime_ns,
+            });
+        }
+    }
+    Ok(launches)
 }
 
 #[cfg(test)]

@@ -4,6 +4,15 @@ use std::time::Duration;
 
 /// How old the heartbeat that a start echoes may be.
 pub const START_AGE_MAX: Duration = Duration::from_secs(5);
+/// A task of which at most one copy may live ends when the newest heartbeat that a leader acknowledged was sent so long
+/// ago: its executor holds this lease, see [`executor::run`].
+pub const AGENT_LEASE: Duration = Duration::from_secs(8);
+/// A leader goes on acknowledging this long after a quorum has last acknowledged it.
+const LEADER_LEASE_MS: u128 = 1_000;
+/// From the end of a lease until nothing of the task is left.
+const KILL_MS: u128 = 4_000;
+/// The scheduler gives a task of a silent host to another host no sooner.
+const REPLACE_AFTER_MS: u128 = 15_000;
 /// Between two heartbeats.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Heartbeats that a session remembers; older ones are stale for sure.
@@ -59,4 +68,11 @@ pub const LOG_BYTES_DEFAULT: u64 = 64 << 10;
 /// Entries of a directory in one answer.
 pub const LISTING_MAX: usize = 1000;
 
+// What one clock calls the end of a lease is not past what another calls the time to replace the task: clocks differ
+// by 1% at most, and a second is left over. A link may fail right after a lease was renewed, or break three times.
+const _: () = {
+    let leases_ms = LEADER_LEASE_MS + AGENT_LEASE.as_millis() + KILL_MS;
+    assert!(leases_ms + leases_ms / 100 + 1_000 <= REPLACE_AFTER_MS, "two copies may live");
+    assert!(START_AGE_MAX.as_millis() < AGENT_LEASE.as_millis(), "a fresh start would find its lease over");
+};
 const _: () = assert!(EVENTS_PER_TURN_MAX <= EVENTS_MAX, "a turn must fit the queue");

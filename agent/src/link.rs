@@ -2,9 +2,9 @@
 //!
 //! The link connects, carries frames both ways, sends a heartbeat each second, and moves on to the next address when
 //! a stream ends, is refused, or brings nothing valid for a while. What frames mean is the host's affair: the link
-//! hands each to it, and the host answers through the [`Session`].
+//! hands each to its [`Ear`], and the host answers through the [`Session`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use rpc::agents_client::AgentsClient;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::clock;
 use crate::host::Event;
 use crate::limits::{
-    BACKOFF_MAX, CONNECT_MAX, FRAME_BYTES_MAX, FRAMES_OUT_MAX, HEARTBEAT_EVERY, HEARTBEATS_REMEMBERED,
-    REFUSED_BACKOFF, REFUSED_BACKOFF_MAX, SILENCE_MAX, START_AGE_MAX,
+    AGENT_LEASE, BACKOFF_MAX, CONNECT_MAX, FRAME_BYTES_MAX, FRAMES_OUT_MAX, HEARTBEAT_EVERY,
+    HEARTBEATS_REMEMBERED, REFUSED_BACKOFF, REFUSED_BACKOFF_MAX, SILENCE_MAX, START_AGE_MAX,
 };
 use crate::telemetry;
 
@@ -45,6 +45,8 @@ struct Beats {
     greeted: bool,
     number: u64,
     generation: u64,
+    unused: Option<wire::Resources>,
+    digest: u64,
     /// (number, CLOCK_BOOTTIME in ns when it was sent), rising.
     sent: VecDeque<(u64, u64)>,
 }
@@ -78,6 +80,7 @@ impl Session {
             let mut beats = self.beats();
             beats.greeted = self.send(agent_frame::Body::Hello(hello));
             beats.generation = 0;
+            beats.digest = 0;
         }
         self.beat();
     }
@@ -93,7 +96,8 @@ impl Session {
             session: self.id,
             number,
             generation: beats.generation,
-            ..wire::Heartbeat::default()
+            unused: beats.unused,
+            digest: beats.digest,
         };
         if self.send(agent_frame::Body::Heartbeat(heartbeat)) {
             beats.number = number;
@@ -109,19 +113,38 @@ impl Session {
         self.beats().generation = generation;
     }
 
+    /// The newest wanted set that is wholly obeyed on this stream.
+    pub fn generation(&self) -> u64 {
+        self.beats().generation
+    }
+
+    /// What heartbeats say besides: what may be lent, and the digest of the tasks.
+    pub fn set_state(&self, unused: Option<wire::Resources>, digest: u64) {
+        let mut beats = self.beats();
+        (beats.unused, beats.digest) = (unused, digest);
+    }
+
     /// Sends reports; `false` = the queue is full or the stream is gone, and nothing was sent.
     pub fn report(&self, reports: Vec<wire::TaskReport>) -> bool {
         self.send(agent_frame::Body::Reports(wire::Reports { session: self.id, reports }))
     }
 
+    /// When the heartbeat that `echo` names was sent, if it was sent in this session and not long ago.
+    fn sent_ns(&self, echo: Option<&wire::Echo>) -> Option<u64> {
+        let echo = echo.filter(|echo| echo.session == self.id)?;
+        let beats = self.beats();
+        beats.sent.iter().find(|(number, _)| *number == echo.number).map(|(_, sent_ns)| *sent_ns)
+    }
+
     /// Whether the heartbeat that `echo` names was sent in this session, and lately.
     pub fn is_fresh(&self, echo: Option<&wire::Echo>, now_ns: u64) -> bool {
-        let Some(echo) = echo.filter(|echo| echo.session == self.id) else { return false };
-        let beats = self.beats();
-        let sent = beats.sent.iter().find(|(number, _)| *number == echo.number);
-        sent.is_some_and(|(_, sent_ns)| {
-            u128::from(now_ns.saturating_sub(*sent_ns)) < START_AGE_MAX.as_nanos()
-        })
+        self.sent_ns(echo)
+            .is_some_and(|sent_ns| u128::from(now_ns.saturating_sub(sent_ns)) < START_AGE_MAX.as_nanos())
+    }
+
+    /// Until when tasks of which at most one copy may live have their lease, by a leader that sent this echo.
+    pub fn leased_until_ns(&self, echo: Option<&wire::Echo>) -> Option<u64> {
+        self.sent_ns(echo).map(|sent_ns| sent_ns.saturating_add(AGENT_LEASE.as_nanos() as u64))
     }
 
     /// Notes that a frame was valid: the replica at the other end is of use.
@@ -148,8 +171,106 @@ enum End {
     Stopped,
 }
 
-/// Keeps a stream up until the host's thread is gone. `first` chooses the address to begin with.
-pub async fn run(addresses: Vec<String>, first: usize, events: mpsc::Sender<Event>) {
+/// The host behind a link is gone: so is the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// Who listens at a link, for the host.
+pub trait Ear: Send {
+    /// A stream begins; the greeting is due.
+    fn connected(&mut self, session: &Arc<Session>) -> impl Future<Output = Result<(), Gone>> + Send;
+    /// A frame came.
+    fn frame(
+        &mut self,
+        session: &Arc<Session>,
+        frame: SchedulerFrame,
+    ) -> impl Future<Output = Result<(), Gone>> + Send;
+    /// The stream ended.
+    fn disconnected(&mut self, session: &Arc<Session>) -> impl Future<Output = Result<(), Gone>> + Send;
+    /// Until the first heartbeat after that of the greeting.
+    fn first_beat(&self) -> Duration {
+        HEARTBEAT_EVERY
+    }
+    /// A heartbeat is due.
+    fn beat(&mut self, session: &Session) {
+        session.beat();
+    }
+    /// When the host wants to look at its tasks; `None` = it does so by itself.
+    fn look_at(&self) -> Option<Instant> {
+        None
+    }
+    /// It is time to look.
+    fn look(&mut self, _session: &Arc<Session>) -> impl Future<Output = Result<(), Gone>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// The host's own thread, which takes events from a queue.
+impl Ear for mpsc::Sender<Event> {
+    async fn connected(&mut self, session: &Arc<Session>) -> Result<(), Gone> {
+        self.send(Event::Connected(session.clone())).await.map_err(|_| Gone)
+    }
+
+    async fn frame(&mut self, session: &Arc<Session>, frame: SchedulerFrame) -> Result<(), Gone> {
+        self.send(Event::Frame(session.id(), Box::new(frame))).await.map_err(|_| Gone)
+    }
+
+    async fn disconnected(&mut self, session: &Arc<Session>) -> Result<(), Gone> {
+        metrics::gauge!(telemetry::CONNECTED).set(0.0);
+        self.send(Event::Disconnected(session.id())).await.map_err(|_| Gone)
+    }
+}
+
+/// How a link comes by connections.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    /// By address; `None` = every stream has a connection of its own, which ends with it.
+    shared: Option<Arc<Mutex<BTreeMap<String, Channel>>>>,
+}
+
+impl Lines {
+    /// One connection for each stream.
+    pub fn own() -> Self {
+        Lines { shared: None }
+    }
+
+    /// One connection for each address, for all links that have a clone of this; it is made anew when it breaks.
+    pub fn shared() -> Self {
+        Lines { shared: Some(Arc::default()) }
+    }
+
+    async fn connect(&self, address: &str) -> Result<Channel, String> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|e| format!("the address is not one: {e}"))?
+            .connect_timeout(CONNECT_MAX)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true);
+        if let Some(shared) = &self.shared {
+            let mut lines = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let line = lines.entry(address.to_owned()).or_insert_with(|| endpoint.connect_lazy());
+            return Ok(line.clone());
+        }
+        match timeout(CONNECT_MAX, endpoint.connect()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(e)) => Err(format!("cannot connect: {}", bottom(&e))),
+            Err(e) => Err(format!("cannot connect: {e}")),
+        }
+    }
+}
+
+/// The transport's own words say nothing; the reason is at the bottom.
+fn bottom(error: &dyn std::error::Error) -> String {
+    let mut why = error;
+    while let Some(source) = why.source() {
+        why = source;
+    }
+    why.to_string()
+}
+
+/// Keeps a stream up until the host is gone. `first` chooses the address to begin with.
+pub async fn run(addresses: Vec<String>, first: usize, lines: Lines, mut ear: impl Ear) {
     let mut backoff = BACKOFF_FIRST;
     let mut refused = REFUSED_BACKOFF;
     let mut tried = 0;
@@ -157,7 +278,7 @@ pub async fn run(addresses: Vec<String>, first: usize, events: mpsc::Sender<Even
     loop {
         let Some(address) = addresses.get(at % addresses.len().max(1)) else { return };
         let begun = Instant::now();
-        let end = attach(address, &events).await;
+        let end = attach(address, &lines, &mut ear).await;
         metrics::counter!(telemetry::STREAMS_ENDED).increment(1);
         match end {
             End::Stopped => return,
@@ -195,66 +316,54 @@ fn jittered(pause: Duration) -> Duration {
     pause * 3 / 4 + pause / 4 * chance / 1000
 }
 
-async fn attach(address: &str, events: &mpsc::Sender<Event>) -> End {
+async fn attach(address: &str, lines: &Lines, ear: &mut impl Ear) -> End {
     let failed = |what: &str, why: &dyn std::fmt::Display| End::Failed(format!("{what}: {why}"));
-    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
-        Ok(endpoint) => endpoint
-            .connect_timeout(CONNECT_MAX)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .keep_alive_while_idle(true),
-        Err(e) => return failed("the address is not one", &e),
-    };
-    let channel = match timeout(CONNECT_MAX, endpoint.connect()).await {
-        Ok(Ok(channel)) => channel,
-        Ok(Err(e)) => {
-            // The transport's own words say nothing; the reason is at the bottom.
-            let mut why: &dyn std::error::Error = &e;
-            while let Some(source) = why.source() {
-                why = source;
-            }
-            return failed("cannot connect", &why);
-        }
-        Err(e) => return failed("cannot connect", &e),
+    let channel = match lines.connect(address).await {
+        Ok(channel) => channel,
+        Err(why) => return End::Failed(why),
     };
     let mut client = AgentsClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
     let (session, frames) = Session::new();
     let session = Arc::new(session);
-    if events.send(Event::Connected(session.clone())).await.is_err() {
+    if ear.connected(&session).await.is_err() {
         return End::Stopped;
     }
     let answer = timeout(SILENCE_MAX, client.attach(ReceiverStream::new(frames))).await;
     let end = match answer {
-        Ok(Ok(answer)) => converse(&session, answer.into_inner(), events).await,
-        Ok(Err(status)) => failed("the scheduler ended the stream", &status.message()),
+        Ok(Ok(answer)) => converse(&session, answer.into_inner(), ear).await,
+        Ok(Err(status)) => {
+            use std::error::Error as _;
+            let why = status.source().map_or_else(|| status.message().to_owned(), bottom);
+            failed("the scheduler ended the stream", &why)
+        }
         Err(e) => failed("no answer", &e),
     };
-    metrics::gauge!(telemetry::CONNECTED).set(0.0);
-    if events.send(Event::Disconnected(session.id())).await.is_err() {
+    if ear.disconnected(&session).await.is_err() {
         return End::Stopped;
     }
     end
 }
 
 async fn converse(
-    session: &Session,
+    session: &Arc<Session>,
     mut incoming: tonic::Streaming<SchedulerFrame>,
-    events: &mpsc::Sender<Event>,
+    ear: &mut impl Ear,
 ) -> End {
     let began_ms = clock::boottime_ms();
-    let mut beat = tokio::time::interval_at(Instant::now() + HEARTBEAT_EVERY, HEARTBEAT_EVERY);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = tokio::time::interval_at(Instant::now() + ear.first_beat(), HEARTBEAT_EVERY);
+    // Not later and later: who speaks for many hosts has spread their heartbeats.
+    beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let ended = |why: String| match session.valid_at_ms.load(Ordering::Relaxed) {
         0 => End::Failed(why),
         _ => End::Broke(why),
     };
     loop {
+        let look_at = ear.look_at();
         tokio::select! {
             message = incoming.message() => match message {
                 Ok(Some(frame)) => {
                     let refused = matches!(frame.body, Some(scheduler_frame::Body::Refused(_)));
-                    if events.send(Event::Frame(session.id(), Box::new(frame))).await.is_err() {
+                    if ear.frame(session, frame).await.is_err() {
                         return End::Stopped;
                     }
                     if refused {
@@ -265,15 +374,25 @@ async fn converse(
                 Err(status) => return ended(status.message().to_owned()),
             },
             _ = beat.tick() => {
-                session.beat();
+                ear.beat(session);
                 let heard_ms = session.valid_at_ms.load(Ordering::Relaxed).max(began_ms);
                 let silent_ms = clock::boottime_ms().saturating_sub(heard_ms);
                 if u128::from(silent_ms) > SILENCE_MAX.as_millis() {
                     return ended(format!("nothing valid was heard for {silent_ms} ms"));
                 }
             }
+            () = until(look_at) => if ear.look(session).await.is_err() {
+                return End::Stopped;
+            },
             () = session.closing.notified() => return ended("the agent begins anew".into()),
         }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -33,7 +33,7 @@ pub fn capacity(options: &Options) -> std::io::Result<wire::Resources> {
         cpu_milli: options.cpus.unwrap_or(cores * 1000),
         ram_mib: options.ram_mib.unwrap_or_else(|| less(ram_mib, 1024)),
         disk_mib: options.disk_mib.unwrap_or_else(|| less(disk_mib, 5120)),
-        gpus: 0,
+        gpus: options.gpus,
     })
 }
 

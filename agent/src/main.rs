@@ -15,7 +15,7 @@ use agent::options::{Isolation, Options};
 use agent::sandbox::Sandboxes;
 use agent::watch::Watcher;
 use agent::work::Workers;
-use agent::{link, machine, telemetry};
+use agent::{link, machine, simulated, telemetry};
 use anyhow::{Context as _, bail};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use proto::wire;
@@ -60,6 +60,18 @@ fn run(mut options: Options) -> anyhow::Result<()> {
         .block_on(tokio::net::TcpListener::bind(options.http))
         .with_context(|| format!("cannot listen at {} (--http)", options.http))?;
     let address = listener.local_addr()?;
+    if let Some(hosts) = options.simulated.hosts {
+        let stopped = handle.block_on(simulate(&options, hosts, listener, &address, metrics));
+        drop(inside);
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        return stopped;
+    }
+    if simulated::journal::exists(&options.dir) {
+        bail!(
+            "{} is of an agent whose hosts are simulated; say --simulated N, or give this one a --dir of its own",
+            options.dir.display()
+        )
+    }
     let journal = open_journal(&options.dir)?;
     let setup = setup(&options, &address)?;
     let cgroups = setup.cgroups.clone();
@@ -76,8 +88,12 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     handle.spawn(async move { axum::serve(listener, pages).await });
     handle.spawn(http::upkeep(metrics));
     let first = crc32c::crc32c(options.name.as_bytes()) as usize % options.schedulers.len().max(1);
-    handle.spawn(link::run(options.schedulers.clone(), first, events.clone()));
-    handle.spawn(stop_on_signal(events)?.run());
+    handle.spawn(link::run(options.schedulers.clone(), first, link::Lines::own(), events.clone()));
+    let mut signals = Signals::catch()?;
+    handle.spawn(async move {
+        signals.wait().await;
+        let _ = events.send(Event::Stop).await;
+    });
 
     let stopped = host.run(queue, &handle);
     drop(inside);
@@ -93,22 +109,59 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     Ok(stopped?)
 }
 
+/// Speaks for hosts that only pretend, until told to stop.
+async fn simulate(
+    options: &Options,
+    hosts: u32,
+    listener: tokio::net::TcpListener,
+    address: &std::net::SocketAddr,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+) -> anyhow::Result<()> {
+    if Journal::path(&options.dir).exists() {
+        bail!(
+            "{} is of a host that is not simulated; give this agent a --dir of its own",
+            options.dir.display()
+        )
+    }
+    let now = wire::HostIdentity {
+        machine_id: machine::machine_id(&options.dir).context("cannot find the machine's id")?,
+        boot_id: executor::identity::boot_id().context("cannot read the machine's boot id")?,
+        ..Default::default()
+    };
+    let agent = simulated::Agent::open(options, hosts, &now, &reachable(&options.name, address))?;
+    let pages = simulated::pages::router(agent.fleet(), metrics.clone());
+    tokio::spawn(async move { axum::serve(listener, pages).await });
+    tokio::spawn(http::upkeep(metrics));
+    let mut signals = Signals::catch()?;
+    write_address(&options.dir, &address.to_string())?;
+    tracing::info!(%address, hosts, dir = %options.dir.display(), "the agent runs; its hosts are simulated and their tasks only pretend");
+    agent.run(async move { signals.wait().await }).await?;
+    tracing::info!("the agent stops as it was told to; its tasks pretend to go on");
+    Ok(())
+}
+
+/// Where others find the pages.
+fn reachable(name: &str, address: &std::net::SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("{name}:{}", address.port()),
+        false => address.to_string(),
+    }
+}
+
 /// Signals, caught from here on.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    events: tokio::sync::mpsc::Sender<Event>,
-}
-
-fn stop_on_signal(events: tokio::sync::mpsc::Sender<Event>) -> anyhow::Result<Signals> {
-    let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-    Ok(Signals { terminate: signal(terminate)?, interrupt: signal(interrupt)?, events })
 }
 
 impl Signals {
-    async fn run(mut self) {
+    fn catch() -> anyhow::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Signals { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn wait(&mut self) {
         tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
-        let _ = self.events.send(Event::Stop).await;
     }
 }
 
@@ -148,10 +201,16 @@ fn open_journal(dir: &Path) -> anyhow::Result<Journal> {
 }
 
 fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Setup> {
-    let host = isolation::Host::detect();
+    let mut host = isolation::Host::detect();
+    let executor = keep_executor(options)?;
     let (cgroups, users, words) = match options.isolation {
         Isolation::None => (None, false, vec!["none".to_owned()]),
         Isolation::Auto => {
+            if host.pid_namespaces
+                && let Err(why) = probe(&executor)
+            {
+                host.no_pid_namespaces(&why);
+            }
             for missing in &host.missing {
                 tracing::warn!("isolation: {missing}");
             }
@@ -173,10 +232,7 @@ fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Se
     attributes.retain(|attribute| attribute.name != "host");
     attributes.push(wire::Attribute { name: "host".into(), value: options.name.clone() });
     attributes.extend(words.into_iter().map(|value| wire::Attribute { name: "isolation".into(), value }));
-    let address = match address.ip().is_unspecified() {
-        true => format!("{}:{}", options.name, address.port()),
-        false => address.to_string(),
-    };
+    let address = reachable(&options.name, address);
     let spec = wire::HostSpec {
         name: options.name.clone(),
         address,
@@ -187,12 +243,21 @@ fn setup(options: &Options, address: &std::net::SocketAddr) -> anyhow::Result<Se
     };
     Ok(Setup {
         spec,
-        executor: keep_executor(options)?,
+        executor,
         cgroups,
         users,
         keep_sandboxes: options.keep_sandboxes,
         keep_sandbox_age: Duration::from_secs(options.keep_sandbox_hours.saturating_mul(3600)),
     })
+}
+
+/// Whether the executor can shut a task in a pid namespace, tried out; else why not.
+fn probe(executor: &Path) -> Result<(), String> {
+    match std::process::Command::new(executor).arg("--probe").stdin(std::process::Stdio::null()).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(e) => Err(format!("cannot run {}: {e}", executor.display())),
+    }
 }
 
 /// A directory's name for a host's name.

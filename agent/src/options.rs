@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use proto::wire;
 
+use crate::simulated::options::Simulated;
+
 /// What was typed.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -38,6 +40,9 @@ pub struct Options {
     /// Disk to offer, in MiB [default: all of DIR's file system but 5 GiB, or half of a small one]
     #[arg(long, value_name = "N")]
     pub disk_mib: Option<u64>,
+    /// GPUs to offer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gpus: u32,
     /// Ports to offer, both ends included; may be given often
     #[arg(long, value_name = "FIRST-LAST", value_parser = ports, default_value = "31000-32000")]
     pub ports: Vec<wire::PortRange>,
@@ -53,6 +58,9 @@ pub struct Options {
     /// How long the sandbox of an ended task is kept, at most
     #[arg(long, value_name = "HOURS", default_value_t = 168)]
     pub keep_sandbox_hours: u64,
+    /// For hosts that only pretend.
+    #[command(flatten)]
+    pub simulated: Simulated,
 }
 
 /// Whether to isolate.

@@ -137,6 +137,59 @@ pub fn escalate(killing: Option<Killing>, wait_ms: u64, now_ms: u64) -> Option<F
     (due > killing.force || again).then_some(due)
 }
 
+/// What is known of an order beside the tasks that it names.
+#[derive(Clone, Copy)]
+pub struct Order<'o> {
+    /// Of the wanted set.
+    pub generation: u64,
+    /// Whether a start may be obeyed now.
+    pub fresh: bool,
+    /// Whether a task was forgotten.
+    pub burned: &'o dyn Fn(TaskId) -> bool,
+    /// Whether all that a start needs (its config) is here.
+    pub startable: &'o dyn Fn(TaskId) -> bool,
+    /// CLOCK_BOOTTIME.
+    pub now_ms: u64,
+}
+
+/// What one task needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is as it shall be, or on the way.
+    Nothing,
+    /// This.
+    Do(Action),
+    /// What is wanted cannot be done now.
+    Unmet,
+}
+
+impl Order<'_> {
+    /// What to do about one task. `want`: `None` = it is not named. `have`: `None` = the journal does not have it.
+    pub fn verdict(&self, task: TaskId, want: Option<Want>, have: Option<&Have>) -> Verdict {
+        match (want, have) {
+            (Some(Want::Kill), Some(have)) => kill(task, have, self.now_ms),
+            (Some(Want::Start | Want::Keep | Want::Unknown), Some(have)) if have.doomed => {
+                kill(task, have, self.now_ms)
+            }
+            (Some(Want::Start | Want::Keep | Want::Unknown), Some(_)) => Verdict::Nothing,
+            (Some(Want::Start), None) if (self.burned)(task) => {
+                Verdict::Do(Action::ReportLost(task, WAS_HERE))
+            }
+            (Some(Want::Start), None) if self.fresh && (self.startable)(task) => {
+                Verdict::Do(Action::Start(task))
+            }
+            (Some(Want::Start | Want::Unknown), None) => Verdict::Unmet,
+            (Some(Want::Keep), None) => Verdict::Do(Action::ReportLost(task, NOT_HERE)),
+            (Some(Want::Kill), None) => Verdict::Do(Action::ReportKilled(task, NOTHING_TO_KILL)),
+            (None, Some(have)) if !have.ended || have.alive => kill(task, have, self.now_ms),
+            (None, Some(have)) if have.acknowledged && self.generation > have.named => {
+                Verdict::Do(Action::Forget(task))
+            }
+            (None, _) => Verdict::Nothing,
+        }
+    }
+}
+
 /// What to do about `wanted`. `fresh`: whether a start may be obeyed now. `burned`: whether a task was forgotten.
 /// `startable`: whether all that a start needs (its config) is here.
 pub fn plan(
@@ -147,30 +200,17 @@ pub fn plan(
     fresh: bool,
     now_ms: u64,
 ) -> Plan {
+    let generation = wanted.generation;
+    let order = Order { generation, fresh, burned: &burned, startable: &startable, now_ms };
+    let named = wanted.tasks.iter().map(|(&task, &want)| order.verdict(task, Some(want), have.get(&task)));
+    let unnamed = have.iter().filter(|(task, _)| !wanted.tasks.contains_key(task));
+    let unnamed = unnamed.map(|(&task, have)| order.verdict(task, None, Some(have)));
     let mut plan = Plan { actions: Vec::new(), whole: true };
-    for (&task, &want) in &wanted.tasks {
-        match (want, have.get(&task)) {
-            (Want::Kill, Some(have)) => kill(&mut plan, task, have, now_ms),
-            (Want::Start | Want::Keep | Want::Unknown, Some(have)) if have.doomed => {
-                kill(&mut plan, task, have, now_ms)
-            }
-            (Want::Start | Want::Keep | Want::Unknown, Some(_)) => {}
-            (Want::Start, None) if burned(task) => plan.actions.push(Action::ReportLost(task, WAS_HERE)),
-            (Want::Start, None) if fresh && startable(task) => plan.actions.push(Action::Start(task)),
-            (Want::Start, None) => plan.whole = false,
-            (Want::Keep, None) => plan.actions.push(Action::ReportLost(task, NOT_HERE)),
-            (Want::Kill, None) => plan.actions.push(Action::ReportKilled(task, NOTHING_TO_KILL)),
-            (Want::Unknown, None) => plan.whole = false,
-        }
-    }
-    for (&task, have) in have {
-        if wanted.tasks.contains_key(&task) {
-            continue;
-        }
-        if !have.ended || have.alive {
-            kill(&mut plan, task, have, now_ms);
-        } else if have.acknowledged && wanted.generation > have.named {
-            plan.actions.push(Action::Forget(task));
+    for verdict in named.chain(unnamed) {
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Do(action) => plan.actions.push(action),
+            Verdict::Unmet => plan.whole = false,
         }
     }
     plan
@@ -178,20 +218,19 @@ pub fn plan(
 
 /// What to do about the doomed and the half-killed when no wanted set has come yet.
 pub fn plan_without_orders(have: &BTreeMap<TaskId, Have>, now_ms: u64) -> Plan {
-    let mut plan = Plan { actions: Vec::new(), whole: false };
-    for (&task, have) in have.iter().filter(|(_, have)| have.doomed || have.killing.is_some()) {
-        kill(&mut plan, task, have, now_ms);
-    }
-    plan
+    let due = have.iter().filter(|(_, have)| have.doomed || have.killing.is_some());
+    let actions = due.filter_map(|(&task, have)| match kill(task, have, now_ms) {
+        Verdict::Do(action) => Some(action),
+        Verdict::Nothing | Verdict::Unmet => None,
+    });
+    Plan { actions: actions.collect(), whole: false }
 }
 
 /// A task that has ended is left to end by itself what its executor still does: its leftovers are cleaned anyway.
-fn kill(plan: &mut Plan, task: TaskId, have: &Have, now_ms: u64) {
-    if have.alive
-        && !have.ended
-        && let Some(force) = escalate(have.killing, have.wait_ms, now_ms)
-    {
-        plan.actions.push(Action::Kill(task, force));
+fn kill(task: TaskId, have: &Have, now_ms: u64) -> Verdict {
+    match escalate(have.killing, have.wait_ms, now_ms) {
+        Some(force) if have.alive && !have.ended => Verdict::Do(Action::Kill(task, force)),
+        _ => Verdict::Nothing,
     }
 }
 

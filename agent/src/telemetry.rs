@@ -3,7 +3,7 @@
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// Whether a scheduler has registered this host on the current stream.
+/// Hosts of this agent that a scheduler has registered on their current stream.
 pub const CONNECTED: &str = "borealis_agent_connected";
 /// Streams that ended, for whatever reason.
 pub const STREAMS_ENDED: &str = "borealis_agent_streams_ended_total";
@@ -34,7 +34,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_gauge!(
         CONNECTED,
-        "Whether a scheduler has registered this host on the current stream (1) or not (0)."
+        "Hosts of this agent that a scheduler has registered on their current stream: 0 or 1 unless they are simulated."
     );
     describe_counter!(STREAMS_ENDED, "Streams to schedulers that ended, for whatever reason.");
     describe_gauge!(TASKS, "Tasks in the journal, by whether they are live or ended and not yet forgotten.");

@@ -1,5 +1,8 @@
 //! The real agent and the real executor against a scripted leader that speaks the real protocol.
 
+#[path = "agent/simulated.rs"]
+mod simulated;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -196,6 +199,9 @@ impl Leader {
     }
 }
 
+/// At the end of a command line: of this task at most one copy may live.
+const AT_MOST_ONE: &str = "# at most one";
+
 fn config(cmdline: &str) -> wire::TaskConfig {
     let process =
         wire::Process { name: "p".into(), cmdline: cmdline.into(), max_failures: 1, ..Default::default() };
@@ -216,6 +222,7 @@ fn config(cmdline: &str) -> wire::TaskConfig {
         }),
         tier: "preemptible".into(),
         max_task_failures: 1,
+        at_most_one: cmdline.ends_with(AT_MOST_ONE),
         ..Default::default()
     }
 }
@@ -678,4 +685,155 @@ async fn a_task_is_held_to_its_memory_where_the_host_can() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(gone(), "the cgroups of an ended task are still there");
+}
+
+/// A task of which at most one copy may live, with a grandchild in a session of its own and without environment; deaf.
+const ONE: &str = "trap '' TERM; (env -i setsid bash -c \"trap '' TERM; echo > orphan; while :; do sleep 0.1; done\" &) ; \
+    while ! test -e orphan; do sleep 0.02; done; while :; do sleep 0.1; done # at most one";
+const OTHER: &str = "exec sleep 1000";
+
+fn pid_namespace(pid: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+/// Task 1 is [`ONE`], task 2 is another as usual; both run.
+struct Leased {
+    /// All that is in the pid namespace of task 1.
+    one: Vec<ProcessIdentity>,
+    other: Vec<ProcessIdentity>,
+}
+
+impl Leased {
+    /// `None`: this host cannot shut tasks in.
+    async fn start(leader: &mut Leader) -> Option<(Agent, Leased)> {
+        let executor = Path::new(env!("CARGO_BIN_EXE_borealis-agent")).with_file_name("borealis-executor");
+        if !Command::new(executor).arg("--probe").status().unwrap().success() {
+            // Said, so that nobody takes this for a proof.
+            eprintln!("this host has no pid namespaces: leases are not checked here");
+            return None;
+        }
+        let agent = Agent::new(leader);
+        leader.attached().await;
+        leader.want(&[(1, Want::Start, ONE), (2, Want::Start, OTHER)]).await;
+        leader.reported(1, Status::Running).await;
+        leader.reported(2, Status::Running).await;
+        let orphan = agent.task(1).sandbox().join("orphan");
+        leader.until("the grandchild", |_| orphan.exists()).await;
+        let theirs = pid_namespace(&agent.processes(1)[1].pid.to_string());
+        assert!(theirs.is_some() && theirs != pid_namespace("self"));
+        let all = identity::all().unwrap().into_iter().map(|stat| stat.pid);
+        let inside = all.filter(|pid| pid_namespace(&pid.to_string()) == theirs);
+        let one: Vec<_> = inside.filter_map(|pid| identity::of(pid).ok()).collect();
+        assert!(one.len() >= 3, "init, shell and grandchild at least: {one:?}");
+        let other = agent.processes(2).to_vec();
+        Some((agent, Leased { one, other }))
+    }
+
+    fn both_run(&self) {
+        // Loops make new processes; the shells and the init stay.
+        assert!(self.one.iter().filter(|process| identity::is_alive(process)).count() >= 3);
+        assert!(self.other.iter().all(identity::is_alive));
+    }
+
+    /// Waits until nothing of task 1 is left; it must be within its lease, and a second more.
+    fn only_the_other_is_left(&self, renewed_at: Instant) {
+        let lease = agent::limits::AGENT_LEASE;
+        while self.one.iter().any(identity::is_alive) {
+            assert!(renewed_at.elapsed() < lease + Duration::from_secs(1), "still alive: {:?}", self.one);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The newest heartbeat that was acknowledged was sent up to a second before.
+        assert!(renewed_at.elapsed() > lease - Duration::from_secs(2), "killed before its time");
+        assert!(self.other.iter().all(identity::is_alive));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_renewed_while_a_leader_hears_the_host_and_ends_when_the_agent_is_stopped() {
+    let mut leader = Leader::start().await;
+    let Some((agent, leased)) = Leased::start(&mut leader).await else { return };
+    let began = Instant::now();
+    let long = agent::limits::AGENT_LEASE + Duration::from_secs(2);
+    leader.until("longer than a lease", |_| began.elapsed() > long).await;
+    leased.both_run();
+    let pid = rustix_pid(agent.child.as_ref().unwrap().id() as i32);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    leased.only_the_other_is_left(Instant::now());
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    let report = leader.reported(1, Status::Killed).await;
+    assert!(report.message.starts_with("The task's lease is over"), "{}", report.message);
+    leader.want(&[(2, Want::Keep, OTHER)]).await;
+    leader.obeyed().await;
+    assert_eq!(agent.processes(2).to_vec(), leased.other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_restarted_goes_on_with_the_lease_and_one_that_is_not_ends_it() {
+    let mut leader = Leader::start().await;
+    let Some((mut agent, leased)) = Leased::start(&mut leader).await else { return };
+    let began = Instant::now();
+    agent.kill();
+    agent.start();
+    leader.attached().await;
+    let long = agent::limits::AGENT_LEASE + Duration::from_secs(2);
+    leader.until("longer than a lease", |_| began.elapsed() > long).await;
+    leased.both_run();
+    agent.kill();
+    leased.only_the_other_is_left(Instant::now());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposed_leader_renews_no_lease() {
+    let mut leader = Leader::start().await;
+    let Some((_agent, leased)) = Leased::start(&mut leader).await else { return };
+    let began = Instant::now();
+    // It hears every heartbeat and answers each.
+    leader.fence = Fence { epoch: 7, term: 0, leader: 9 };
+    let lease = agent::limits::AGENT_LEASE;
+    leader.until("nearly a lease", |_| began.elapsed() > lease - Duration::from_secs(2)).await;
+    let deadline = began + lease + Duration::from_secs(1);
+    let gone = |_: &Leader| !leased.one.iter().any(identity::is_alive) || Instant::now() > deadline;
+    leader.until("the end of the lease", gone).await;
+    leased.only_the_other_is_left(began);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_say_the_digest_once_all_is_acknowledged_and_obeyed() {
+    let mut leader = Leader::start().await;
+    let agent = Agent::new(&leader);
+    leader.attached().await;
+    assert_eq!(leader.heartbeat.digest, 0, "no wanted set has come");
+    let digest = |tasks: &[(u64, Status)]| {
+        proto::digest::of_host(tasks.iter().map(|&(task, status)| (TaskId(task), status)))
+    };
+    leader.want(&[(1, Want::Start, "exec sleep 1000"), (2, Want::Start, "exit 0")]).await;
+    leader.reported(1, Status::Running).await;
+    leader.reported(2, Status::Finished).await;
+    let one = digest(&[(1, Status::Running)]);
+    leader.until("the digest of what lives", |leader| leader.heartbeat.digest == one).await;
+    assert!(leader.heartbeat.unused.is_none(), "nothing is lent where nothing is measured");
+
+    // A report without an answer: State may not know of it.
+    leader.acknowledges = false;
+    leader.want(&[(1, Want::Keep, "exec sleep 1000"), (3, Want::Start, "exec sleep 1000")]).await;
+    leader.reported(3, Status::Running).await;
+    leader.until("silence", |leader| leader.heartbeat.digest == 0).await;
+    let number = leader.heartbeat.number;
+    leader.until("two more heartbeats", |leader| leader.heartbeat.number >= number + 2).await;
+    assert_eq!(leader.heartbeat.digest, 0);
+    leader.acknowledges = true;
+    leader.acknowledge().await;
+    let both = digest(&[(1, Status::Running), (3, Status::Running)]);
+    leader.until("the digest of both", |leader| leader.heartbeat.digest == both).await;
+
+    // An order that is too old is not obeyed, so nothing is said.
+    let mut stale = leader.wanted(&[
+        (1, Want::Keep, "exec sleep 1000"),
+        (3, Want::Keep, "exec sleep 1000"),
+        (4, Want::Start, "exec sleep 1000"),
+    ]);
+    stale.echo = None;
+    leader.send(stale).await;
+    leader.until("silence", |leader| leader.heartbeat.digest == 0).await;
+    assert_eq!(agent.launched(), [1, 2, 3]);
 }

@@ -369,9 +369,12 @@ pub(crate) struct Dev {
     /// Scheduler replicas; default 3, or as in the directory
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) replicas: Option<u16>,
-    /// Agents; default 2, or as in the directory
-    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=64))]
+    /// Agents, at most 64 or 5000 simulated ones; default 2, or as in the directory
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=5000))]
     pub(crate) agents: Option<u16>,
+    /// One process speaks for all agents, and tasks only pretend to run: a large cluster to play with on a small machine
+    #[arg(long)]
+    pub(crate) simulated: bool,
     /// Timers of the replicas: fast, lan or wan
     #[arg(long, default_value = "lan")]
     pub(crate) profile: String,
@@ -437,6 +440,7 @@ mod tests {
             ("borealis --json cluster join --addr a:1 --via b:2", 0),
             ("borealis task logs task-1-2 --process p --stderr --follow", 0),
             ("borealis dev --dir d --replicas 3 --agents 2 --profile lan --cluster west", 0),
+            ("borealis dev --dir d --agents 20 --simulated", 0),
             ("borealis --help", 0),
             ("borealis --version", 0),
             ("borealis", 5),

@@ -12,6 +12,7 @@ mod json;
 mod limits;
 mod object;
 mod operate;
+mod ports;
 mod print;
 mod problem;
 mod read;

@@ -1,5 +1,7 @@
 //! A job as JSON that reads back as the same job.
 
+use std::collections::BTreeSet;
+
 use proto::wire;
 use serde_json::{Map, Value, json};
 
@@ -47,6 +49,9 @@ pub fn to_json(spec: &wire::JobSpec) -> Value {
     }
     if config.all_or_nothing {
         put("all_or_nothing", true.into());
+    }
+    if config.at_most_one {
+        put("at_most_one", true.into());
     }
     if let Some(policy) = &config.partition_policy {
         put(
@@ -104,6 +109,15 @@ fn task(task: &wire::TaskSpec) -> Value {
         let names =
             |order: &wire::Ordering| order.processes.iter().map(|name| escaped(name)).collect::<Vec<_>>();
         out["constraints"] = task.orderings.iter().map(|order| json!({"order": names(order)})).collect();
+    }
+    // Those that a command line refers to need no other word.
+    let named: BTreeSet<&str> =
+        task.processes.iter().flat_map(|process| template::ports(&process.cmdline)).collect();
+    let any = task.ports.iter().filter(|name| !named.contains(name.as_str())).map(|name| (name.clone(), 0));
+    let fixed = task.static_ports.iter().map(|port| (port.name.clone(), port.port));
+    let ports: Map<String, Value> = any.chain(fixed).map(|(name, port)| (name, port.into())).collect();
+    if !ports.is_empty() {
+        out["ports"] = ports.into();
     }
     out
 }

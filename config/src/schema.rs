@@ -146,6 +146,8 @@ pub(crate) static TASK: StructType = StructType {
         default("max_concurrency", Int, L::Int(0)),
         default("finalization_wait", Int, L::Int(30)),
         optional("user", Text),
+        // Ours: the number that a port has wherever the task runs; 0 = one that the scheduler gives.
+        optional("ports", Map),
     ],
 };
 
@@ -302,7 +304,7 @@ pub(crate) static JOB: StructType = StructType {
         required("task", Struct(&[&TASK]), "task=Task(...)"),
         default("instances", Int, L::Int(1)),
         optional("contact", Text),
-        warned("announce", Struct(&[&ANNOUNCER]), "the job runs, but nothing announces where"),
+        warned("announce", Struct(&[&ANNOUNCER]), "the job has these ports, but nothing announces where"),
         optional("tier", Text),
         refused("cron_schedule", Text, "the job would start now instead of at its times"),
         warned(
@@ -330,6 +332,7 @@ pub(crate) static JOB: StructType = StructType {
         optional("preferences", List(&Struct(&[&PREFERENCE]))),
         optional("spreads", List(&Struct(&[&SPREAD]))),
         default("all_or_nothing", Bool, L::Bool(false)),
+        default("at_most_one", Bool, L::Bool(false)),
         warned(
             "sla_policy",
             Struct(&[&PERCENTAGE_SLA, &COUNT_SLA, &COORDINATOR_SLA]),

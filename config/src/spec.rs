@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{JobKey, job_key, resources, wire};
 
 use crate::Job;
+use crate::ports::Ports;
 use crate::problem::{Fault, Issue, did_you_mean, quoted};
 use crate::resolve::{Data, Object, Typed};
 use crate::source::Span;
-use crate::template;
 
 /// Longest name of a process, in bytes: it names directories and files.
 const PROCESS_NAME_BYTES_MAX: usize = 200;
@@ -25,7 +25,7 @@ pub(crate) fn job(object: &Object, issues: &mut Vec<Fault>) -> Option<Job> {
     let before = errors(issues);
     let mut checks = Checks { issues };
     let key = checks.key(object);
-    let task = object.object("task").map(|task| checks.task(task, object.text("role")));
+    let task = object.object("task").map(|task| checks.task(task, object));
     let spec = wire::JobSpec {
         config: Some(wire::TaskConfig {
             job: key.as_ref().map(Into::into),
@@ -41,6 +41,7 @@ pub(crate) fn job(object: &Object, issues: &mut Vec<Fault>) -> Option<Job> {
             spreads: checks.spreads(object),
             all_or_nothing: object.bool("all_or_nothing"),
             partition_policy: checks.partition_policy(object),
+            at_most_one: object.bool("at_most_one"),
         }),
         instances: checks.within(object, "instances", 1, INSTANCES_MAX),
     };
@@ -262,7 +263,8 @@ impl Checks<'_> {
         })
     }
 
-    fn task(&mut self, task: &Object, role: &str) -> wire::TaskSpec {
+    fn task(&mut self, task: &Object, job: &Object) -> wire::TaskSpec {
+        let role = job.text("role");
         if task.get("user").is_some() && task.text("user") != role {
             let reason = format!("`user` is not supported yet: processes run as the role, {}", quoted(role));
             self.error(task.span_of("user"), reason);
@@ -283,21 +285,23 @@ impl Checks<'_> {
             }
         }
         let orderings = self.orderings(task, &processes, &by_name);
-        let ports: BTreeSet<&str> =
-            processes.iter().flat_map(|p| template::ports(p.text("cmdline"))).collect();
+        let ports = Ports::read(task, job.object("announce"), self.issues);
+        let processes: Vec<wire::Process> =
+            processes.iter().map(|process| self.process(process, &ports)).collect();
         wire::TaskSpec {
             name: task.text("name").to_owned(),
             resources: task.object("resources").map(|resources| self.resources(resources)),
-            processes: processes.iter().map(|process| self.process(process)).collect(),
             orderings,
             max_failures: self.count(task, "max_failures"),
             max_concurrency: self.count(task, "max_concurrency"),
             finalization_wait_seconds: self.count(task, "finalization_wait"),
-            ports: ports.into_iter().map(str::to_owned).collect(),
+            ports: ports.any(&processes),
+            static_ports: ports.fixed(),
+            processes,
         }
     }
 
-    fn process(&mut self, process: &Object) -> wire::Process {
+    fn process(&mut self, process: &Object, ports: &Ports) -> wire::Process {
         let name = process.text("name");
         let good = !name.is_empty()
             && !name.starts_with('.')
@@ -317,7 +321,7 @@ impl Checks<'_> {
         let (log_rotate_bytes, log_backups) = self.rotation(process);
         wire::Process {
             name: name.to_owned(),
-            cmdline: process.text("cmdline").to_owned(),
+            cmdline: ports.rename(process.text("cmdline")),
             max_failures: self.count(process, "max_failures"),
             daemon: process.bool("daemon"),
             ephemeral: process.bool("ephemeral"),

@@ -91,7 +91,8 @@ impl<'t> Address<'t> {
     }
 }
 
-fn is_port_name(name: &str) -> bool {
+/// Whether this may be the name of a port.
+pub(crate) fn is_port_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
@@ -108,6 +109,22 @@ fn word(text: &str) -> Option<(&str, &str)> {
 /// The port names that a text refers to.
 pub(crate) fn ports(text: &str) -> BTreeSet<&str> {
     references(text).into_iter().filter_map(|found| Address::parse(found.address)?.port()).collect()
+}
+
+/// The text with other names for some of the ports that it refers to.
+pub(crate) fn rename_ports<'n>(text: &str, new: impl Fn(&str) -> Option<&'n str>) -> String {
+    let mut out = String::new();
+    let mut from = 0;
+    for found in references(text) {
+        let named = Address::parse(found.address).and_then(|address| new(address.port()?));
+        if let Some(name) = named {
+            out.push_str(text.get(from..found.start).unwrap_or(""));
+            out.push_str(&format!("{{{{thermos.ports[{name}]}}}}"));
+            from = found.end;
+        }
+    }
+    out.push_str(text.get(from..).unwrap_or(""));
+    out
 }
 
 /// The text that means `text`: what would be taken for a template gets its `&`. Where `late`, what the executor

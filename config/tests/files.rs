@@ -23,7 +23,7 @@ fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-/// Jobs as JSON with the ports that were found, then warnings; or the problems.
+/// Jobs as JSON with the ports that were found, those with a number of their own beside, then warnings; or the problems.
 fn shown(file: &str, text: &str) -> String {
     let mut options = Options::default();
     options.bindings.insert("from.outside".to_owned(), "bound".to_owned());
@@ -35,6 +35,10 @@ fn shown(file: &str, text: &str) -> String {
     for job in &loaded.jobs {
         let task = job.spec.config.as_ref().unwrap().task.as_ref().unwrap();
         writeln!(out, "{} ports {:?}", job.key, task.ports).unwrap();
+        if !task.static_ports.is_empty() {
+            let ports = task.static_ports.iter().map(|port| format!("{}={}", port.name, port.port));
+            writeln!(out, "static ports {}", ports.collect::<Vec<_>>().join(" ")).unwrap();
+        }
         writeln!(out, "{}", serde_json::to_string_pretty(&to_json(&job.spec)).unwrap()).unwrap();
     }
     for warning in &loaded.warnings {

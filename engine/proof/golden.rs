@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! host h1 cpu=4 ram=8192 ports=31000-31009 rack=a    registers; also machine= journal= boot= held=TASK,TASK
-//! submit web instances=2 cpu=1 service ports=http limit:host=1 value:rack=a|b not:rack=c by=alice id=r1
-//!                                  also tier= priority= role= together, least:cores=16 less:cores=32 has:ssd=1 hasnot:ssd=1,
+//! submit web instances=2 cpu=1 service ports=http static=http|80 limit:host=1 value:rack=a|b not:rack=c by=alice id=r1
+//!                                  also tier= priority= role= together once, least:cores=16 less:cores=32 has:ssd=1 hasnot:ssd=1,
 //!                                  prefer:zone=a, spread:zone=a|60 spread:rack=, partition=wait or =SECONDS
 //! round | tick | wait SECONDS | lose HOST | freeze | thaw | session TERM | advance
 //! report HOST TASK STATUS [why]     a task is JOB/INSTANCE.ATTEMPT, as the trace names it
@@ -12,6 +12,9 @@
 //! add JOB INSTANCE COUNT            COUNT more like INSTANCE
 //! quota ROLE cpu=4 ram=8192 disk=1000 [add]
 //! drain | activate HOST ...
+//! unused HOST cpu=2 ram=512         what the host's tasks have reserved and do not use
+//! update JOB instances=3 cpu=2 ...  begins one, with the words of submit; move JOB INSTANCE ...; endupdate JOB
+//! cron JOB instances=3 ...          puts a template, with the words of submit; runcron JOB; dropcron JOB
 //! wanted HOST | show JOB | hosts | roles
 //! ```
 
@@ -93,6 +96,15 @@ impl<'a> Words<'a> {
     }
 }
 
+fn resources(words: &Words) -> proto::Resources {
+    proto::Resources {
+        cpu_milli: words.milli("cpu", "0"),
+        ram_mib: words.number("ram", 0),
+        disk_mib: words.number("disk", 0),
+        gpus: words.number("gpus", 0),
+    }
+}
+
 struct Scenario {
     state: State,
     view: View,
@@ -151,13 +163,34 @@ impl Scenario {
                 let number = |at: usize| words.bare[at].parse().unwrap();
                 self.apply(Op::AddInstances { job, like: number(2), count: number(3) }, None);
             }
+            "unused" => {
+                let host = self.state.host_by_name(subject).expect("a known host").id();
+                self.apply(Op::ReportUnused { host, unused: resources(&words) }, None);
+            }
+            "update" => {
+                let spec = self.spec(subject, &words);
+                self.apply(Op::StartUpdate(spec), self.request(&words));
+            }
+            "move" => {
+                let instances = words.bare[2..].iter().map(|n| n.parse().unwrap()).collect();
+                let job = self.key(subject, &words);
+                self.apply(Op::UpdateInstances { job, instances }, self.request(&words));
+            }
+            "endupdate" => {
+                let job = self.key(subject, &words);
+                self.apply(Op::EndUpdate { job }, None);
+            }
+            "cron" => {
+                let (spec, schedule) = (self.spec(subject, &words), "0 * * * *".to_owned());
+                self.apply(Op::PutCron { spec, schedule }, None);
+            }
+            "runcron" | "dropcron" => {
+                let job = self.key(subject, &words);
+                let run = words.bare[0] == "runcron";
+                self.apply(if run { Op::RunCron { job } } else { Op::DropCron { job } }, None);
+            }
             "quota" => {
-                let quota = proto::Resources {
-                    cpu_milli: words.milli("cpu", "0"),
-                    ram_mib: words.number("ram", 0),
-                    disk_mib: words.number("disk", 0),
-                    gpus: words.number("gpus", 0),
-                };
+                let quota = resources(&words);
                 let increment = words.bare.contains(&"add");
                 self.apply(Op::SetQuota { role: subject.to_owned(), quota, increment }, None);
             }
@@ -177,7 +210,15 @@ impl Scenario {
                     .roles()
                     .map(|(name, role)| {
                         let quota = role.quota.map_or("none".to_owned(), |quota| quota.to_string());
-                        format!("{name} quota {quota}, charged {}, other {}", role.charged(), role.other())
+                        let promised = match self.state.promised(name) {
+                            none if none == proto::Resources::default() => String::new(),
+                            some => format!(", promised {some}"),
+                        };
+                        format!(
+                            "{name} quota {quota}, charged {}{promised}, other {}",
+                            role.charged(),
+                            role.other()
+                        )
                     })
                     .collect();
                 lines.into_iter().for_each(|line| self.say(line));
@@ -305,6 +346,11 @@ impl Scenario {
     }
 
     fn submit(&mut self, name: &str, words: &Words) {
+        let spec = self.spec(name, words);
+        self.apply(Op::CreateJob(spec), self.request(words));
+    }
+
+    fn spec(&self, name: &str, words: &Words) -> crate::JobSpec {
         let mut job = JobMaker::new(name);
         job.instances = words.number("instances", 1) as u32;
         job.cpu_milli = words.milli("cpu", "1");
@@ -325,6 +371,10 @@ impl Scenario {
         if let Some(tier) = words.named.get("tier") {
             job.tier = (*tier).to_owned();
         }
+        if let Some((name, port)) = words.named.get("static").and_then(|text| text.split_once('|')) {
+            job.static_ports = vec![wire::NamedPort { name: name.into(), port: port.parse().unwrap() }];
+        }
+        job.at_most_one = words.bare.contains(&"once");
         job.all_or_nothing = words.bare.contains(&"together");
         job.partition = words.named.get("partition").map(|delay| wire::PartitionPolicy {
             reschedule: *delay != "wait",
@@ -345,7 +395,7 @@ impl Scenario {
                 _ => {}
             }
         }
-        self.apply(Op::CreateJob(job.spec()), self.request(words));
+        job.spec()
     }
 
     fn key(&self, job: &str, words: &Words) -> proto::JobKey {
@@ -357,7 +407,7 @@ impl Scenario {
     }
 
     fn round(&mut self) {
-        let decided = round(&self.view, self.at, usize::MAX);
+        let decided = round(&self.view, usize::MAX);
         self.view.launch(&decided);
         for assign in &decided.assigns {
             self.apply(Op::Assign(assign.clone()), None);

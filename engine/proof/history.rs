@@ -30,7 +30,7 @@ fn ended_tasks_jobs_and_hosts_are_kept_for_a_while() {
     let id = proto::HostId(apply(&mut state, 0, register).reply.unwrap().id);
     let job = JobMaker { instances: 150, ..JobMaker::new("batch") }.spec();
     apply(&mut state, 0, Op::CreateJob(job.clone())).reply.unwrap();
-    for assign in round(&View::new(&state), BEGIN, 1_000).assigns {
+    for assign in round(&View::new(&state), 1_000).assigns {
         assert_eq!(apply(&mut state, 0, Op::Assign(assign)).reply.unwrap().tasks, 150);
     }
     let reports = state.host(id).unwrap().tasks().enumerate().map(|(n, task)| Report {

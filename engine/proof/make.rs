@@ -27,6 +27,8 @@ pub(crate) struct JobMaker {
     pub(crate) constraints: Vec<wire::Constraint>,
     pub(crate) cmdline: String,
     pub(crate) all_or_nothing: bool,
+    pub(crate) at_most_one: bool,
+    pub(crate) static_ports: Vec<wire::NamedPort>,
     pub(crate) preferences: Vec<wire::Preference>,
     pub(crate) spreads: Vec<wire::Spread>,
     pub(crate) partition: Option<wire::PartitionPolicy>,
@@ -50,6 +52,8 @@ impl JobMaker {
             constraints: Vec::new(),
             cmdline: "run".to_owned(),
             all_or_nothing: false,
+            at_most_one: false,
+            static_ports: Vec::new(),
             preferences: Vec::new(),
             spreads: Vec::new(),
             partition: None,
@@ -76,6 +80,7 @@ impl JobMaker {
             resources: Some(resources),
             processes: vec![process],
             ports: self.ports.clone(),
+            static_ports: self.static_ports.clone(),
             ..Default::default()
         };
         let config = wire::TaskConfig {
@@ -87,6 +92,7 @@ impl JobMaker {
             max_task_failures: self.max_task_failures,
             constraints: self.constraints.clone(),
             all_or_nothing: self.all_or_nothing,
+            at_most_one: self.at_most_one,
             preferences: self.preferences.clone(),
             spreads: self.spreads.clone(),
             partition_policy: self.partition,

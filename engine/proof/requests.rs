@@ -134,7 +134,7 @@ fn after_a_gap_hosts_report_before_anything_times_out() {
     apply(&mut state, 2, Op::CreateJob(JobMaker { instances: 2, ..JobMaker::new("a") }.spec()))
         .reply
         .unwrap();
-    for assign in round(&View::new(&state), BEGIN, 5).assigns {
+    for assign in round(&View::new(&state), 5).assigns {
         apply(&mut state, 3, Op::Assign(assign)).reply.unwrap();
     }
     let tasks: Vec<_> = state.host(id).unwrap().tasks().collect();

@@ -244,7 +244,7 @@ impl Sim {
     fn decide(&mut self, stale: bool) -> Result<(), String> {
         if stale && self.dice.one_in(2) {
             self.fire("placement by an old leader");
-            let decided = round(&self.old_view, self.at, 1 + self.dice.below(5) as usize);
+            let decided = round(&self.old_view, 1 + self.dice.below(5) as usize);
             self.proposed.extend(ops(&decided));
             return Ok(());
         }
@@ -254,7 +254,7 @@ impl Sim {
         if self.dice.one_in(4) {
             self.old_view = self.view.clone();
         }
-        let decided = round(&self.view, self.at, 1 + self.dice.below(20) as usize);
+        let decided = round(&self.view, 1 + self.dice.below(20) as usize);
         self.view.launch(&decided);
         self.proposed.extend(ops(&decided));
         let displaced = preemptions(&mut self.view, &self.state, &decided, 3);
@@ -675,11 +675,11 @@ impl Sim {
             self.assign_some(true)?;
         }
         self.see();
-        let rest = round(&self.view, self.at, usize::MAX);
+        let rest = round(&self.view, usize::MAX);
         if rest.report.placed > 0 || self.view.in_flight() > 0 {
             return Err(format!("{} tasks could be placed and were not", rest.report.placed));
         }
-        let fresh = round(&View::new(&self.state), self.at, usize::MAX);
+        let fresh = round(&View::new(&self.state), usize::MAX);
         if fresh.report.placed > 0 {
             return Err(format!(
                 "a new leader would place {} tasks that this one did not",

@@ -60,7 +60,7 @@ fn every_cell_keeps_the_laws_of_the_table() {
                         on_host || placed,
                         "a task gets a host by a placement only: {cell}"
                     );
-                    let released = matches!(event, Event::Born | Event::Expired);
+                    let released = matches!(event, Event::Born | Event::Expired | Event::Restart);
                     assert!(to != Status::Pending || released, "{cell}");
                     assert!((to == Status::Partitioned) == (event == Event::HostSilent), "{cell}");
                 }

@@ -33,6 +33,10 @@ pub const EVENTS_PER_TASK_MAX: u32 = 1_000;
 pub const ENDED_PER_JOB_MAX: usize = 100;
 /// Roles that have a quota.
 pub const ROLES_WITH_QUOTA_MAX: usize = 10_000;
+/// Updates in flight.
+pub const UPDATES_MAX: usize = 10_000;
+/// Cron jobs.
+pub const CRONS_MAX: usize = 10_000;
 /// Hosts that one command drains or activates.
 pub const HOSTS_NAMED_MAX: usize = 1_000;
 /// Tasks that make room for one.
@@ -75,6 +79,8 @@ pub const TEXT_BYTES_MAX: usize = 1_024;
 pub const TRANSIENT_TIMEOUT_MS: u64 = 5 * MINUTE_MS;
 /// A PARTITIONED task is replaced after this, by the default partition policy.
 pub const PARTITION_DELAY_MS: u64 = 0;
+/// The longest delay that a job may ask for instead: after it a silent host is forgotten anyway.
+pub const PARTITION_DELAY_MAX_MS: u64 = SILENT_HOST_MS;
 /// A task that dies sooner than this after its last change has flapped.
 pub const FLAP_THRESHOLD_MS: u64 = 5 * MINUTE_MS;
 /// The first flapping penalty; it doubles.
@@ -94,9 +100,21 @@ pub const SESSION_GAP_MS: u64 = 10_000;
 /// After a gap hosts have this long to report before transient statuses expire.
 pub const SESSION_GRACE_MS: u64 = 30_000;
 /// How long room is kept for a task for which others were displaced.
-pub const PREEMPTION_ROOM_MS: u64 = 3 * MINUTE_MS;
+pub const PREEMPTION_ROOM_MS: u64 = TRANSIENT_TIMEOUT_MS + MINUTE_MS;
 /// How long a restarted task's room is kept for its successor.
 pub const RESTART_ROOM_MS: u64 = 30_000;
+/// How far back hosts that fell silent count for the brake on replacement.
+pub const BRAKE_WINDOW_MS: u64 = MINUTE_MS;
+/// Of all hosts, the share that may fall silent in that time.
+pub const BRAKE_SHARE_PERCENT: usize = 20;
+/// So many may in any case.
+pub const BRAKE_HOSTS_MIN: usize = 3;
+/// How long hosts are counted whose tasks are replaced.
+pub const REPLACED_WINDOW_MS: u64 = MINUTE_MS;
+/// Of all hosts, the share whose tasks may be replaced in that time.
+pub const REPLACED_SHARE_PERCENT: usize = 10;
+/// So many may in any case.
+pub const REPLACED_HOSTS_MIN: usize = 50;
 /// How long an ended job stays visible.
 pub const JOB_HISTORY_MS: u64 = 2 * DAY_MS;
 /// How long a silent host stays known.
@@ -116,5 +134,7 @@ const _: () =
 const _: () = assert!(INSTANCES_PER_JOB_MAX as usize <= TASKS_MAX, "the largest job fits");
 const _: () = assert!(PLACEMENTS_PER_ROUND_MAX <= IN_FLIGHT_MAX, "a round fits in flight");
 const _: () = assert!(REQUEST_AHEAD_MS < REQUEST_WINDOW_MS && REQUEST_WINDOW_MS <= CLOCK_JUMP_MAX_MS);
+const _: () =
+    assert!(PREEMPTION_ROOM_MS > TRANSIENT_TIMEOUT_MS, "room is kept until those displaced are gone");
 const _: () = assert!(FLAP_PENALTY_MIN_MS <= FLAP_PENALTY_MAX_MS);
 const _: () = assert!(CMDLINE_BYTES_MAX <= CONFIG_BYTES_MAX);

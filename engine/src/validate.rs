@@ -12,8 +12,8 @@ use proto::{BadField, wire};
 
 use crate::limits::{
     ATTRIBUTES_MAX, CMDLINE_BYTES_MAX, CONFIG_BYTES_MAX, CONSTRAINT_VALUES_MAX, CONSTRAINTS_MAX,
-    INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PORT_RANGES_MAX, PORTS_PER_TASK_MAX,
-    PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
+    INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PARTITION_DELAY_MAX_MS, PORT_RANGES_MAX,
+    PORTS_PER_TASK_MAX, PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
 };
 use crate::state::config::JobSpec;
 use crate::state::host::HostSpec;
@@ -46,6 +46,7 @@ pub fn check_job_spec(spec: &wire::JobSpec) -> Result<JobSpec, BadField> {
     }
     let task = config.task.as_mut().ok_or_else(|| BadField::new("task", "is missing"))?;
     task.ports.sort_unstable();
+    task.static_ports.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     check_environment(config.job.as_ref().map_or("", |job| &job.environment))?;
     ensure(config.max_task_failures >= -1, "max_task_failures", || {
         format!("is {}; it is at least 1, or -1 for ever", config.max_task_failures)
@@ -60,6 +61,10 @@ pub fn check_job_spec(spec: &wire::JobSpec) -> Result<JobSpec, BadField> {
     }
     check_task(config.task.as_ref().unwrap_or(&wire::TaskSpec::default()))?;
     check_constraints(&config)?;
+    let delay = config.partition_policy.as_ref().map_or(0, |policy| policy.delay_seconds);
+    ensure(u64::from(delay) * 1000 <= PARTITION_DELAY_MAX_MS, "partition_policy", || {
+        format!("has a delay of {delay} s; at most {} s", PARTITION_DELAY_MAX_MS / 1000)
+    })?;
     ensure(!config.all_or_nothing || spec.instances <= TOGETHER_MAX, "instances", || {
         format!("are {}; at most {TOGETHER_MAX} tasks get places all or none", spec.instances)
     })?;
@@ -91,8 +96,22 @@ fn check_task(task: &wire::TaskSpec) -> Checked {
     for name in &task.ports {
         check_part("port name", name)?;
     }
-    if let Some(pair) = task.ports.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(BadField::new(format!("port {}", pair[0]), "is named twice"));
+    let count = task.ports.len() + task.static_ports.len();
+    ensure(count <= PORTS_PER_TASK_MAX, "ports", || {
+        format!("are {count}; a task has at most {PORTS_PER_TASK_MAX}")
+    })?;
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for port in &task.static_ports {
+        check_part("port name", &port.name)?;
+        let field = format!("port {}", port.name);
+        ensure((1..=65_535).contains(&port.port), &field, || format!("is {}, not 1 to 65535", port.port))?;
+        ensure(numbers.insert(port.port), &field, || {
+            format!("is {}, and so is another port of the task", port.port)
+        })?;
+    }
+    let named = task.ports.iter().chain(task.static_ports.iter().map(|port| &port.name));
+    for name in named {
+        ensure(names.insert(name), format!("port {name}"), || "is named twice".to_owned())?;
     }
     check_processes(&task.processes)?;
     check_orderings(task)
@@ -202,7 +221,7 @@ fn check_constraints(config: &wire::TaskConfig) -> Checked {
         check_rule(constraint)?;
         let field = format!("preference {}", constraint.attribute);
         ensure(!matches!(constraint.rule, Some(Rule::Limit(_))), &field, || "cannot be a limit".to_owned())?;
-        ensure(preference.weight != 0 && preference.weight.abs() <= 100, &field, || {
+        ensure(preference.weight != 0 && (-100..=100).contains(&preference.weight), &field, || {
             format!("has weight {}; it is -100 to 100, and not 0", preference.weight)
         })?;
     }
@@ -317,6 +336,10 @@ mod tests {
         wire::JobSpec { config: Some(config), instances: 1 }
     }
 
+    fn port(name: &str, port: u32) -> wire::NamedPort {
+        wire::NamedPort { name: name.into(), port }
+    }
+
     fn value(attribute: &str, values: &[&str]) -> wire::Constraint {
         let values = values.iter().map(|value| (*value).into()).collect();
         let rule = wire::constraint::Rule::Value(wire::ValueRule { negated: false, values });
@@ -359,6 +382,12 @@ mod tests {
             ("which is ephemeral", |_, _, t| t.processes[0].ephemeral = true),
             ("one of them is final", |_, _, t| t.processes[1].r#final = true),
             ("is named twice", |_, _, t| t.ports.push("http".into())),
+            ("`port http` is named twice", |_, _, t| t.static_ports.push(port("http", 80))),
+            ("`port a` is 70000, not 1 to 65535", |_, _, t| t.static_ports.push(port("a", 70_000))),
+            ("`port a` is 0, not", |_, _, t| t.static_ports.push(port("a", 0))),
+            ("`port b` is 80, and so is another", |_, _, t| {
+                t.static_ports = vec![port("a", 80), port("b", 80)]
+            }),
             ("a task has at most 100", |_, _, t| t.ports = (0..1_000_000).map(|n| n.to_string()).collect()),
             ("must name exactly one value", |_, c, _| {
                 c.constraints = vec![value("dedicated", &["www/a", "www/b"])]

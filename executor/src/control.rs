@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use proto::wire::{self, ControlReply, ControlRequest};
+use rustix::net;
 
 use crate::records;
 
@@ -30,6 +31,21 @@ pub fn request(path: &Path, request: &ControlRequest, timeout: Duration) -> io::
     stream.write_all(&records::frame(&request.encode_to_vec()))?;
     let reply = records::read_frame(&mut stream, MESSAGE_BYTES_MAX)?;
     ControlReply::decode(&reply[..]).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// Tells the executor that listens at `path` something and awaits no answer. Never blocks: an executor that is stopped,
+/// or has no room for one more connection, is not told.
+pub fn tell(path: &Path, request: &ControlRequest) -> io::Result<()> {
+    let (_directory, short) = short_path(path)?;
+    let flags = net::SocketFlags::NONBLOCK | net::SocketFlags::CLOEXEC;
+    let socket = net::socket_with(net::AddressFamily::UNIX, net::SocketType::STREAM, flags, None)?;
+    net::connect(&socket, &net::SocketAddrUnix::new(&short)?)?;
+    UnixStream::from(socket).write_all(&records::frame(&request.encode_to_vec()))
+}
+
+/// A lease that ends then.
+pub fn lease(until_boottime_ns: u64) -> ControlRequest {
+    ControlRequest { body: Some(wire::control_request::Body::Lease(wire::Lease { until_boottime_ns })) }
 }
 
 /// A request to end the task: SIGTERM, the finalization wait, SIGKILL; or SIGKILL `at_once`.

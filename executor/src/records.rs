@@ -118,20 +118,24 @@ impl Writer {
     /// Writes one record; it survives the death of this process, and after [`Self::sync`] that of the machine.
     /// A record that could be written in part only (disk full) is undone.
     pub fn append(&mut self, payload: &[u8]) -> Result<(), Error> {
-        if self.spoiled {
-            return Err(Error::Spoiled { path: self.path.display().to_string() });
-        }
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(Error::TooLarge { path: self.path.display().to_string(), bytes: payload.len() });
         }
-        let frame = frame(payload);
-        if let Err(source) = self.file.write_all(&frame) {
+        self.append_frames(&frame(payload))
+    }
+
+    /// Writes what [`add_frame`] has put together, all at once or not at all.
+    pub fn append_frames(&mut self, frames: &[u8]) -> Result<(), Error> {
+        if self.spoiled {
+            return Err(Error::Spoiled { path: self.path.display().to_string() });
+        }
+        if let Err(source) = self.file.write_all(frames) {
             let undone =
                 self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
             self.spoiled = undone.is_err();
             return Err(io_at(&self.path)(source));
         }
-        self.length += frame.len() as u64;
+        self.length += frames.len() as u64;
         Ok(())
     }
 
@@ -157,6 +161,13 @@ impl Writer {
 pub fn read_all(path: &Path) -> Result<Read, Error> {
     let bytes = std::fs::read(path).map_err(io_at(path))?;
     Ok(split(path, &bytes)?)
+}
+
+/// Shows every payload of a file of records to `take`, in the order written; answers the bytes of a torn record at
+/// the end.
+pub fn read_each(path: &Path, take: &mut dyn FnMut(&[u8])) -> Result<u64, Error> {
+    let bytes = std::fs::read(path).map_err(io_at(path))?;
+    Ok(each(path, &bytes, take)?)
 }
 
 /// Puts a file of exactly one record in place of `path`, whole or not at all, synced.
@@ -219,13 +230,21 @@ pub fn read_frame(stream: &mut impl io::Read, bytes_max: usize) -> io::Result<Ve
 /// The frame of `payload` as bytes.
 pub fn frame(payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&FRAME_LEVEL.to_le_bytes());
-    bytes.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[2..8]), payload);
-    bytes.extend_from_slice(&crc.to_le_bytes());
-    bytes.extend_from_slice(payload);
+    add_frame(&mut bytes, |bytes| bytes.extend_from_slice(payload));
     bytes
+}
+
+/// Adds a frame to `bytes` whose payload `write` appends, so that it is written once.
+pub fn add_frame(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let begin = bytes.len();
+    bytes.extend_from_slice(&[0; HEADER_BYTES]);
+    write(bytes);
+    let (header, payload) = bytes[begin..].split_at_mut(HEADER_BYTES);
+    header[..2].copy_from_slice(&MAGIC);
+    header[2..4].copy_from_slice(&FRAME_LEVEL.to_le_bytes());
+    header[4..8].copy_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[2..8]), payload);
+    header[8..].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// The first frame in `bytes`, as far as they go: `Ok(None)` = more bytes are needed.
@@ -285,12 +304,17 @@ fn parse(bytes: &[u8]) -> Parsed<'_> {
 }
 
 fn split(path: &Path, bytes: &[u8]) -> Result<Read, Corrupt> {
-    let mut read = Read::default();
+    let mut records = Vec::new();
+    let torn_bytes = each(path, bytes, &mut |payload| records.push(payload.to_vec()))?;
+    Ok(Read { records, torn_bytes })
+}
+
+fn each(path: &Path, bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<u64, Corrupt> {
     let mut at = 0;
     while at < bytes.len() {
         let problem = match parse(&bytes[at..]) {
             Parsed::Good(payload) => {
-                read.records.push(payload.to_vec());
+                take(payload);
                 at += HEADER_BYTES + payload.len();
                 continue;
             }
@@ -302,10 +326,9 @@ fn split(path: &Path, bytes: &[u8]) -> Result<Read, Corrupt> {
         if good_behind || problem == "its format level is not known here" {
             return Err(Corrupt { path: path.display().to_string(), offset: at as u64, problem });
         }
-        read.torn_bytes = (bytes.len() - at) as u64;
-        break;
+        return Ok((bytes.len() - at) as u64);
     }
-    Ok(read)
+    Ok(0)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod detach;
 mod journal;
+mod lease;
 mod logs;
 mod server;
 mod spawn;
@@ -21,6 +22,7 @@ use proto::wire::control_request::Body;
 use proto::wire::{ControlReply, Launch, ProcessState, Status, TaskSpec};
 use rustix::process::Signal;
 
+use crate::checkpoint::is_terminal;
 use crate::claim::{self, Claim};
 use crate::graph::{Do, Event, Exit, Graph};
 use crate::layout::TaskDir;
@@ -28,6 +30,8 @@ use crate::template::Values;
 use crate::{control, identity, launch, tree};
 use detach::Woken;
 use journal::Journal;
+use lease::Lease;
+pub use lease::probe;
 use server::Server;
 use spawn::{Running, Spawner};
 
@@ -46,6 +50,10 @@ const ROTATE_EVERY: Duration = Duration::from_secs(1);
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether anything is left, besides at every SIGCHLD.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How a task is told that ended with its lease.
+const LEASE_IS_OVER: &str = "The task's lease is over: no leader was heard of this host in time, and of this job at most \
+    one copy of an instance may live.";
 
 /// Runs the task of a directory to its end; the answer is the exit code.
 pub fn run(dir: &Path) -> u8 {
@@ -102,6 +110,10 @@ struct Shell {
     server: Server,
     began: Instant,
     running: BTreeMap<i32, Running>,
+    /// Of a task of which at most one copy may live.
+    lease: Option<Lease>,
+    /// Whether the graph knows that the lease is over.
+    lapsed: bool,
     /// As the cgroup counted them when it was last asked.
     oom_kills: u64,
     status: Status,
@@ -128,6 +140,8 @@ impl Shell {
             server,
             began: Instant::now(),
             running: BTreeMap::new(),
+            lease: None,
+            lapsed: false,
             oom_kills: 0,
             status: Status::Unspecified,
             message: String::new(),
@@ -144,7 +158,7 @@ impl Shell {
                     self.turn(&mut graph, &spawner);
                 }
             }
-            Err(why) => self.say(Status::Failed, why),
+            Err((status, why)) => self.say(status, why),
         }
         // The disk may be full: the task has ended, and this waits until that can be written.
         while let Err(why) = self.journal.flush() {
@@ -156,13 +170,14 @@ impl Shell {
         let _ = std::fs::remove_file(self.dir.control_socket());
     }
 
-    /// What must be right before anything runs; the error is the reason of a failed task.
-    fn begin(&self) -> Result<(Graph, Spawner), String> {
+    /// What must be right before anything runs; the error is how the task ends, and why.
+    fn begin(&mut self) -> Result<(Graph, Spawner), (Status, String)> {
+        let failed = |why| (Status::Failed, why);
         let launch = &self.launch;
-        let graph = Graph::new(&self.task).map_err(|why| format!("the task cannot be run: {why}"))?;
+        let graph = Graph::new(&self.task).map_err(|why| failed(format!("the task cannot be run: {why}")))?;
         let become_user = rustix::process::geteuid().is_root() && !launch.user.is_empty();
         let user: User = if become_user {
-            user::find(&launch.user).map_err(|why| why.to_string())?
+            user::find(&launch.user).map_err(|why| failed(why.to_string()))?
         } else {
             user::current()
         };
@@ -174,7 +189,19 @@ impl Shell {
             hostname: launch.hostname.clone(),
         };
         let sandbox = launch::sandbox(&self.dir, launch);
-        let spawner = Spawner::new(&self.task, &values, sandbox, user, become_user)?;
+        let leased = launch.config.as_ref().is_some_and(|config| config.at_most_one);
+        let spawner =
+            Spawner::new(&self.task, &values, sandbox, user, become_user, leased).map_err(failed)?;
+        if leased {
+            let lost = |why| (Status::Lost, why);
+            let lease = Lease::hold(launch.lease_until_boottime_ns).map_err(|why| {
+                lost(format!("the host cannot shut the task in a pid namespace, as its job needs: {why}"))
+            })?;
+            let lease = self.lease.insert(lease);
+            if lease.is_over() {
+                return Err(lost(format!("{LEASE_IS_OVER} It was not started.")));
+            }
+        }
         Ok((graph, spawner))
     }
 
@@ -194,6 +221,9 @@ impl Shell {
         }
         if let Some(left) = self.server.next_deadline() {
             sooner(&mut wait, left);
+        }
+        if let Some(lease) = self.lease.as_ref().filter(|_| !self.lapsed) {
+            sooner(&mut wait, lease.left());
         }
         let woken = self.signals.wait(self.server.descriptors(), wait);
         if woken == Woken::Terminated {
@@ -228,7 +258,10 @@ impl Shell {
     /// Gives an event to the graph and does what comes out, and what comes out of that.
     fn act(&mut self, graph: &mut Graph, spawner: &Spawner, event: Event) {
         let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        while let Some(mut event) = events.pop_front() {
+            if let Some(end) = self.lapse() {
+                events.push_front(std::mem::replace(&mut event, end));
+            }
             for action in graph.step(self.now_ms(), event) {
                 match action {
                     Do::Say(status, message) => self.say(status, message),
@@ -238,6 +271,15 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// The end of the task, once, when its lease is over. The kernel may have killed its processes already: that is
+    /// no failure of theirs, so the graph hears this before their ends.
+    fn lapse(&mut self) -> Option<Event> {
+        let lease = self.lease.as_ref().filter(|lease| !self.lapsed && lease.is_over())?;
+        lease.kill();
+        self.lapsed = true;
+        Some(Event::Kill { at_once: true, reason: LEASE_IS_OVER.to_owned() })
     }
 
     fn start(&mut self, spawner: &Spawner, process: usize, run: u32) -> Event {
@@ -262,6 +304,12 @@ impl Shell {
     /// Collects whatever ended: our processes, and orphans of theirs.
     fn reap(&mut self, graph: &mut Graph, spawner: &Spawner) {
         while let Some((pid, mut exit)) = detach::reap_one() {
+            if let Some(lease) = self.lease.as_mut().filter(|lease| lease.init() == Some(pid)) {
+                lease.init_has_ended();
+                // No news if the lease is over. Else somebody killed it, and with it all of the task.
+                let reason = "The init of the task's pid namespace was killed.".to_owned();
+                self.act(graph, spawner, Event::Kill { at_once: true, reason });
+            }
             let Some(mut running) = self.running.remove(&pid) else { continue };
             // 137 is how a shell says that its command died by SIGKILL.
             if matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Code(137)) {
@@ -290,6 +338,9 @@ impl Shell {
         let of_cgroup = self.cgroup.processes().unwrap_or_default().into_iter();
         left.extend(of_cgroup.filter(|pid| identity::Stat::of(*pid).is_ok_and(|stat| !stat.is_zombie())));
         left.remove(&me);
+        if let Some(init) = self.lease.as_ref().and_then(Lease::init) {
+            left.remove(&init);
+        }
         left
     }
 
@@ -300,6 +351,11 @@ impl Shell {
             match request.body {
                 Some(Body::Kill(kill)) if graph.is_some() => {
                     events.push(Event::Kill { at_once: kill.at_once, reason: kill.reason });
+                }
+                Some(Body::Lease(renewed)) => {
+                    if let Some(lease) = &self.lease {
+                        lease.renew(renewed.until_boottime_ns);
+                    }
                 }
                 _ => {}
             }
@@ -315,6 +371,9 @@ impl Shell {
     }
 
     fn say(&mut self, status: Status, message: String) {
+        if let Some(lease) = self.lease.as_mut().filter(|_| is_terminal(status)) {
+            lease.end();
+        }
         note(format_args!("{} {message}", status.as_str_name()));
         self.journal.task(status, &message);
         self.status = status;

@@ -582,3 +582,189 @@ fn an_idle_executor_is_small_and_sleeps() {
     assert!(field("Threads").ends_with("\t1"));
     assert!(field("VmRSS").starts_with("VmRSS:"));
 }
+
+/// Deaf to SIGTERM; with a grandchild that has a session of its own, no environment, and is deaf as well.
+const HARD_TO_KILL: &str = "trap '' TERM; \
+    (env -i setsid bash -c \"trap '' TERM; echo > orphan; while :; do sleep 0.1; done\" &) ; \
+    while ! test -e orphan; do sleep 0.02; done; echo ready; while :; do sleep 0.1; done";
+/// What is asked of a lease: after it has ended, nothing lives longer than this.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
+
+fn boottime() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// A task of which at most one copy may live, with so much of a lease.
+fn leased(processes: Vec<Process>, lease: Duration) -> Task {
+    let mut task = task(processes);
+    task.launch.config.as_mut().unwrap().at_most_one = true;
+    task.launch.lease_until_boottime_ns = (boottime() + lease).as_nanos() as u64;
+    task
+}
+
+fn pid_namespace(pid: &str) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+/// Everything in the pid namespace of a task's process, and nothing else. It must be another than ours.
+fn shut_in(summary: &Summary, process: &str) -> Vec<identity::ProcessIdentity> {
+    let pid = summary.processes[process].identity.as_ref().unwrap().pid;
+    let theirs = pid_namespace(&pid.to_string());
+    assert!(theirs.is_some() && theirs != pid_namespace("self"));
+    let all = identity::all().unwrap().into_iter().map(|stat| stat.pid);
+    let inside = all.filter(|pid| pid_namespace(&pid.to_string()) == theirs);
+    inside.filter_map(|pid| identity::of(pid).ok()).collect()
+}
+
+fn until_gone(processes: &[identity::ProcessIdentity], deadline: Duration) {
+    while processes.iter().any(identity::is_alive) {
+        assert!(boottime() < deadline, "still alive: {processes:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn can_shut_in() -> bool {
+    let probe = Command::new(env!("CARGO_BIN_EXE_borealis-executor")).arg("--probe").output().unwrap();
+    println!("{}", String::from_utf8_lossy(&probe.stderr));
+    assert!(probe.status.success() || !is_root() || !probe.stderr.is_empty());
+    probe.status.success()
+}
+
+#[test]
+fn a_lease_that_ends_takes_all_of_the_task_with_it() {
+    if !can_shut_in() {
+        return;
+    }
+    let processes =
+        vec![process("deaf", HARD_TO_KILL), process("again", "exit 1"), process("tidy", "echo tidy")];
+    let mut task = leased(processes, Duration::from_secs(2));
+    task.spec().processes[1].max_failures = 0;
+    task.spec().processes[2].r#final = true;
+    let end = Duration::from_nanos(task.launch.lease_until_boottime_ns);
+    task.start();
+    let summary = task.until_running("deaf");
+    assert_eq!(task.line("deaf"), "ready");
+    let inside = shut_in(&summary, "deaf");
+    assert!(inside.len() >= 3, "init, shell and orphan at least: {inside:?}");
+    assert!(inside.iter().all(identity::is_alive) && boottime() < end);
+    until_gone(&inside, end + KILLED_WITHIN);
+    assert!(boottime() >= end, "killed before its lease was over");
+    let (exit, summary) = task.wait();
+    assert_eq!((exit.code(), summary.status), (Some(0), Some(Status::Killed)));
+    assert!(summary.message.starts_with("The task's lease is over: no leader"), "{}", summary.message);
+    assert!(!summary.processes.contains_key("tidy"), "no time was left for the final process");
+    assert!(boottime() < end + KILLED_WITHIN, "the executor said it late");
+}
+
+#[test]
+fn a_lease_ends_although_the_executor_is_stopped() {
+    if !can_shut_in() {
+        return;
+    }
+    let mut task = leased(vec![process("deaf", HARD_TO_KILL)], Duration::from_secs(2));
+    let end = Duration::from_nanos(task.launch.lease_until_boottime_ns);
+    task.start();
+    let summary = task.until_running("deaf");
+    assert_eq!(task.line("deaf"), "ready");
+    let inside = shut_in(&summary, "deaf");
+    let executor = rustix::process::Pid::from_child(task.child.as_ref().unwrap());
+    rustix::process::kill_process(executor, rustix::process::Signal::STOP).unwrap();
+    // The init waits for those that a stopped executor cannot collect: it is dead when it takes no memory any more.
+    let dead = |process: &identity::ProcessIdentity| {
+        fs::read_to_string(format!("/proc/{}/statm", process.pid)).map_or(true, |text| text.starts_with("0 "))
+    };
+    while !inside.iter().all(dead) {
+        assert!(boottime() < end + KILLED_WITHIN, "still alive: {inside:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(boottime() >= end);
+    rustix::process::kill_process(executor, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(task.wait().1.status, Some(Status::Killed));
+}
+
+#[test]
+fn what_is_shut_in_dies_with_its_executor_and_with_its_init() {
+    if !can_shut_in() {
+        return;
+    }
+    for victim in ["executor", "init"] {
+        let mut task = leased(vec![process("deaf", HARD_TO_KILL)], Duration::from_secs(600));
+        task.start();
+        let summary = task.until_running("deaf");
+        assert_eq!(task.line("deaf"), "ready");
+        let inside = shut_in(&summary, "deaf");
+        let executor = task.child.as_ref().unwrap().id() as i32;
+        let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let init = inside.iter().find(|process| name(process.pid).trim() == "borealis-init").unwrap();
+        let pid = if victim == "init" { init.pid } else { executor };
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        until_gone(&inside, boottime() + PATIENCE);
+        let (_, summary) = task.wait();
+        assert_eq!(summary.is_terminal(), victim == "init", "{summary:?}");
+    }
+}
+
+#[test]
+fn a_lease_goes_on_while_it_is_renewed_and_no_longer() {
+    if !can_shut_in() {
+        return;
+    }
+    let mut task = leased(vec![process("main", "sleep 600")], Duration::from_secs(2));
+    let first = Duration::from_nanos(task.launch.lease_until_boottime_ns);
+    task.start();
+    let summary = task.until_running("main");
+    let inside = shut_in(&summary, "main");
+    let mut until = first;
+    while boottime() < first + Duration::from_secs(1) {
+        until = boottime() + Duration::from_secs(2);
+        control::tell(&task.dir.control_socket(), &control::lease(until.as_nanos() as u64)).unwrap();
+        // One that comes late takes nothing back.
+        control::tell(&task.dir.control_socket(), &control::lease(1)).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(inside.iter().all(identity::is_alive), "{:?}", task.summary());
+    until_gone(&inside, until + KILLED_WITHIN);
+    assert!(boottime() >= until);
+    assert_eq!(task.wait().1.status, Some(Status::Killed));
+}
+
+#[test]
+fn a_task_whose_lease_is_over_before_it_begins_is_not_started() {
+    if !can_shut_in() {
+        return;
+    }
+    for missing in [false, true] {
+        let mut task = leased(vec![process("main", "touch began")], Duration::ZERO);
+        if missing {
+            task.launch.lease_until_boottime_ns = 0;
+        }
+        task.start();
+        let (_, summary) = task.wait();
+        assert_eq!(summary.status, Some(Status::Lost));
+        assert!(summary.message.ends_with("It was not started."), "{}", summary.message);
+        assert!(summary.processes.is_empty() && !task.dir.sandbox().join("began").exists());
+    }
+}
+
+#[test]
+fn a_task_that_is_shut_in_ends_by_itself_as_any_other_and_sees_itself() {
+    if !can_shut_in() {
+        return;
+    }
+    let script = "(sleep 0.1 &); read -r stat < /proc/self/stat; echo $$ ${stat%% *} $(ls -d /proc/1 /proc/$$) $PWD $BOREALIS_TASK_ID";
+    let mut task =
+        leased(vec![process("first", script), process("then", "exit 0")], Duration::from_secs(600))
+            .order(&["first", "then"]);
+    task.start();
+    task.ended(Status::Finished, "");
+    let line = task.stdout("first", 0);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let id = proto::TaskId(task.launch.task_id).to_string();
+    assert_eq!(words[0], words[1], "the shell's number is the same in /proc: {line}");
+    assert_eq!(
+        words[2..],
+        ["/proc/1", &format!("/proc/{}", words[0]), task.dir.sandbox().to_str().unwrap(), &id]
+    );
+}

@@ -25,6 +25,16 @@ pub struct Limits {
     pub pids_max: u64,
 }
 
+/// What a task uses. `None` = its cgroup does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Nanoseconds of cpu time since it began.
+    pub cpu_ns: Option<u64>,
+    /// Bytes of memory, with what of the page cache it has touched lately: all but what the kernel may take away
+    /// without being missed (`inactive_file`).
+    pub ram_bytes: Option<u64>,
+}
+
 /// The place where one agent keeps its tasks' cgroups.
 #[derive(Clone, Debug)]
 pub struct Cgroups {
@@ -191,12 +201,25 @@ impl Cgroup {
             .unwrap_or(0)
     }
 
-    /// Bytes of memory in use; `None` where that cannot be known.
-    pub fn memory_bytes(&self) -> Option<u64> {
-        ["memory.current", "memory.usage_in_bytes"]
-            .iter()
-            .flat_map(|file| self.dirs.iter().map(move |dir| dir.join(file)))
-            .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
+    /// What its processes use, those that have ended included.
+    pub fn used(&self) -> Used {
+        let cpu_ns = self.number("cpuacct.usage", "").or_else(|| {
+            let micros = self.number("cpu.stat", "usage_usec ")?;
+            micros.checked_mul(1000)
+        });
+        let bytes = self.number("memory.current", "").or_else(|| self.number("memory.usage_in_bytes", ""));
+        // In v1 the first of these counts this cgroup alone, and the other those below it too.
+        let idle = self.number("memory.stat", "total_inactive_file ");
+        let idle = idle.or_else(|| self.number("memory.stat", "inactive_file ")).unwrap_or(0);
+        Used { cpu_ns, ram_bytes: bytes.map(|bytes| bytes.saturating_sub(idle)) }
+    }
+
+    /// The number behind `word` at the beginning of a line of a file, in whichever directory has it.
+    fn number(&self, file: &str, word: &str) -> Option<u64> {
+        self.dirs.iter().find_map(|dir| {
+            let text = std::fs::read_to_string(dir.join(file)).ok()?;
+            text.lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
+        })
     }
 
     /// Whether any of its directories exists.
@@ -427,6 +450,16 @@ mod tests {
         std::fs::write(mount.join("borealis/h1/task-1-1/memory.events"), "low 0\noom 2\noom_kill 3\n")
             .unwrap();
         assert_eq!(cgroup.oom_kills(), 3);
+
+        assert_eq!(cgroup.used(), Used::default());
+        for (file, text) in [
+            ("cpu.stat", "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n"),
+            ("memory.current", "1000\n"),
+            ("memory.stat", "anon 600\nactive_file 100\ninactive_file 300\n"),
+        ] {
+            std::fs::write(mount.join("borealis/h1/task-1-1").join(file), text).unwrap();
+        }
+        assert_eq!(cgroup.used(), Used { cpu_ns: Some(1_500_000), ram_bytes: Some(700) });
 
         // A real kernel refuses a limit that is not there; so does the tree.
         assert!(cgroups.create("task-1-2", &limits).unwrap_err().to_string().contains("cpu.weight"));

@@ -11,7 +11,7 @@ pub struct Host {
     pub root: bool,
     /// The usable cgroups.
     pub cgroups: Hierarchy,
-    /// Whether pid namespaces can be made.
+    /// Whether pid namespaces may be made, as far as can be seen; the executor's own test decides.
     pub pid_namespaces: bool,
     /// What is missing and why, a sentence each, for the log at start.
     pub missing: Vec<String>,
@@ -33,6 +33,10 @@ pub enum Hierarchy {
     None,
 }
 
+/// The value of the attribute `isolation` of a host where a task can be shut in a pid namespace. A job of which at most one
+/// instance may live is placed only there: the scheduler looks for this very word.
+pub const PID_NAMESPACE: &str = "pid_namespace";
+
 const V1_WANTED: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "freezer"];
 
 impl Host {
@@ -47,13 +51,21 @@ impl Host {
         let (cgroups, why) =
             usable(Hierarchy::from_mounts(&mounts, |path| std::fs::read_to_string(path).ok()));
         missing.extend(why);
-        let pid_namespaces = root && Path::new("/proc/self/ns/pid").exists();
-        if !pid_namespaces {
-            missing.push(
-                "no pid namespaces: jobs that ask for at most one live instance are not placed here".into(),
-            );
+        let mut host = Host { root, cgroups, pid_namespaces: true, missing };
+        if !root {
+            host.no_pid_namespaces("not root");
+        } else if !Path::new("/proc/self/ns/pid").exists() {
+            host.no_pid_namespaces("this kernel has none");
         }
-        Host { root, cgroups, pid_namespaces, missing }
+        host
+    }
+
+    /// Notes that no task can be shut in a pid namespace here, and why.
+    pub fn no_pid_namespaces(&mut self, why: &str) {
+        self.pid_namespaces = false;
+        self.missing.push(format!(
+            "no pid namespaces: {why}; jobs of which at most one instance may live are not placed here"
+        ));
     }
 
     /// Values of the host's attribute `isolation`, for constraints and for people; `["none"]` where nothing is held.
@@ -72,7 +84,7 @@ impl Host {
             words.extend(controllers.into_iter().filter(|c| matches!(c.as_str(), "cpu" | "memory" | "pids")));
         }
         if self.pid_namespaces {
-            words.push("pid-namespaces".to_owned());
+            words.push(PID_NAMESPACE.to_owned());
         }
         if words.is_empty() {
             words.push("none".to_owned());

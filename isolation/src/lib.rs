@@ -1,16 +1,17 @@
 //! What a host can hold a task to, and how: cgroups, users, limits.
 //!
 //! [`Host::detect`] finds out what is possible and says so in words; [`cgroup`] makes, fills, kills and removes the
-//! cgroup of a task under v1 and v2; [`user`] finds a role's unix user and becomes it. Used by the agent (makes and
+//! cgroup of a task under v1 and v2; [`namespace`] shuts a task in; [`user`] finds a role's unix user and becomes it. Used by the agent (makes and
 //! removes cgroups) and by the executor (joins them, changes the user). Nothing here decides what a task gets.
 //! What is not permitted is an error that says what is missing; nothing here panics.
 
 pub mod cgroup;
 mod host;
+pub mod namespace;
 pub mod user;
 
-pub use cgroup::{Cgroup, Cgroups, Limits};
-pub use host::{Hierarchy, Host};
+pub use cgroup::{Cgroup, Cgroups, Limits, Used};
+pub use host::{Hierarchy, Host, PID_NAMESPACE};
 
 use std::io;
 use std::path::Path;

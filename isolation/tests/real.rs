@@ -96,7 +96,7 @@ fn memory_and_processes_are_held_to_their_limits() {
         let status = end(&mut child);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
         assert!(cgroup.oom_kills() >= 1);
-        assert!(cgroup.memory_bytes().is_some());
+        assert!(cgroup.used().ram_bytes.is_some());
         assert_eq!(cgroup.kill_all(None, PATIENCE).unwrap(), [0; 0]);
         cgroup.remove().unwrap();
     }

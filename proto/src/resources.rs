@@ -7,6 +7,10 @@ use crate::{BadField, wire};
 /// Largest amount of any resource that is believed: far above any machine, far below overflow of a sum.
 pub const AMOUNT_MAX: u64 = 1 << 40;
 
+/// What the program that runs a task needs beside it, in MiB of memory: a host keeps so much more for each task, and
+/// a task's limit is so much higher. Measured: an executor stays below 3 MiB.
+pub const EXECUTOR_RAM_MIB: u64 = 4;
+
 /// An amount of each resource.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Resources {
@@ -42,6 +46,21 @@ impl Resources {
             && self.ram_mib <= room.ram_mib
             && self.disk_mib <= room.disk_mib
             && self.gpus <= room.gpus
+    }
+
+    /// The larger part of each.
+    pub fn max(self, other: Self) -> Self {
+        self.zip(other, u64::max)
+    }
+
+    /// The smaller part of each.
+    pub fn min(self, other: Self) -> Self {
+        self.zip(other, u64::min)
+    }
+
+    /// So many times as much.
+    pub fn times(self, count: u32) -> Self {
+        self.zip(self, |amount, _| amount.saturating_mul(u64::from(count)))
     }
 
     fn zip(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {

@@ -35,6 +35,10 @@ pub const LEADER_LEASE: Duration = Duration::from_secs(1);
 pub const SILENCE: Duration = Duration::from_secs(15);
 /// A host whose newest wanted set is not obeyed after this long is sent it again.
 pub const RESEND: Duration = Duration::from_secs(1);
+/// A host's tasks are compared with State's this often, in one number.
+pub const COMPARE: Duration = Duration::from_secs(60);
+/// A host that has more to lend is believed this often; one that needs something back at once.
+pub const UNUSED_EVERY: Duration = Duration::from_secs(10);
 /// How often the leader looks at deadlines and silent hosts.
 pub const SWEEP: Duration = Duration::from_millis(100);
 /// Between two rounds under load.

@@ -18,6 +18,12 @@ pub const PREEMPTIONS: &str = "borealis_scheduler_preemptions_total";
 pub const RESERVATIONS: &str = "borealis_scheduler_reservations";
 /// 1 while a person has stopped all decisions.
 pub const FROZEN: &str = "borealis_scheduler_frozen";
+/// 1 while nothing is replaced because too many hosts fell silent at once.
+pub const BRAKED: &str = "borealis_scheduler_braked";
+/// PARTITIONED tasks that will be replaced.
+pub const REPLACEMENTS_WAITING: &str = "borealis_scheduler_replacements_waiting";
+/// Hosts that had other tasks than State believed.
+pub const RESYNCS: &str = "borealis_scheduler_resyncs_total";
 /// Live tasks by status.
 pub const TASKS: &str = "borealis_scheduler_tasks";
 /// Jobs.
@@ -49,6 +55,9 @@ pub fn describe() {
     describe_counter!(PREEMPTIONS, "Tasks chosen to make room for others, by what became of it.");
     describe_gauge!(RESERVATIONS, "Waiting tasks for which room is kept on a host.");
     describe_gauge!(FROZEN, "1 while the cluster is frozen or held: nothing is placed, expired or replaced.");
+    describe_gauge!(BRAKED, "1 while no task is replaced because too many hosts fell silent at once.");
+    describe_gauge!(REPLACEMENTS_WAITING, "Tasks on silent hosts that wait to be replaced.");
+    describe_counter!(RESYNCS, "Hosts that had other tasks than State believed, and said all anew.");
     describe_gauge!(TASKS, "Live tasks, by status.");
     describe_gauge!(JOBS, "Jobs with at least one live task.");
     describe_gauge!(HOSTS, "Registered hosts, by whether they are heard.");

@@ -225,8 +225,7 @@ pub fn place_all(memory: &mut Memory) -> Result<Placed> {
     memory.hints.clear();
     let mut view = timed(&mut placed.view, || View::new(&memory.state));
     loop {
-        let now = Timestamp(BEGIN.0 + placed.rounds as u64);
-        let decided = timed(&mut placed.round, || round(&view, now, usize::MAX));
+        let decided = timed(&mut placed.round, || round(&view, usize::MAX));
         placed.rounds += 1;
         placed.waiting = decided.report.waiting;
         if decided.report.placed == 0 {
@@ -315,7 +314,7 @@ pub fn packed(policy: Policy, hosts: usize, seed: u64) -> Result<f64> {
                 let key = spec.config.job.clone();
                 memory.apply(Op::CreateJob(spec))?;
                 view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
-                let decided = round(&view, Timestamp(BEGIN.0 + number), usize::MAX);
+                let decided = round(&view, usize::MAX);
                 view.launch(&decided);
                 let mut placed = 0;
                 for assign in decided.assigns {

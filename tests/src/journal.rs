@@ -173,6 +173,7 @@ mod tests {
                 fence: Some(wire::Fence { epoch: 1, term: 2, leader: 3 }),
                 job: "c/r/e/j/0".into(),
                 generation: 1,
+                pretence: None,
             })),
             ..JournalRecord::default()
         };

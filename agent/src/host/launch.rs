@@ -65,6 +65,7 @@ impl Host {
                 generation,
                 fence: Some(fence.into()),
                 job,
+                pretence: None,
             }))?;
             self.named.insert(id, generation);
             ready.push((id, wanted, config));
@@ -128,7 +129,7 @@ impl Host {
                 Some(cgroups.create(&id.to_string(), &limits).map_err(|e| lost("hold the task")(&e))?)
             }
         };
-        let wait_ms = u64::from(spec.finalization_wait_seconds) * 1000;
+        let leased = config.at_most_one;
         let launch = wire::Launch {
             level: executor::LEVEL,
             task_id: id.0,
@@ -143,6 +144,7 @@ impl Host {
                 .flat_map(|cgroup| cgroup.dirs())
                 .map(|path| path.display().to_string())
                 .collect(),
+            lease_until_boottime_ns: if leased { self.leased_until_ns } else { 0 },
         };
         write_launch(&dir, &launch).map_err(|e| lost("write what to run")(&e))?;
         let watch = self.watcher.directory(id, dir.root());
@@ -175,7 +177,7 @@ impl Host {
         task.executor = Some(executor);
         task.child = Some(child);
         task.watch = watch;
-        task.wait_ms = wait_ms;
+        task.take(&launch);
         Ok(task)
     }
 

@@ -9,60 +9,10 @@ use proto::{Fence, HostId, TaskId};
 
 use super::{Fatal, Host};
 use crate::clock;
-use crate::journal::Book;
 use crate::limits::{CONFIGS_MAX, WANTED_TASKS_MAX};
 use crate::link::Session;
 use crate::plan::{self, Action, Have, Want, Wanted};
 use crate::telemetry;
-
-/// Why a frame is not obeyed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// It names no cluster, or no fence.
-    Nameless,
-    /// Of a lower fence: a leader that was deposed.
-    Deposed,
-    /// Of another cluster, or of an older history of this one.
-    Foreign,
-}
-
-impl Refusal {
-    fn label(self) -> &'static str {
-        match self {
-            Refusal::Nameless => "nameless",
-            Refusal::Deposed => "deposed",
-            Refusal::Foreign => "foreign",
-        }
-    }
-}
-
-/// Whether a frame may be obeyed. `Ok(Some(_))`: only after this is on the disk.
-pub(super) fn admit(book: &Book, frame: &SchedulerFrame) -> Result<Option<wire::Obeyed>, Refusal> {
-    let fence = frame.fence.as_ref().map(Fence::from).ok_or(Refusal::Nameless)?;
-    if frame.cluster_id.is_empty() {
-        return Err(Refusal::Nameless);
-    }
-    let obeyed = wire::Obeyed {
-        cluster_id: frame.cluster_id.clone(),
-        lineage_id: frame.lineage_id.clone(),
-        fence: Some(fence.into()),
-        host_id: book.host_id,
-    };
-    if book.cluster_id.is_empty() {
-        return Ok(Some(obeyed));
-    }
-    if frame.lineage_id != book.lineage_id {
-        return Err(Refusal::Foreign);
-    }
-    if frame.cluster_id != book.cluster_id {
-        return if fence.epoch > book.fence.epoch { Ok(Some(obeyed)) } else { Err(Refusal::Foreign) };
-    }
-    match fence.cmp(&book.fence) {
-        std::cmp::Ordering::Less => Err(Refusal::Deposed),
-        std::cmp::Ordering::Equal => Ok(None),
-        std::cmp::Ordering::Greater => Ok(Some(obeyed)),
-    }
-}
 
 impl Host {
     pub(super) fn connected(&mut self, session: Arc<Session>) -> Result<(), Fatal> {
@@ -75,7 +25,6 @@ impl Host {
     fn greet(&mut self, session: &Session) -> Result<(), Fatal> {
         self.sync()?; // what was reported in this very turn is not on the disk yet
         let book = self.journal.book();
-        let fence = (!book.cluster_id.is_empty()).then(|| book.fence.into());
         // A task whose executor has not said a word yet is here all the same.
         let silent = |id: &TaskId| wire::TaskReport {
             task_id: id.0,
@@ -83,13 +32,9 @@ impl Host {
             ..Default::default()
         };
         session.greet(wire::Hello {
-            cluster_id: book.cluster_id.clone(),
-            lineage_id: book.lineage_id.clone(),
-            fence,
-            identity: Some(book.identity.clone()),
             spec: Some(self.setup.spec.clone()),
-            session: session.id(),
             tasks: book.tasks.iter().map(|(id, e)| e.report.clone().unwrap_or_else(|| silent(id))).collect(),
+            ..book.hello()
         });
         self.sent = book.sequence;
         self.moved_at = Instant::now();
@@ -114,7 +59,7 @@ impl Host {
             }
             _ => {}
         }
-        match admit(self.journal.book(), &frame) {
+        match self.journal.book().admit(&frame) {
             Err(why) => {
                 let fence = frame.fence.as_ref().map(Fence::from).unwrap_or_default();
                 let book = self.journal.book();
@@ -139,6 +84,9 @@ impl Host {
             Ok(None) => {}
         }
         session.mark_valid();
+        if let Some(until_ns) = session.leased_until_ns(frame.echo.as_ref()) {
+            self.leased_until_ns = self.leased_until_ns.max(until_ns);
+        }
         match frame.body {
             Some(Body::Welcome(welcome)) => self.welcome(welcome.host_id),
             Some(Body::Acknowledged(acknowledged)) => {
@@ -332,50 +280,5 @@ impl Host {
         }
         self.changed = true;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_may_command() {
-        let fence = |epoch, term, leader| Fence { epoch, term, leader };
-        let empty = Book::default();
-        let book = Book {
-            cluster_id: "c".into(),
-            lineage_id: "l".into(),
-            fence: fence(5, 3, 2),
-            host_id: 9,
-            ..Book::default()
-        };
-        let refused = |why| Err(why);
-        for (book, cluster, lineage, fence, want) in [
-            (&empty, "c", "l", fence(1, 1, 1), Ok(true)),
-            (&empty, "", "l", fence(1, 1, 1), refused(Refusal::Nameless)),
-            (&book, "c", "l", fence(5, 3, 2), Ok(false)),
-            (&book, "c", "l", fence(5, 3, 3), Ok(true)),
-            (&book, "c", "l", fence(5, 4, 1), Ok(true)),
-            (&book, "c", "l", fence(6, 1, 1), Ok(true)),
-            (&book, "c", "l", fence(5, 3, 1), refused(Refusal::Deposed)),
-            (&book, "c", "l", fence(5, 2, 9), refused(Refusal::Deposed)),
-            (&book, "c", "l", fence(4, 9, 9), refused(Refusal::Deposed)),
-            (&book, "c", "m", fence(9, 9, 9), refused(Refusal::Foreign)),
-            (&book, "d", "l", fence(6, 1, 1), Ok(true)),
-            (&book, "d", "l", fence(5, 9, 9), refused(Refusal::Foreign)),
-            (&book, "d", "m", fence(6, 1, 1), refused(Refusal::Foreign)),
-        ] {
-            let frame = SchedulerFrame {
-                cluster_id: cluster.into(),
-                lineage_id: lineage.into(),
-                fence: Some(fence.into()),
-                ..Default::default()
-            };
-            let got = admit(book, &frame).map(|obeyed| obeyed.is_some());
-            assert_eq!(got, want, "{cluster} {lineage} {fence}");
-        }
-        let nameless = SchedulerFrame { cluster_id: "c".into(), ..Default::default() };
-        assert_eq!(admit(&book, &nameless), Err(Refusal::Nameless));
     }
 }

@@ -56,7 +56,7 @@ impl Host {
             Some(Claim::Executor(executor)) => Some(executor),
             Some(Claim::Abandoned) | None => known,
         };
-        task.wait_ms = launch::read(&dir).map_or(0, |launch| wait_ms(&launch));
+        task.take(&launch::read(&dir).unwrap_or_default());
         let rebooted = task.executor.as_ref().is_some_and(|executor| executor.boot_id != self.boot_id);
         if task.executor.as_ref().is_some_and(identity::is_alive) {
             task.watch = self.watcher.directory(id, dir.root());
@@ -138,7 +138,7 @@ impl Host {
             }))?;
             let cgroup = self.setup.cgroups.as_ref().map(|cgroups| cgroups.open(&id.to_string()));
             let mut task = Task::new(dir.clone(), cgroup);
-            task.wait_ms = wait_ms(&launch);
+            task.take(&launch);
             task.watch = self.watcher.directory(id, dir.root());
             if let Some(executor) = &executor {
                 self.watcher.process(id, executor);
@@ -184,9 +184,4 @@ impl Host {
         }
         Ok(())
     }
-}
-
-fn wait_ms(launch: &wire::Launch) -> u64 {
-    let spec = launch.config.as_ref().and_then(|config| config.task.as_ref());
-    spec.map_or(0, |spec| u64::from(spec.finalization_wait_seconds) * 1000)
 }

@@ -42,6 +42,10 @@ pub(super) struct Task {
     pub(super) child: Option<Child>,
     pub(super) watch: Option<i32>,
     pub(super) wait_ms: u64,
+    /// Whether at most one copy of it may live, so that its executor holds a lease.
+    pub(super) leased: bool,
+    /// Unless it is revocable, and so lends nothing.
+    pub(super) reserved: Option<wire::Resources>,
     pub(super) killing: Option<Killing>,
     /// Why it must end, whatever is wanted.
     pub(super) doomed: Option<&'static str>,
@@ -75,6 +79,8 @@ impl Task {
             child: None,
             watch: None,
             wait_ms: 0,
+            leased: false,
+            reserved: None,
             killing: None,
             doomed: None,
             phase: Phase::Running,
@@ -83,6 +89,15 @@ impl Task {
             read_bytes: 0,
             spoke: false,
         }
+    }
+
+    /// What is to be known of it all the time, from what its executor was told.
+    pub(super) fn take(&mut self, launch: &wire::Launch) {
+        let Some(config) = &launch.config else { return };
+        let Some(spec) = &config.task else { return };
+        self.wait_ms = u64::from(spec.finalization_wait_seconds) * 1000;
+        self.leased = config.at_most_one;
+        self.reserved = spec.resources.filter(|_| config.tier != "revocable");
     }
 
     /// A task whose executor is known to be gone.

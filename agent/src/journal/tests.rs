@@ -6,7 +6,13 @@ use super::*;
 
 fn intent(task: u64, generation: u64) -> Body {
     let fence = Some(Fence { epoch: 1, term: 2, leader: 3 }.into());
-    Body::Intent(wire::LaunchIntent { task_id: task, generation, fence, job: "c/r/e/j/0".into() })
+    Body::Intent(wire::LaunchIntent {
+        task_id: task,
+        generation,
+        fence,
+        job: "c/r/e/j/0".into(),
+        pretence: None,
+    })
 }
 
 fn report(task: u64, status: Status, sequence: u64) -> Body {

@@ -119,8 +119,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let taken = Directory::take(&root.path().join("new/dir")).unwrap();
         assert!(Directory::take(taken.path()).unwrap_err().what.contains("another `borealis dev`"));
-        let settings =
-            Settings { cluster: "c".into(), replicas: 1, agents: 0, base_port: 9000, formed: true };
+        let settings = Settings {
+            cluster: "c".into(),
+            replicas: 1,
+            agents: 0,
+            simulated: false,
+            base_port: 9000,
+            formed: true,
+        };
         assert_eq!(taken.settings().unwrap(), None);
         taken.keep_settings(&settings).unwrap();
         let path = taken.path().to_owned();

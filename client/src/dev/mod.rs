@@ -83,7 +83,10 @@ impl Cluster<'_> {
         let agents = self.agents();
         let forming = async {
             formation::form(&self.context, &self.settings, deadline).await?;
-            formation::agents(&self.context, &self.settings, &agents, deadline).await
+            let hosts = agents.iter().flat_map(|(name, dir)| {
+                self.settings.hosts_of(name).into_iter().map(|host| (host, dir.clone()))
+            });
+            formation::agents(&self.context, &self.settings, &hosts.collect::<Vec<_>>(), deadline).await
         };
         tokio::select! {
             formed = forming => formed.map_err(|error| self.with_logs(error))?,
@@ -205,6 +208,9 @@ impl Cluster<'_> {
                 }
                 Role::Agent => {
                     value["address"] = json!(child.address);
+                    if self.settings.simulated {
+                        value["simulated"] = json!(self.settings.agents);
+                    }
                     agents.push(value);
                 }
             }
@@ -228,18 +234,39 @@ impl Cluster<'_> {
             let (name, pid) = (&child.member.name, child.pid.unwrap_or_default());
             text.push_str(&format!("  {name:<12} http://{address:<16}  pid {pid}\n"));
         }
+        let agents = self.settings.agents;
+        if self.settings.simulated && agents > 0 {
+            text.push_str(&format!(
+                "\nThe process `agents` speaks for {agents} simulated hosts, agent-0 to agent-{}: their tasks ONLY PRETEND \
+                 to run.\nEach has 16 cores, 64 GiB and the attributes rack (two hosts each), zone, kind and year.\n",
+                agents - 1
+            ));
+        }
         if let Some(leader) = leader {
             text.push_str(&format!("\n{} leads. ", NodeId(leader)));
         }
         text.push_str("Try next, in another terminal:\n\n");
-        let key = format!("{cluster}/www-data/prod/hello_world");
         if self.settings.api_addresses() != ["127.0.0.1:8081", "127.0.0.1:8082", "127.0.0.1:8083"] {
             text.push_str(&format!("  export BOREALIS_ADDR={}\n", self.settings.api_addresses().join(",")));
         }
-        text.push_str(&format!("  borealis job create {key} examples/hello_world.aurora --wait\n"));
-        text.push_str(&format!("  borealis job status {key}\n"));
-        text.push_str(&format!("  borealis task logs {key}/0\n"));
-        text.push_str("  borealis cluster status\n");
+        let key = |name: &str| format!("{cluster}/www-data/prod/{name}");
+        let lines = match self.settings.simulated {
+            false => vec![
+                format!("job create {} examples/hello_world.aurora --wait", key("hello_world")),
+                format!("job status {}", key("hello_world")),
+                format!("task logs {}/0", key("hello_world")),
+                "cluster status".to_owned(),
+            ],
+            true => vec![
+                "host list".to_owned(),
+                format!("job create {} examples/spread.aurora --wait", key("spread")),
+                format!("job status {}", key("spread")),
+                format!("job add {}/0 20; borealis job why {}", key("spread"), key("spread")),
+                "host drain agent-0 agent-1 --wait; borealis host status agent-0".to_owned(),
+                "host activate agent-0 agent-1".to_owned(),
+            ],
+        };
+        lines.iter().for_each(|line| text.push_str(&format!("  borealis {line}\n")));
         text.push_str("\nKill -9 any of these processes and look again. Ctrl-C stops everything.");
         text
     }

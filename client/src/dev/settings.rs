@@ -10,6 +10,10 @@ use crate::addresses::{DEV_CLUSTER, DEV_PORT};
 use crate::arguments::Dev;
 use crate::error::{Error, Kind};
 
+/// Agents that are processes of their own.
+const AGENTS_MAX: u16 = 64;
+/// Simulated hosts are called so, with a number from 0.
+const SIMULATED: &str = "agent";
 /// Raft ports lie this much above API ports.
 const RAFT_PORT_OFFSET: u16 = 10;
 
@@ -22,6 +26,9 @@ pub(crate) struct Settings {
     pub(crate) replicas: u16,
     /// Agents.
     pub(crate) agents: u16,
+    /// Whether one process speaks for all agents, whose tasks only pretend to run.
+    #[serde(default)]
+    pub(crate) simulated: bool,
     /// API port of the first replica.
     pub(crate) base_port: u16,
     /// Every replica has joined: the cluster is never initialised again.
@@ -31,6 +38,16 @@ pub(crate) struct Settings {
 impl Settings {
     /// Those of the directory, or of the command line where there are none yet. What was said must not contradict.
     pub(crate) fn choose(kept: Option<Settings>, dev: &Dev, cluster: Option<&str>) -> Result<Self, Error> {
+        let chosen = Self::choose_any(kept, dev, cluster)?;
+        if !chosen.simulated && chosen.agents > AGENTS_MAX {
+            let what = format!("--agents {} is more than {AGENTS_MAX} processes", chosen.agents);
+            return Err(Error::new(Kind::InvalidParameter, what)
+                .hint("with --simulated, in a new --dir, one process speaks for all of them"));
+        }
+        Ok(chosen)
+    }
+
+    fn choose_any(kept: Option<Settings>, dev: &Dev, cluster: Option<&str>) -> Result<Self, Error> {
         let Some(kept) = kept else {
             let cluster = cluster.unwrap_or(DEV_CLUSTER);
             proto::job_key::check_part("--cluster", cluster)?;
@@ -38,6 +55,7 @@ impl Settings {
                 cluster: cluster.to_owned(),
                 replicas: dev.replicas.unwrap_or(3),
                 agents: dev.agents.unwrap_or(2),
+                simulated: dev.simulated,
                 base_port: dev.base_port.unwrap_or(DEV_PORT),
                 formed: false,
             });
@@ -56,7 +74,25 @@ impl Settings {
         if let Some(said) = dev.base_port.filter(|said| *said != kept.base_port) {
             return contradicts("base-port", &said, &kept.base_port);
         }
+        if dev.simulated && !kept.simulated {
+            return contradicts("simulated", &"asks for hosts that pretend", &"real ones");
+        }
+        if let Some(said) = dev.agents.filter(|said| kept.simulated && *said < kept.agents) {
+            return contradicts(
+                "agents",
+                &said,
+                &format!("{} simulated ones, of which none can go", kept.agents),
+            );
+        }
         Ok(Settings { agents: dev.agents.unwrap_or(kept.agents), ..kept })
+    }
+
+    /// Names of the hosts that the agent called `member` speaks for.
+    pub(crate) fn hosts_of(&self, member: &str) -> Vec<String> {
+        match self.simulated {
+            true => (0..self.agents).map(|index| format!("{SIMULATED}-{index}")).collect(),
+            false => vec![member.to_owned()],
+        }
     }
 
     /// API addresses of all replicas.
@@ -145,6 +181,19 @@ pub(crate) fn members(
         members.push(member(name, Role::Replica { api, raft }, "borealis-scheduler", arguments));
     }
     let agents = u64::from(settings.agents);
+    if settings.simulated && agents > 0 {
+        let name = "agents".to_owned();
+        let arguments = words(&[
+            ("--dir", dir.join(&name).into()),
+            ("--name", SIMULATED.into()),
+            ("--simulated", agents.to_string().into()),
+            ("--schedulers", settings.api_addresses().join(",").into()),
+            ("--http", local(0).into()),
+            ("--ports", format!("{first_port}-{last_port}").into()),
+        ]);
+        members.push(member(name, Role::Agent, "borealis-agent", arguments));
+        return Ok(members);
+    }
     let ports = u64::from(last_port - first_port) + 1;
     if ports < agents {
         return Err(Error::new(
@@ -198,6 +247,7 @@ mod tests {
             dir: "/d".into(),
             replicas,
             agents,
+            simulated: false,
             profile: "lan".into(),
             base_port,
             task_ports: "31000-31999".into(),
@@ -223,6 +273,29 @@ mod tests {
         assert_eq!(again(dev(None, None, Some(8081)), None), Err(6));
         assert_eq!(again(dev(None, None, None), Some("west")), Err(6));
         assert_eq!(Settings::choose(None, &dev(None, None, None), Some("a/b")).unwrap_err().exit_code(), 6);
+        assert_eq!(again(dev(None, Some(65), None), None), Err(6));
+    }
+
+    #[test]
+    fn one_process_speaks_for_simulated_agents() {
+        let simulated = |agents| Dev { simulated: true, ..dev(Some(1), agents, None) };
+        let settings = Settings::choose(None, &simulated(Some(200)), None).unwrap();
+        let machine = Machine { cpu_milli: 2_000, ram_mib: 3_000, disk_mib: 30_000 };
+        let members = members(&settings, Path::new("/d"), "fast", (31_000, 31_009), machine).unwrap();
+        let said: Vec<_> = members[1].arguments.iter().map(|word| word.to_string_lossy()).collect();
+        expect_test::expect![[
+            r#"--dir /d/agents --name agent --simulated 200 --schedulers 127.0.0.1:8081 --http 127.0.0.1:0 --ports 31000-31009"#
+        ]]
+        .assert_eq(&said.join(" "));
+        assert_eq!((members.len(), settings.hosts_of("agents")[199].as_str()), (2, "agent-199"));
+        // Taken up again: they stay simulated, and none of them can go.
+        let again =
+            |dev: &Dev| Settings::choose(Some(settings.clone()), dev, None).map_err(|e| e.exit_code());
+        assert_eq!(again(&dev(None, None, None)), Ok(settings.clone()));
+        assert_eq!(again(&simulated(Some(300))).map(|s| s.agents), Ok(300));
+        assert_eq!(again(&simulated(Some(100))), Err(6));
+        let real = Settings { simulated: false, agents: 2, ..settings.clone() };
+        assert!(Settings::choose(Some(real), &simulated(None), None).is_err());
     }
 
     #[test]

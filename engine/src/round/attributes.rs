@@ -1,4 +1,5 @@
-//! Hosts by attribute: posting lists for value constraints, columns of value numbers for limits.
+//! Hosts by attribute: sets of hosts per value for value constraints, columns of value numbers for limits. They are kept
+//! while hosts change, so that a group is matched with a few operations on sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +10,62 @@ use crate::state::host::HostSpec;
 /// No value.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// A value of more hosts than this is a set of bits.
+const FEW: usize = 1_024;
+
+/// The hosts that have a value.
+#[derive(Clone, Debug)]
+enum Posting {
+    /// In order.
+    Few(Vec<u32>),
+    Many(Bits),
+}
+
+impl Posting {
+    fn enter(&mut self, slot: usize) {
+        match self {
+            Posting::Few(slots) => {
+                if let Err(at) = slots.binary_search(&(slot as u32)) {
+                    slots.insert(at, slot as u32);
+                }
+                if slots.len() > FEW {
+                    let mut bits = Bits::default();
+                    slots.iter().for_each(|&slot| bits.include(slot as usize));
+                    *self = Posting::Many(bits);
+                }
+            }
+            Posting::Many(bits) => bits.include(slot),
+        }
+    }
+
+    fn leave(&mut self, slot: usize) {
+        match self {
+            Posting::Few(slots) => {
+                if let Ok(at) = slots.binary_search(&(slot as u32)) {
+                    slots.remove(at);
+                }
+            }
+            Posting::Many(bits) => bits.set(slot, false),
+        }
+    }
+
+    fn add_to(&self, hosts: &mut Bits) {
+        match self {
+            Posting::Few(slots) => slots.iter().for_each(|&slot| hosts.set(slot as usize, true)),
+            Posting::Many(bits) => hosts.unite(bits),
+        }
+    }
+}
+
 /// One attribute over all hosts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attribute {
     numbers: BTreeMap<String, u32>,
-    postings: Vec<BTreeSet<u32>>,
+    /// Per value: the number that it is, if it is one.
+    parsed: Vec<Option<i64>>,
+    postings: Vec<Posting>,
+    /// The hosts that have any value.
+    valued: Bits,
     /// Per slot: the number of the host's first value.
     first: Vec<u32>,
     /// Slots with several values: the others.
@@ -44,13 +96,15 @@ impl Attribute {
         }
         let number = self.postings.len() as u32;
         self.numbers.insert(value.to_owned(), number);
-        self.postings.push(BTreeSet::new());
+        self.parsed.push(value.parse().ok());
+        self.postings.push(Posting::Few(Vec::new()));
         number
     }
 
     fn enter(&mut self, slot: usize, value: &str) {
         let number = self.number(value);
-        self.postings[number as usize].insert(slot as u32);
+        self.postings[number as usize].enter(slot);
+        self.valued.include(slot);
         if self.first.len() <= slot {
             self.first.resize(slot + 1, NONE);
         }
@@ -64,8 +118,9 @@ impl Attribute {
     fn clear(&mut self, slot: usize) {
         let numbers: Vec<u32> = self.of(slot).collect();
         for number in numbers {
-            self.postings[number as usize].remove(&(slot as u32));
+            self.postings[number as usize].leave(slot);
         }
+        self.valued.set(slot, false);
         if let Some(first) = self.first.get_mut(slot) {
             *first = NONE;
         }
@@ -107,30 +162,20 @@ impl Attributes {
 
     /// Narrows `hosts` to those on which the constraint may hold (counts of limits aside).
     pub(super) fn narrow(&self, constraint: &Constraint, hosts: &mut Bits) {
-        let attribute = self.by_name.get(&constraint.attribute);
         let mut have = Bits::empty(hosts.len());
-        if let Some(attribute) = attribute {
+        if let Some(attribute) = self.by_name.get(&constraint.attribute) {
+            let postings = &attribute.postings;
             match &constraint.rule {
                 Rule::Value { values, .. } => {
                     let numbers = values.iter().filter_map(|value| attribute.numbers.get(value));
-                    for &number in numbers {
-                        attribute.postings[number as usize]
-                            .iter()
-                            .for_each(|&slot| have.set(slot as usize, true));
-                    }
+                    numbers.for_each(|&number| postings[number as usize].add_to(&mut have));
                 }
                 Rule::Compare { comparison, number } => {
-                    for (value, &at) in &attribute.numbers {
-                        if value.parse().is_ok_and(|value| comparison.holds(value, *number)) {
-                            let slots = &attribute.postings[at as usize];
-                            slots.iter().for_each(|&slot| have.set(slot as usize, true));
-                        }
-                    }
+                    let holds = |value: &Option<i64>| value.is_some_and(|v| comparison.holds(v, *number));
+                    let suiting = attribute.parsed.iter().zip(postings).filter(|(value, _)| holds(value));
+                    suiting.for_each(|(_, posting)| posting.add_to(&mut have));
                 }
-                Rule::Limit { .. } | Rule::Exists { .. } => {
-                    let valued = attribute.first.iter().enumerate().filter(|(_, number)| **number != NONE);
-                    valued.for_each(|(slot, _)| have.set(slot, true));
-                }
+                Rule::Limit { .. } | Rule::Exists { .. } => have.unite(&attribute.valued),
             }
         }
         match &constraint.rule {
@@ -144,9 +189,39 @@ impl Attributes {
 
     /// Takes out the hosts that are dedicated, to whomever.
     pub(super) fn without_dedicated(&self, hosts: &mut Bits) {
-        let Some(attribute) = self.by_name.get("dedicated") else { return };
-        for slot in attribute.postings.iter().flatten() {
-            hosts.set(*slot as usize, false);
+        if let Some(attribute) = self.by_name.get("dedicated") {
+            hosts.subtract(&attribute.valued);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More hosts than a list takes: the sets say the same before and after.
+    #[test]
+    fn a_value_of_many_hosts_is_found_like_that_of_few() {
+        let mut attributes = Attributes::default();
+        let spec = |slot: usize| HostSpec {
+            name: format!("h{slot}").as_str().into(),
+            attributes: vec![("zone".into(), if slot % 3 == 0 { "a".into() } else { "b".into() })],
+            ..HostSpec::default()
+        };
+        let rule = |negated| Rule::Value { negated, values: vec!["a".into()] };
+        for slots in [300, 6_000] {
+            (0..slots).for_each(|slot| attributes.enter(slot, &spec(slot)));
+            for negated in [false, true] {
+                let mut all = Bits::empty(slots);
+                (0..slots).for_each(|slot| all.set(slot, true));
+                attributes.narrow(&Constraint { attribute: "zone".into(), rule: rule(negated) }, &mut all);
+                assert!(all.slots().eq((0..slots).filter(|slot| (slot % 3 == 0) != negated)));
+            }
+            (0..slots).for_each(|slot| attributes.leave(slot, &spec(slot)));
+            let mut none = Bits::empty(slots);
+            (0..slots).for_each(|slot| none.set(slot, true));
+            attributes.narrow(&Constraint { attribute: "zone".into(), rule: rule(false) }, &mut none);
+            assert_eq!(none.count(), 0);
         }
     }
 }

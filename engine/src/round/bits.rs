@@ -48,15 +48,29 @@ impl Bits {
     }
 
     pub(super) fn intersect(&mut self, other: &Bits) {
-        for (at, word) in self.words.iter_mut().enumerate() {
-            *word &= other.words.get(at).copied().unwrap_or(0);
-        }
+        let both = self.words.len().min(other.words.len());
+        self.words.iter_mut().zip(&other.words).for_each(|(word, other)| *word &= other);
+        self.words[both..].fill(0);
     }
 
     pub(super) fn subtract(&mut self, other: &Bits) {
-        for (at, word) in self.words.iter_mut().enumerate() {
-            *word &= !other.words.get(at).copied().unwrap_or(0);
+        self.words.iter_mut().zip(&other.words).for_each(|(word, other)| *word &= !other);
+    }
+
+    /// Adds what of the other is below this one's fixed number.
+    pub(super) fn unite(&mut self, other: &Bits) {
+        self.words.iter_mut().zip(&other.words).for_each(|(word, other)| *word |= other);
+        if let Some(last) = self.words.last_mut().filter(|_| !self.len.is_multiple_of(64)) {
+            *last &= (1 << (self.len % 64)) - 1;
         }
+    }
+
+    /// Adds a slot, growing where it must.
+    pub(super) fn include(&mut self, at: usize) {
+        if at >= self.len {
+            self.grow(at + 1);
+        }
+        self.set(at, true);
     }
 }
 
@@ -78,6 +92,14 @@ mod tests {
         assert!(a.has(129) && !a.has(63) && !a.has(64));
         assert!(a.count() == 1 && a.slots().eq([129]));
         assert!(of(&[0, 63, 64, 129]).slots().eq([0, 63, 64, 129]));
+        a.unite(&of(&[5, 128]));
+        assert!(a.slots().eq([5, 128, 129]));
+        let mut short = Bits::empty(10);
+        short.unite(&of(&[5, 12, 129]));
+        assert!(short.slots().eq([5]));
+        a.intersect(&short);
+        assert!(a.slots().eq([5]));
+        a.include(129);
         a.grow(500);
         assert!(a.len() == 500 && a.has(129) && !a.has(499));
     }

@@ -1,15 +1,20 @@
 //! One scheduling pass: pending groups and free hosts in, placements and reasons out. Pure.
 //!
 //! Pending tasks of one config form a group. A group is narrowed to its hosts by sets of bits, then placed in one
-//! `walk` over the hosts, fullest first, as many tasks on each as fit; `order` says whose turn it is. A group with
-//! tasks left is told `why`, and after that looks only at hosts on which something became free. What `preempt` may
-//! displace for it is looked for in State itself.
+//! `walk` along the `ranking` of hosts, fullest first, as many tasks on each as fit; `order` says whose turn it is. A
+//! group with tasks left is told `why`, and after that looks only at hosts on which something became free. What
+//! `preempt` may displace for it is looked for in State itself.
+//!
+//! What a round costs grows with what it places, not with the cluster: the ranking and the sets are kept by the view
+//! while hosts change, and of the columns a round copies only what it writes.
 
 mod attributes;
 mod bits;
 mod order;
+mod pages;
 mod place;
 pub mod preempt;
+mod ranking;
 pub mod veto;
 mod view;
 mod walk;
@@ -23,7 +28,6 @@ use proto::{JobId, TaskId};
 use crate::limits::PLACEMENTS_PER_ROUND_MAX;
 use crate::state::command::Assign;
 use crate::state::config::{ConfigHash, JobSpec};
-use crate::time::Timestamp;
 pub use order::dominant_share;
 pub use veto::{Veto, VetoKind};
 use view::Group;
@@ -96,22 +100,24 @@ impl GroupReport {
     }
 }
 
-/// Decides for at most `budget` tasks. `now` orders equal hosts, so that not all of them fill in the same order.
-pub fn round(view: &View, now: Timestamp, budget: usize) -> Round {
+/// Decides for at most `budget` tasks.
+pub fn round(view: &View, budget: usize) -> Round {
+    among(view, view.groups.values(), budget)
+}
+
+fn among<'a>(view: &'a View, groups: impl Iterator<Item = &'a Group>, budget: usize) -> Round {
     let budget = budget.min(PLACEMENTS_PER_ROUND_MAX);
     match view.stopped {
-        Some(why) => place::nothing(view, why),
-        None => place::Placing::new(view, now).run(budget),
+        Some(why) => place::nothing(groups, why),
+        None => place::Placing::new(view).run(groups, budget),
     }
 }
 
 /// What would become of a job that is not in State, if nothing else were pending: nothing changes.
-pub fn plan(view: &View, spec: &JobSpec, now: Timestamp) -> GroupReport {
-    let mut alone = view.clone();
-    alone.groups.clear();
+pub fn plan(view: &View, spec: &JobSpec) -> GroupReport {
     let pending: BTreeSet<TaskId> = (1..=u64::from(spec.instances)).map(TaskId).collect();
-    alone.groups.insert(spec.config.hash, Group::alone(spec.config.clone(), pending));
-    let mut found = round(&alone, now, PLACEMENTS_PER_ROUND_MAX).report.groups;
+    let group = Group::alone(spec.config.clone(), pending);
+    let mut found = among(view, std::iter::once(&group), PLACEMENTS_PER_ROUND_MAX).report.groups;
     match found.pop() {
         Some(report) => Arc::unwrap_or_clone(report),
         None => unreachable!("a round reports of each group"),

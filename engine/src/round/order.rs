@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::sync::Arc;
 
 use proto::Resources;
 
@@ -26,16 +25,16 @@ pub fn dominant_share(used: Resources, capacity: Resources) -> u64 {
 }
 
 /// Groups of one (tier, priority), oldest first, by role.
-type Class<'a> = BTreeMap<&'a str, VecDeque<&'a Group>>;
+type Class<'a> = BTreeMap<&'a str, VecDeque<(usize, &'a Group)>>;
 
 /// The classes in the order in which they are served.
-fn classes(view: &View) -> BTreeMap<(Tier, Reverse<i32>), Class<'_>> {
-    let mut groups: Vec<&Group> = view.groups.values().collect();
-    groups.sort_by_key(|group| (group.pending.first().copied(), group.config.hash));
+fn classes<'a>(groups: impl Iterator<Item = &'a Group>) -> BTreeMap<(Tier, Reverse<i32>), Class<'a>> {
+    let mut groups: Vec<&Group> = groups.collect();
+    groups.sort_by_cached_key(|group| (group.pending.first().copied(), group.config.hash));
     let mut classes: BTreeMap<_, Class<'_>> = BTreeMap::new();
-    for group in groups {
+    for (number, group) in groups.into_iter().enumerate() {
         let class = classes.entry((group.config.tier, Reverse(group.config.priority))).or_default();
-        class.entry(group.config.job.role.as_str()).or_default().push_back(group);
+        class.entry(group.config.job.role.as_str()).or_default().push_back((number, group));
     }
     classes
 }
@@ -48,10 +47,15 @@ pub(super) enum Turn {
     Done(Resources),
 }
 
-/// Gives turns until nobody is left; `turn` serves up to so many tasks of a group, and says what it took.
-pub(super) fn serve<'a>(view: &'a View, mut turn: impl FnMut(&'a Group, usize) -> Turn) {
-    let mut used: BTreeMap<Arc<str>, Resources> = BTreeMap::new();
-    for (_, mut class) in classes(view) {
+/// Gives turns until nobody is left; `turn` serves up to so many tasks of a group, known by its number, and says what
+/// it took.
+pub(super) fn serve<'a>(
+    view: &'a View,
+    groups: impl Iterator<Item = &'a Group>,
+    mut turn: impl FnMut(usize, &'a Group, usize) -> Turn,
+) {
+    let mut used: BTreeMap<&str, Resources> = BTreeMap::new();
+    for (_, mut class) in classes(groups) {
         let mut turns: BinaryHeap<Reverse<(u64, &str)>> = class
             .keys()
             .map(|&role| {
@@ -61,20 +65,17 @@ pub(super) fn serve<'a>(view: &'a View, mut turn: impl FnMut(&'a Group, usize) -
             .collect();
         while let Some(Reverse((_, role))) = turns.pop() {
             let Some(queue) = class.get_mut(role) else { continue };
-            let Some(&group) = queue.front() else { continue };
+            let Some(&(number, group)) = queue.front() else { continue };
             // Alone, a role needs no slices.
             let slice = if turns.is_empty() { usize::MAX } else { SLICE };
-            let (took, done) = match turn(group, slice) {
+            let (took, done) = match turn(number, group, slice) {
                 Turn::More(took) => (took, false),
                 Turn::Done(took) => (took, true),
             };
             if done {
                 queue.pop_front();
             }
-            let now = match used.get_mut(role) {
-                Some(used) => used,
-                None => used.entry(role.into()).or_insert_with(|| view.used_by(role)),
-            };
+            let now = used.entry(role).or_insert_with(|| view.used_by(role));
             *now = now.plus(took);
             if !queue.is_empty() {
                 turns.push(Reverse((dominant_share(*now, view.capacity), role)));

@@ -8,20 +8,21 @@ use proto::{Resources, TaskId};
 use super::attributes::Attribute;
 use super::bits::Bits;
 use super::order::{self, Turn};
-use super::view::{Group, View};
-use super::walk::Walk;
+use super::pages::Pages;
+use super::ranking::{Cursor, Grouping, Lane};
+use super::view::{Group, View, take};
+use super::walk::{Buckets, Walk, own_hosts, spreads};
 use super::{GroupReport, Report, Round, why};
 use crate::state::command::{Assign, Placement};
-use crate::state::config::ConfigHash;
-use crate::state::role::times;
-use crate::time::Timestamp;
+use crate::state::config::TaskConfig;
 
-/// Groups whose reasons one round counts anew. The others keep what was found earlier; their turn comes.
-const REASONS_PER_ROUND: usize = 32;
+/// Hosts that one round looks at to count reasons anew, beyond the first group's. The other groups keep what was found
+/// earlier; their turn comes.
+const REASON_HOSTS_PER_ROUND: usize = 300_000;
 
 /// A round that may not place anything.
-pub(super) fn nothing(view: &View, why: &str) -> Round {
-    let groups = view.groups.values().map(|group| {
+pub(super) fn nothing<'a>(groups: impl Iterator<Item = &'a Group>, why: &str) -> Round {
+    let groups = groups.map(|group| {
         let waiting = group.pending.len();
         Arc::new(GroupReport { waiting, reason: why.to_owned(), ..GroupReport::of(group) })
     });
@@ -33,16 +34,25 @@ pub(super) fn nothing(view: &View, why: &str) -> Round {
 /// A round in progress: what is left on each host.
 pub(super) struct Placing<'a> {
     pub(super) view: &'a View,
-    pub(super) free: Vec<Resources>,
-    pub(super) room: Vec<usize>,
+    pub(super) free: Pages<Resources>,
+    pub(super) lendable: Pages<Resources>,
+    pub(super) room: Pages<u32>,
     /// Ports given in this round.
-    pub(super) ports: BTreeMap<usize, BTreeSet<u16>>,
+    pub(super) ports: Given,
     /// What this round took of hosts on which room is kept for somebody.
     taken: BTreeMap<usize, Resources>,
-    /// Slots of open hosts, fullest first.
-    pub(super) order: Vec<u32>,
-    placements: Vec<Vec<Placement>>,
+    /// Open hosts, fullest first.
+    hosts: Lane<'a>,
+    /// The same in buckets, for groups that are spread over these attributes.
+    groupings: Vec<Grouping<'a>>,
+    grouped_by: BTreeMap<Vec<&'a str>, usize>,
+    /// What each host gets, and where in it a slot is, counted from 1.
+    assigns: Vec<(usize, Assign)>,
+    assign_of: Vec<u32>,
     together: Vec<Vec<Assign>>,
+    /// By version: the most that any host has free of those on which something became free since.
+    improved: BTreeMap<u64, Resources>,
+    /// Hosts that may still be looked at for reasons.
     reasons_left: usize,
 }
 
@@ -52,10 +62,17 @@ struct Service<'a> {
     able: Bits,
     limits: Vec<LimitCounts<'a>>,
     walk: Walk<'a>,
-    /// Only hosts on which something became free since the last fruitless try, in order.
-    only: Option<Vec<u32>>,
+    /// Tasks for which room is kept, and where.
+    kept: Vec<(TaskId, usize)>,
+    /// The next one last; no more than the round may place.
     rest: Vec<TaskId>,
     placed: usize,
+}
+
+impl Service<'_> {
+    fn waiting(&self) -> usize {
+        self.group.pending.len() - self.placed
+    }
 }
 
 /// Counts of a job's tasks for one limit constraint.
@@ -63,36 +80,20 @@ pub(super) struct LimitCounts<'a> {
     pub(super) attribute: &'a Attribute,
     pub(super) name: &'a str,
     pub(super) limit: u32,
-    counts: Vec<u32>,
+    counts: BTreeMap<u32, u32>,
 }
 
 impl LimitCounts<'_> {
     pub(super) fn allows(&self, slot: usize) -> bool {
         let mut numbers = self.attribute.of(slot);
-        numbers.all(|number| self.counts[number as usize] < self.limit)
+        numbers.all(|number| self.counts.get(&number).is_none_or(|&count| count < self.limit))
     }
 
     fn add(&mut self, slot: usize) {
         for number in self.attribute.of(slot) {
-            self.counts[number as usize] += 1;
+            *self.counts.entry(number).or_default() += 1;
         }
     }
-}
-
-/// Spreads the bits of a number, so that equal hosts have an order that differs from round to round.
-fn mix(number: u64) -> u64 {
-    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// What share of a host is free, in 1024ths, summed over cpu, ram and disk; the fullest host has the least.
-fn free_share(free: Resources, capacity: Resources) -> u64 {
-    let share = |free: u64, capacity: u64| free.saturating_mul(1024).checked_div(capacity).unwrap_or(0);
-    share(free.cpu_milli, capacity.cpu_milli)
-        + share(free.ram_mib, capacity.ram_mib)
-        + share(free.disk_mib, capacity.disk_mib)
 }
 
 /// The limits of a group, counted over hosts, what is in flight included.
@@ -124,52 +125,51 @@ fn not_yet(group: &Group, placed: usize, waiting: usize) -> Arc<GroupReport> {
 }
 
 impl<'a> Placing<'a> {
-    pub(super) fn new(view: &'a View, now: Timestamp) -> Self {
+    pub(super) fn new(view: &'a View) -> Self {
         let columns = &view.columns;
-        let salt = mix(now.0);
-        let mut ranked: Vec<(u64, u64, u32)> = columns
-            .open
-            .slots()
-            .filter_map(|slot| {
-                let id = columns.ids[slot]?;
-                let share = free_share(columns.free[slot], columns.capacity[slot]);
-                Some((share, mix(id.0 ^ salt), slot as u32))
-            })
-            .collect();
-        ranked.sort_unstable();
         Placing {
             view,
             free: columns.free.clone(),
+            lendable: columns.lendable.clone(),
             room: columns.room.clone(),
             ports: BTreeMap::new(),
             taken: BTreeMap::new(),
-            order: ranked.into_iter().map(|(_, _, slot)| slot).collect(),
-            placements: vec![Vec::new(); columns.ids.len()],
+            hosts: Lane::all(&view.ranking),
+            groupings: Vec::new(),
+            grouped_by: BTreeMap::new(),
+            assigns: Vec::new(),
+            assign_of: vec![0; columns.ids.len()],
             together: Vec::new(),
-            reasons_left: REASONS_PER_ROUND,
+            improved: BTreeMap::new(),
+            reasons_left: REASON_HOSTS_PER_ROUND,
         }
     }
 
-    /// Serves all groups in turn, for at most `budget` tasks.
-    pub(super) fn run(mut self, budget: usize) -> Round {
+    /// Serves the groups in turn, for at most `budget` tasks.
+    pub(super) fn run(mut self, groups: impl Iterator<Item = &'a Group>, budget: usize) -> Round {
         let view = self.view;
         let mut report = Report::default();
-        let mut services: BTreeMap<ConfigHash, Service<'a>> = BTreeMap::new();
-        order::serve(view, |group, slice| {
+        let mut services: Vec<Option<Service<'a>>> = Vec::new();
+        order::serve(view, groups, |number, group, slice| {
             let left = budget - report.placed;
-            if let Some(found) = self.as_before(group) {
+            if services.len() <= number {
+                services.resize_with(number + 1, || None);
+            }
+            let service = services[number].take();
+            if service.is_none()
+                && let Some(found) = self.as_before(group)
+            {
                 report.add(found);
                 return Turn::Done(Resources::default());
             }
-            let hash = group.config.hash;
             if left == 0 {
-                report.add(match services.remove(&hash) {
+                report.add(match service {
                     Some(service) => self.finish(service, false),
                     None => not_yet(group, 0, group.pending.len()),
                 });
                 return Turn::Done(Resources::default());
             }
-            let mut service = services.remove(&hash).unwrap_or_else(|| self.begin(group));
+            let mut service = service.unwrap_or_else(|| self.begin(group, left));
             let before = service.placed;
             let exhausted = if group.config.all_or_nothing {
                 self.serve_together(&mut service, left)
@@ -178,69 +178,99 @@ impl<'a> Placing<'a> {
             };
             let placed = service.placed - before;
             report.placed += placed;
-            let took = times(group.config.demand, placed as u32);
+            let took = group.config.demand.times(placed as u32);
             // Every further turn places something, so turns end.
-            if !exhausted && placed > 0 && placed < left && !service.rest.is_empty() {
-                services.insert(hash, service);
+            if !exhausted && placed > 0 && placed < left && service.waiting() > 0 {
+                services[number] = Some(service);
                 return Turn::More(took);
             }
             report.add(self.finish(service, exhausted));
             Turn::Done(took)
         });
-        let slots = self.placements.into_iter().enumerate().filter(|(_, placements)| !placements.is_empty());
-        let assigns = slots
-            .filter_map(|(slot, placements)| Some(Assign { host: view.columns.ids[slot]?, placements }))
-            .collect();
+        self.assigns.sort_unstable_by_key(|(slot, _)| *slot);
+        let assigns = self.assigns.into_iter().map(|(_, assign)| assign).collect();
         Round { assigns, together: self.together, report }
     }
 
     /// What was found when the group was tried last, if nothing that matters to it became better since.
     fn as_before(&mut self, group: &Group) -> Option<Arc<GroupReport>> {
         let (version, report) = group.tried.as_ref()?;
-        let mut improved = self.view.improved_since(*version);
-        let demand = group.config.demand;
-        let better = |slot: usize| demand.fits_in(&self.free[slot]) || self.view.keeps_room(slot, group);
-        if improved.any(better) {
+        let (view, demand) = (self.view, group.config.demand);
+        let (free, lendable) = (&self.free, &self.lendable);
+        let most = *self.improved.entry(*version).or_insert_with(|| {
+            let rooms = view.improved_since(*version).map(|slot| free[slot].plus(lendable[slot]));
+            rooms.fold(Resources::default(), Resources::max)
+        });
+        let roomy = demand.fits_in(&most) || !view.reserved.is_empty();
+        let better = |slot: usize| {
+            demand.fits_in(&free_for(free, lendable, slot, &group.config)) || view.keeps_room(slot, group)
+        };
+        if roomy && view.improved_since(*version).any(better) {
             return None;
         }
-        if self.view.version == *version || self.reasons_left == 0 {
+        if view.version == *version || self.reasons_left == 0 {
             // What became pending since then fares alike.
             let report =
                 GroupReport { placed: 0, waiting: group.pending.len(), ..GroupReport::clone(report) };
             return Some(Arc::new(report));
         }
-        self.reasons_left -= 1;
-        let limits = limits(self.view, group);
-        let report = why::count(self, group, &able(self.view, group), &limits);
+        let limits = limits(view, group);
+        let report = self.reasons(group, &able(view, group), &limits);
         Some(Arc::new(GroupReport { waiting: group.pending.len(), ..report }))
     }
 
-    fn begin(&self, group: &'a Group) -> Service<'a> {
+    fn reasons(&mut self, group: &Group, able: &Bits, limits: &[LimitCounts<'_>]) -> GroupReport {
+        self.reasons_left = self.reasons_left.saturating_sub(1 + able.count() as usize);
+        why::count(self, group, able, limits)
+    }
+
+    fn begin(&mut self, group: &'a Group, budget: usize) -> Service<'a> {
         let able = able(self.view, group);
-        let walk = Walk::new(self.view, group, &able, &self.order);
-        let only = group.tried.as_ref().map(|(version, _)| {
-            let mut slots: Vec<u32> = self.view.improved_since(*version).map(|slot| slot as u32).collect();
-            slots.sort_unstable_by_key(|&slot| {
-                free_share(self.view.columns.free[slot as usize], self.view.columns.capacity[slot as usize])
-            });
-            slots
-        });
-        // Preferences and spreads look at all hosts, as if for the first time.
-        let only = only.filter(|_| matches!(walk, Walk::Straight { .. }));
-        let mut rest: Vec<TaskId> = group.pending.iter().rev().copied().collect();
-        rest.shrink_to_fit();
-        Service { group, able, limits: limits(self.view, group), walk, only, rest, placed: 0 }
+        let walk = self.walk(group, &able);
+        let most = if group.config.all_or_nothing { usize::MAX } else { budget };
+        let mut rest: Vec<TaskId> = group.pending.iter().take(most).copied().collect();
+        rest.reverse();
+        let kept = self.view.kept_for(group).into_iter().filter(|(_, slot)| able.has(*slot)).collect();
+        Service { group, able, limits: limits(self.view, group), walk, kept, rest, placed: 0 }
+    }
+
+    fn walk(&mut self, group: &'a Group, able: &Bits) -> Walk<'a> {
+        let view = self.view;
+        let tentative = group.config.all_or_nothing;
+        let cursor = Cursor::new(tentative);
+        let spreads = spreads(view, &group.config);
+        // Preferences and spreads look at all hosts, as if for the first time. A gang may need others than those on
+        // which something became free.
+        let tried = group.tried.as_ref().filter(|_| !tentative && group.config.preferences.is_empty());
+        let own = match tried {
+            Some((version, _)) if spreads.is_empty() => Some(view.ranked(view.improved_since(*version))),
+            _ => own_hosts(view, group, able),
+        };
+        match own {
+            Some(hosts) if spreads.is_empty() => Walk::Own(Lane::some(hosts), cursor),
+            Some(hosts) => Walk::Spread(Buckets::own(view, group, &spreads, hosts)),
+            None if spreads.is_empty() => Walk::All(cursor),
+            None => {
+                let names = spreads.iter().map(|(spread, _)| spread.attribute.as_str()).collect();
+                let at = *self.grouped_by.entry(names).or_insert_with(|| {
+                    let attributes: Vec<&Attribute> = spreads.iter().map(|(_, of)| *of).collect();
+                    self.groupings.push(Grouping::shared(&attributes, &view.ranking, &self.free));
+                    self.groupings.len() - 1
+                });
+                Walk::Spread(Buckets::shared(view, group, &spreads, able, &self.groupings, at))
+            }
+        }
     }
 
     /// Places up to `budget` tasks; gives back whether the hosts are exhausted for this group.
     fn serve(&mut self, service: &mut Service<'a>, budget: usize) -> bool {
         let mut left = budget;
-        self.serve_reserved(service, &mut left);
+        self.serve_kept(service, &mut left);
         while left > 0 && !service.rest.is_empty() {
             let Some((slot, ports)) = self.next_host(service) else { return true };
             let Some(task) = service.rest.pop() else { break };
             self.take(service, slot, &ports);
-            self.placements[slot].push(Placement { task, ports });
+            self.assign(slot, Placement { task, ports });
             service.placed += 1;
             left -= 1;
         }
@@ -248,20 +278,16 @@ impl<'a> Placing<'a> {
     }
 
     /// Tasks for which room is kept go there, if it is free by now.
-    fn serve_reserved(&mut self, service: &mut Service<'a>, left: &mut usize) {
-        let view = self.view;
-        if view.reserved.is_empty() {
+    fn serve_kept(&mut self, service: &mut Service<'a>, left: &mut usize) {
+        if service.kept.is_empty() {
             return;
         }
+        let view = self.view;
         let demand = service.group.config.demand;
-        let kept: Vec<(TaskId, usize)> = service
-            .rest
-            .iter()
-            .filter_map(|task| Some((*task, view.slot_of_reserved(*task)?)))
-            .filter(|(_, slot)| service.able.has(*slot))
-            .take(*left)
-            .collect();
-        for (task, slot) in kept {
+        let mut placed = BTreeSet::new();
+        while *left > 0
+            && let Some((task, slot)) = service.kept.pop()
+        {
             let columns = &view.columns;
             let taken = self.taken.get(&slot).copied().unwrap_or_default();
             let others = columns.reserved[slot].minus_or_zero(demand);
@@ -270,16 +296,26 @@ impl<'a> Placing<'a> {
             if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
                 continue;
             }
-            let Some(ports) = self.free_ports(slot, service.group.config.ports.len()) else { continue };
+            let Some(ports) = free_ports(view, &self.ports, slot, &service.group.config) else { continue };
             // The room is kept already: for others nothing changes but ports and the count of tasks.
-            let free = self.free[slot];
+            let free = (self.free[slot], self.lendable[slot]);
             self.take(service, slot, &ports);
-            self.free[slot] = free;
-            self.placements[slot].push(Placement { task, ports });
-            service.rest.retain(|other| *other != task);
-            service.placed += 1;
+            (self.free[slot], self.lendable[slot]) = free;
+            self.assign(slot, Placement { task, ports });
+            placed.insert(task);
             *left -= 1;
         }
+        service.placed += placed.len();
+        service.rest.retain(|task| !placed.contains(task));
+    }
+
+    fn assign(&mut self, slot: usize, placement: Placement) {
+        if self.assign_of[slot] == 0 {
+            let Some(host) = self.view.columns.ids[slot] else { return };
+            self.assigns.push((slot, Assign { host, placements: Vec::new() }));
+            self.assign_of[slot] = self.assigns.len() as u32;
+        }
+        self.assigns[self.assign_of[slot] as usize - 1].1.placements.push(placement);
     }
 
     /// All tasks of the group or none.
@@ -289,8 +325,6 @@ impl<'a> Placing<'a> {
             return false;
         }
         let mut made: Vec<(usize, Placement)> = Vec::new();
-        // Another host than those that improved may be needed for the others.
-        service.only = None;
         while let Some((slot, ports)) = self.next_host(service) {
             let Some(task) = service.rest.pop() else { break };
             self.take(service, slot, &ports);
@@ -312,64 +346,81 @@ impl<'a> Placing<'a> {
             return false;
         }
         for (slot, placement) in made.into_iter().rev() {
-            self.give_back(service.group.config.demand, slot, &placement.ports);
+            self.give_back(&service.group.config, slot, &placement.ports);
             service.rest.push(placement.task);
         }
         true
     }
 
-    fn next_host(&self, service: &mut Service<'a>) -> Option<(usize, Vec<u16>)> {
-        let Service { group, able, limits, walk, only, .. } = service;
-        let (demand, ports) = (group.config.demand, group.config.ports.len());
+    fn next_host(&mut self, service: &mut Service<'a>) -> Option<(usize, Vec<u16>)> {
+        let Service { group, able, limits, walk, .. } = service;
+        let Placing { view, free, lendable, room, ports, hosts, groupings, .. } = self;
+        let config = &*group.config;
+        // What is lent is not counted along the way: a revocable task looks at each host.
+        let need = if config.is_revocable() { Resources::default() } else { config.demand };
         let mut found = None;
         let mut takes = |slot: usize| {
-            if !demand.fits_in(&self.free[slot]) || !able.has(slot) || self.room[slot] == 0 {
+            let fits = config.demand.fits_in(&free_for(free, lendable, slot, config));
+            if !fits || !able.has(slot) || room[slot] == 0 || !limits.iter().all(|limit| limit.allows(slot)) {
                 return false;
             }
-            if !limits.iter().all(|limit| limit.allows(slot)) {
-                return false;
-            }
-            found = self.free_ports(slot, ports);
+            found = free_ports(view, ports, slot, config);
             found.is_some()
         };
-        let slot = match only {
-            Some(hosts) => hosts.iter().map(|&slot| slot as usize).find(|&slot| takes(slot)),
-            None => walk.next(&self.order, takes),
+        let slot = match walk {
+            Walk::All(cursor) => hosts.next(cursor, &need, free, takes),
+            Walk::Own(hosts, cursor) => hosts.next(cursor, &need, free, takes),
+            Walk::Spread(buckets) => buckets.next(groupings, config.all_or_nothing, |hosts, cursor| {
+                hosts.next(cursor, &need, free, &mut takes)
+            }),
         }?;
         Some((slot, found?))
     }
 
-    /// The lowest free ports of a host; `None` when there are too few.
-    fn free_ports(&self, slot: usize, count: usize) -> Option<Vec<u16>> {
-        if count == 0 {
-            return Some(Vec::new());
-        }
-        let (used, taken) = (&self.view.columns.ports[slot], self.ports.get(&slot));
-        let in_use = |port| used.contains(&port) || taken.is_some_and(|taken| taken.contains(&port));
-        let ports: Vec<u16> = self.view.columns.specs[slot].free_ports(in_use).take(count).collect();
-        (ports.len() == count).then_some(ports)
+    /// What a host has left in this round for tasks of a config.
+    pub(super) fn free_for(&self, slot: usize, config: &TaskConfig) -> Resources {
+        free_for(&self.free, &self.lendable, slot, config)
+    }
+
+    /// Whether a port of a host has been given, in this round too.
+    pub(super) fn is_taken(&self, slot: usize, port: u16) -> bool {
+        is_taken(self.view, &self.ports, slot, port)
     }
 
     fn take(&mut self, service: &mut Service<'a>, slot: usize, ports: &[u16]) {
-        let demand = service.group.config.demand;
-        self.free[slot] = self.free[slot].minus_or_zero(demand);
+        let config = &service.group.config;
+        let demand = config.demand;
+        take(config, &mut self.free[slot], &mut self.lendable[slot]);
         self.room[slot] -= 1;
-        if !ports.is_empty() {
-            self.ports.entry(slot).or_default().extend(ports);
+        if !ports.is_empty() || !config.static_ports.is_empty() {
+            let fixed = config.static_ports.iter().map(|(_, port)| port);
+            self.ports.entry(slot).or_default().extend(ports.iter().chain(fixed));
         }
         if self.view.columns.reserved[slot] != Resources::default() {
             let taken = self.taken.entry(slot).or_default();
             *taken = taken.plus(demand);
         }
         service.limits.iter_mut().for_each(|limit| limit.add(slot));
-        service.walk.placed(slot);
+        if let Walk::Spread(buckets) = &mut service.walk {
+            buckets.placed(slot);
+        }
     }
 
-    fn give_back(&mut self, demand: Resources, slot: usize, ports: &[u16]) {
-        self.free[slot] = self.free[slot].plus(demand);
+    fn give_back(&mut self, config: &TaskConfig, slot: usize, ports: &[u16]) {
+        let demand = config.demand;
+        if config.is_revocable() {
+            // Never more than was there: what is lent and what is free count together for it.
+            let (free, lendable) = (self.view.columns.free[slot], self.view.columns.lendable[slot]);
+            let missing = free.minus_or_zero(self.free[slot]).min(demand);
+            self.free[slot] = self.free[slot].plus(missing);
+            self.lendable[slot] = self.lendable[slot].plus(demand.minus_or_zero(missing)).min(lendable);
+        } else {
+            self.free[slot] = self.free[slot].plus(demand);
+        }
         self.room[slot] += 1;
         if let Some(taken) = self.ports.get_mut(&slot) {
-            taken.retain(|port| !ports.contains(port));
+            let fixed = |port: &u16| config.static_ports.iter().any(|(_, fixed)| fixed == port);
+            taken.retain(|port| !ports.contains(port) && !fixed(port));
         }
         if let Some(taken) = self.taken.get_mut(&slot) {
             *taken = taken.minus_or_zero(demand);
@@ -378,8 +429,8 @@ impl<'a> Placing<'a> {
 
     /// The report of a group for this round.
     fn finish(&mut self, service: Service<'a>, exhausted: bool) -> Arc<GroupReport> {
-        let Service { group, able, limits, placed, rest, .. } = service;
-        let (waiting, empty) = (rest.len(), GroupReport::of(group));
+        let (waiting, empty) = (service.waiting(), GroupReport::of(service.group));
+        let Service { group, able, limits, placed, .. } = service;
         if waiting == 0 {
             return Arc::new(GroupReport { placed, ..empty });
         }
@@ -393,13 +444,44 @@ impl<'a> Placing<'a> {
                 ..empty
             },
             _ => {
-                self.reasons_left -= 1;
                 // The limits as the round leaves them would count what a gang gave back.
                 let limits =
                     if group.config.all_or_nothing { self::limits(self.view, group) } else { limits };
-                why::count(self, group, &able, &limits)
+                self.reasons(group, &able, &limits)
             }
         };
         Arc::new(GroupReport { placed, waiting, ..why })
     }
+}
+
+/// Ports that a round has given, by slot.
+type Given = BTreeMap<usize, BTreeSet<u16>>;
+
+/// What a host has left for tasks of a config.
+fn free_for(
+    free: &Pages<Resources>,
+    lendable: &Pages<Resources>,
+    slot: usize,
+    config: &TaskConfig,
+) -> Resources {
+    if config.is_revocable() { free[slot].plus(lendable[slot]) } else { free[slot] }
+}
+
+/// Whether a port of a host has been given, in this round too.
+fn is_taken(view: &View, given: &Given, slot: usize, port: u16) -> bool {
+    view.columns.ports[slot].contains(&port) || given.get(&slot).is_some_and(|given| given.contains(&port))
+}
+
+/// The lowest free ports of a host; `None` when there are too few, or one that the task must have is taken.
+fn free_ports(view: &View, given: &Given, slot: usize, config: &TaskConfig) -> Option<Vec<u16>> {
+    let (count, fixed) = (config.ports.len(), &config.static_ports);
+    if fixed.iter().any(|(_, port)| is_taken(view, given, slot, *port)) {
+        return None;
+    }
+    if count == 0 {
+        return Some(Vec::new());
+    }
+    let in_use = |port| is_taken(view, given, slot, port) || fixed.iter().any(|(_, fixed)| *fixed == port);
+    let ports: Vec<u16> = view.columns.specs[slot].free_ports(in_use).take(count).collect();
+    (ports.len() == count).then_some(ports)
 }

@@ -1,72 +1,70 @@
-//! Whom to displace, for tasks that found no place: the cheapest set of victims on the best of a sample of hosts.
+//! Whom to displace, for tasks that found no place: the cheapest sets of victims on a sample of hosts.
 //!
 //! It reads State beside the view, since the view does not know what runs where. What it looks at is bounded, and a
-//! group for which nothing was found is not looked at again before something has changed. Tasks that are placed
-//! together displace nobody.
+//! group for which too few were found is not looked at again before something has changed, and then after the others.
+//! Tasks that are placed together displace nobody.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::{Resources, TaskId};
+use proto::{HostId, Resources, TaskId};
 
 use super::Round;
 use super::place::able;
+use super::veto::shortage;
 use super::view::{Group, View};
 use crate::limits::VICTIMS_MAX;
 use crate::state::State;
 use crate::state::command::Preempt;
 use crate::state::config::{TaskConfig, Tier};
-use crate::state::host::Host;
-use crate::state::preempt::may_displace;
+use crate::state::host::{Going, Host};
+use crate::state::job::Job;
+use crate::state::preempt::{fits_once_gone, may_displace};
 use crate::state::task::Task;
 use crate::time::Timestamp;
 
-/// Hosts of which the best is taken for one task.
-const HOSTS_SAMPLED: usize = 64;
-/// Hosts that are looked at closely until so many were found.
+/// Of so many sets more than a group needs, the cheapest are taken.
+const SETS_SAMPLED: usize = 64;
+/// Hosts that are looked at closely for one group.
 const HOSTS_LOOKED_AT: usize = 1_024;
+/// Tasks that are looked at for all groups of one round.
+const TASKS_LOOKED_AT: usize = 50_000;
 
 /// The cost of a set of victims; the smallest is chosen. Fewer, of a lower tier and priority, and younger.
 type Cost = (usize, Reverse<Tier>, i64, Reverse<Timestamp>);
 
-/// For up to `budget` tasks that `round` left waiting: whom to displace. The view remembers for whom there was nobody.
+/// For up to `budget` tasks that `round` left waiting, once its placements are launched: whom to displace. The view
+/// remembers for whom there were too few.
 pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize) -> Vec<Preempt> {
     let mut chosen: Vec<Preempt> = Vec::new();
     if view.stopped.is_some() {
         return chosen;
     }
-    let placed = round.placed();
-    // One preemption a host and round: the next one sees what the first one left.
-    let mut busy: BTreeSet<proto::HostId> = BTreeSet::new();
-    for report in &round.report.groups {
-        if chosen.len() >= budget {
+    let mut search = Search::new(state);
+    let waiting = round.report.groups.iter().filter(|report| report.waiting > 0 && !report.cut_short);
+    let groups = waiting.filter_map(|report| view.groups.get(&report.config));
+    let groups = groups.filter(|group| group.spared != Some(view.version) && !group.config.all_or_nothing);
+    let mut turns: Vec<_> = groups.map(|group| (group.spared, group.config.hash)).collect();
+    // Stable: those never spared before come first, as they were served.
+    turns.sort_by_key(|(spared, _)| *spared);
+    for (_, hash) in turns {
+        let left = budget - chosen.len();
+        if left == 0 || search.tasks_left == 0 {
             break;
         }
-        if report.waiting == 0 || report.cut_short {
-            continue;
-        }
-        let Some(group) = view.groups.get(&report.config) else { continue };
-        if group.spared == Some(view.version) || group.config.all_or_nothing {
-            continue;
-        }
-        let (version, hash) = (view.version, report.config);
-        let wanting =
-            group.pending.iter().filter(|task| !view.reserved.contains_key(task) && !placed.contains(task));
-        let wanting: Vec<TaskId> = wanting.copied().take(budget - chosen.len()).collect();
-        let mut hosts = candidates(view, group);
-        let mut spared = false;
-        for task in wanting {
-            hosts.retain(|(_, host)| !busy.contains(host));
-            let Some(preempt) = cheapest(state, &group.config, task, &hosts) else {
-                spared = true;
-                break;
-            };
-            busy.insert(preempt.host);
-            chosen.push(preempt);
-        }
+        let Some(group) = view.groups.get(&hash) else { continue };
+        let wanting = group.pending.iter().filter(|task| !view.reserved.contains_key(task));
+        let wanting: Vec<TaskId> = wanting.copied().take(left).collect();
+        let found = search.sets(view, group, wanting.len());
+        let spared = found.len() < wanting.len();
+        chosen.extend(wanting.into_iter().zip(found).map(|(task, (host, victims))| Preempt {
+            host,
+            task,
+            victims,
+        }));
         if spared && let Some(group) = view.groups.get_mut(&hash) {
-            group.spared = Some(version);
+            group.spared = Some(view.version);
         }
     }
     chosen
@@ -74,96 +72,225 @@ pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize)
 
 /// Whom up to `tasks` more tasks of a config would displace, one host each, if they found no place: for people who ask.
 pub fn displaced_by(view: &View, state: &State, config: &Arc<TaskConfig>, tasks: usize) -> Vec<Preempt> {
-    let mut hosts = candidates(view, &Group::alone(config.clone(), BTreeSet::new()));
-    let mut chosen = Vec::new();
-    while chosen.len() < tasks
-        && let Some(preempt) = cheapest(state, config, TaskId(0), &hosts)
-    {
-        hosts.retain(|(_, host)| *host != preempt.host);
-        chosen.push(preempt);
-    }
-    chosen
+    let group = Group::alone(config.clone(), BTreeSet::new());
+    let found = Search::new(state).sets(view, &group, tasks);
+    found.into_iter().map(|(host, victims)| Preempt { host, task: TaskId(0), victims }).collect()
 }
 
-/// Hosts that could hold one task if all but production were gone: those that lack least first.
-fn candidates(view: &View, group: &Group) -> Vec<(u64, proto::HostId)> {
-    let demand = group.config.demand;
-    let columns = &view.columns;
-    // Below production, a role displaces its own tasks only; how much that is, nobody counts per host.
-    let most = if group.config.is_production() { &columns.displaceable } else { &columns.used };
-    let mut hosts: Vec<(u64, proto::HostId)> = able(view, group)
-        .slots()
-        .filter(|&slot| demand.fits_in(&columns.free[slot].plus(most[slot])))
-        .filter_map(|slot| Some((super::veto::shortage(demand, columns.free[slot]).0, columns.ids[slot]?)))
-        .collect();
-    hosts.sort_unstable();
-    hosts
+/// What was looked at in one round.
+struct Search<'a> {
+    state: &'a State,
+    /// Each host makes room for one task in a round: the next round sees what is left.
+    busy: BTreeSet<HostId>,
+    /// The tasks of a host, those that are displaced first before.
+    tasks: BTreeMap<HostId, Vec<&'a Task>>,
+    tasks_left: usize,
 }
 
-fn cheapest(
-    state: &State,
-    config: &TaskConfig,
-    task: TaskId,
-    hosts: &[(u64, proto::HostId)],
-) -> Option<Preempt> {
-    let mut best: Option<(Cost, Preempt)> = None;
-    let mut found = 0;
-    for &(_, id) in hosts.iter().take(HOSTS_LOOKED_AT) {
-        if found == HOSTS_SAMPLED {
-            break;
-        }
-        let Some(host) = state.host(id).filter(|host| host.is_open()) else { continue };
-        if !config.limits().all(|(attribute, limit)| state.limit_allows(&config.job, host, attribute, limit))
-        {
-            continue;
-        }
-        let Some((cost, victims)) = victims(state, config, host) else { continue };
-        found += 1;
-        if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-            best = Some((cost, Preempt { host: id, task, victims }));
-        }
+impl<'a> Search<'a> {
+    fn new(state: &'a State) -> Self {
+        Search { state, busy: BTreeSet::new(), tasks: BTreeMap::new(), tasks_left: TASKS_LOOKED_AT }
     }
-    best.map(|(_, preempt)| preempt)
+
+    /// Up to `wanted` sets of victims, each on a host of its own, the cheapest first.
+    fn sets(&mut self, view: &View, group: &Group, wanted: usize) -> Vec<(HostId, Vec<TaskId>)> {
+        let (state, config) = (self.state, &*group.config);
+        let mut found: Vec<(Cost, HostId, Vec<TaskId>)> = Vec::new();
+        let mut limits = Limits::new(state, config);
+        // What was displaced for the group before is not placed yet, and counts.
+        for (_, slot) in view.kept_for(group) {
+            view.columns.ids[slot]
+                .and_then(|id| state.host(id))
+                .into_iter()
+                .for_each(|host| limits.add(host));
+        }
+        for id in self.candidates(view, group) {
+            if found.len() >= wanted + SETS_SAMPLED || self.tasks_left == 0 {
+                break;
+            }
+            let Some(host) = state.host(id).filter(|host| host.is_open() && limits.allow(host)) else {
+                continue;
+            };
+            let tasks = self.tasks_of(host);
+            if let Some((cost, victims)) = victims(config, host, tasks) {
+                found.push((cost, id, victims));
+            }
+        }
+        found.sort();
+        let mut chosen = Vec::new();
+        for (_, id, victims) in found {
+            let Some(host) = state.host(id).filter(|host| limits.allow(host)) else { continue };
+            if chosen.len() == wanted {
+                break;
+            }
+            limits.add(host);
+            self.busy.insert(id);
+            chosen.push((id, victims));
+        }
+        chosen
+    }
+
+    /// Hosts that may hold one task if others were gone.
+    fn candidates(&self, view: &View, group: &Group) -> Vec<HostId> {
+        let (config, columns) = (&group.config, &view.columns);
+        let able = able(view, group);
+        let fits = |slot: usize, more: Resources| {
+            able.has(slot) && config.demand.fits_in(&columns.free_for(slot, config).plus(more))
+        };
+        let idle = |id: &HostId| !self.busy.contains(id);
+        if config.is_production() {
+            // The emptiest first: they lack least.
+            let slots = view.ranking.entries().rev().map(|(_, slot)| slot as usize);
+            let slots = slots.filter(|&slot| fits(slot, columns.displaceable[slot]));
+            return slots.filter_map(|slot| columns.ids[slot]).filter(idle).take(HOSTS_LOOKED_AT).collect();
+        }
+        // Below production a role displaces its own work only: where that runs, the lowest priority first.
+        let role = Some(config.job.role.as_str());
+        let mut jobs: Vec<&Job> =
+            self.state.jobs(role, None).filter(|job| job.counts().total() > 0).collect();
+        jobs.sort_by_key(|job| job.config().priority);
+        let tasks = jobs.into_iter().flat_map(|job| self.state.tasks_of(job));
+        let tasks = tasks.take(TASKS_LOOKED_AT).filter(|task| may_displace(config, task));
+        let mut hosts = Vec::new();
+        let mut seen = BTreeSet::new();
+        for host in tasks.filter_map(|task| task.host).filter(idle) {
+            let slot = view.slots.get(&host).copied().filter(|_| seen.insert(host));
+            if slot.is_some_and(|slot| fits(slot, columns.used[slot])) {
+                hosts.push(host);
+            }
+            if hosts.len() == HOSTS_LOOKED_AT {
+                break;
+            }
+        }
+        hosts
+    }
+
+    fn tasks_of(&mut self, host: &'a Host) -> &[&'a Task] {
+        let state = self.state;
+        let left = &mut self.tasks_left;
+        self.tasks.entry(host.id()).or_insert_with(|| {
+            let mut tasks: Vec<&Task> = host.tasks().filter_map(|id| state.task(id)).collect();
+            *left = left.saturating_sub(tasks.len());
+            tasks.sort_by_key(|task| order(task));
+            tasks
+        })
+    }
 }
 
-/// The cheapest victims on one host; `None` when not even all would do.
-pub(crate) fn victims(state: &State, config: &TaskConfig, host: &Host) -> Option<(Cost, Vec<TaskId>)> {
-    let mut all: Vec<&Task> =
-        host.tasks().filter_map(|id| state.task(id)).filter(|victim| may_displace(config, victim)).collect();
-    all.sort_by_key(|task| (Reverse(task.config.tier), task.config.priority, Reverse(task.created), task.id));
-    let ports_free = host.record.spec.port_count().saturating_sub(host.used_ports().len());
-    let kept = host.reserved().fold(Resources::default(), |sum, (_, demand)| sum.plus(demand));
-    let fits = |freed: Resources, ports: usize| {
-        let room = host.record.spec.capacity.plus(freed).minus_or_zero(host.used().plus(kept));
-        config.demand.fits_in(&room) && config.ports.len() <= ports_free + ports
-    };
-    let (mut freed, mut ports, mut taken) = (Resources::default(), 0, Vec::new());
-    for task in all.into_iter().take(VICTIMS_MAX) {
-        if fits(freed, ports) {
-            break;
-        }
-        freed = freed.plus(task.demand());
-        ports += task.ports.len();
-        taken.push(task);
+/// Who is displaced first: the lowest tier and priority, the youngest.
+fn order(task: &Task) -> (Reverse<Tier>, i32, Reverse<Timestamp>, TaskId) {
+    (Reverse(task.config.tier), task.config.priority, Reverse(task.created), task.id)
+}
+
+/// The limits of a job, with those of its tasks that are still to come.
+struct Limits<'a> {
+    config: &'a TaskConfig,
+    job: Option<&'a Job>,
+    more: BTreeMap<(&'a str, &'a str), u32>,
+}
+
+impl<'a> Limits<'a> {
+    fn new(state: &'a State, config: &'a TaskConfig) -> Self {
+        Limits { config, job: state.job(&config.job), more: BTreeMap::new() }
     }
-    if taken.is_empty() || !fits(freed, ports) {
+
+    fn allow(&self, host: &'a Host) -> bool {
+        self.config.limits().all(|(attribute, limit)| {
+            let mut values = host.record.spec.values(attribute).peekable();
+            let tasks = |value: &'a str| {
+                self.job.map_or(0, |job| job.places().of(attribute, value))
+                    + self.more.get(&(attribute, value)).copied().unwrap_or(0)
+            };
+            values.peek().is_some() && values.all(|value| tasks(value) < limit)
+        })
+    }
+
+    fn add(&mut self, host: &'a Host) {
+        for (attribute, _) in self.config.limits() {
+            for value in host.record.spec.values(attribute) {
+                *self.more.entry((attribute, value)).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// The cheapest victims on one host, of its tasks in their `order`; `None` when not even all would do.
+fn victims(config: &TaskConfig, host: &Host, tasks: &[&Task]) -> Option<(Cost, Vec<TaskId>)> {
+    let all: Vec<&Task> = tasks.iter().copied().filter(|victim| may_displace(config, victim)).collect();
+    let need = Need { config, host };
+    if all.is_empty() || need.is_met_without(&[]) {
         return None;
     }
-    // The dearest first: whoever can be spared is.
-    let mut at = taken.len();
-    while at > 0 {
-        at -= 1;
-        let without = (freed.minus_or_zero(taken[at].demand()), ports - taken[at].ports.len());
-        if fits(without.0, without.1) {
-            (freed, ports) = without;
-            taken.remove(at);
-        }
-    }
-    let tier = taken.iter().map(|task| task.config.tier).min()?;
-    let priority = taken.iter().map(|task| i64::from(task.config.priority)).sum();
-    let oldest = taken.iter().map(|task| task.created).min()?;
-    let cost = (taken.len(), Reverse(tier), priority, Reverse(oldest));
-    let mut ids: Vec<TaskId> = taken.iter().map(|task| task.id).collect();
+    let one = all.iter().copied().find(|task| need.is_met_without(&[task]));
+    let lowest = need.set(&all);
+    let mut largest = all;
+    largest.sort_by_cached_key(|task| (Reverse(need.help_of(task)), order(task)));
+    let sets = [one.map(|task| vec![task]), lowest, need.set(&largest)];
+    let cheapest = sets.into_iter().flatten().min_by_key(|set| cost(set))?;
+    let mut ids: Vec<TaskId> = cheapest.iter().map(|task| task.id).collect();
     ids.sort_unstable();
-    Some((cost, ids))
+    Some((cost(&cheapest), ids))
+}
+
+fn cost(victims: &[&Task]) -> Cost {
+    // The dearest of them counts.
+    let tier = victims.iter().map(|task| task.config.tier).min().unwrap_or(Tier::Revocable);
+    let priority = victims.iter().map(|task| i64::from(task.config.priority)).sum();
+    let oldest = victims.iter().map(|task| task.created).min().unwrap_or_default();
+    (victims.len(), Reverse(tier), priority, Reverse(oldest))
+}
+
+/// A task that needs room on a host.
+struct Need<'a> {
+    config: &'a TaskConfig,
+    host: &'a Host,
+}
+
+impl Need<'_> {
+    fn is_met(&self, going: Going, ports: &BTreeSet<u16>) -> bool {
+        fits_once_gone(self.host, self.config, going, ports)
+    }
+
+    fn is_met_without(&self, gone: &[&Task]) -> bool {
+        let going = gone.iter().fold(Going::default(), |going, task| going.with(&task.config));
+        self.is_met(going, &gone.iter().flat_map(|task| task.port_numbers()).collect())
+    }
+
+    /// How much of what lacks a task would give, in thousandths of the demand.
+    fn help_of(&self, task: &Task) -> u64 {
+        let lacks = |going: Going| {
+            let room = self.host.room_without(self.config.is_revocable(), self.host.reserved, going);
+            shortage(self.config.demand, room).0
+        };
+        lacks(Going::default()).saturating_sub(lacks(Going::default().with(&task.config)))
+    }
+
+    /// Takes tasks in the given order until they do, then spares whoever can be, the dearest first.
+    fn set<'t>(&self, tasks: &[&'t Task]) -> Option<Vec<&'t Task>> {
+        let (mut going, mut ports, mut taken) = (Going::default(), BTreeSet::new(), Vec::new());
+        for task in tasks.iter().take(VICTIMS_MAX) {
+            if self.is_met(going, &ports) {
+                break;
+            }
+            going = going.with(&task.config);
+            ports.extend(task.port_numbers());
+            taken.push(*task);
+        }
+        if !self.is_met(going, &ports) {
+            return None;
+        }
+        taken.sort_by_key(|task| order(task));
+        for at in (0..taken.len()).rev() {
+            let without = going.without(&taken[at].config);
+            let mut fewer = ports.clone();
+            for port in taken[at].port_numbers() {
+                fewer.remove(&port);
+            }
+            if self.is_met(without, &fewer) {
+                (going, ports) = (without, fewer);
+                taken.remove(at);
+            }
+        }
+        Some(taken)
+    }
 }

@@ -21,6 +21,8 @@ pub enum VetoKind {
     Gpu,
     /// Too few ports are free.
     Ports,
+    /// A port that the task must have is taken.
+    StaticPort,
     /// The host carries as many tasks as a host may.
     Tasks,
     /// Enough tasks of the job share the host's value of an attribute.
@@ -35,12 +37,13 @@ pub enum VetoKind {
 
 impl VetoKind {
     /// All of them, nearest first.
-    pub const ALL: [VetoKind; 10] = [
+    pub const ALL: [VetoKind; 11] = [
         VetoKind::Cpu,
         VetoKind::Ram,
         VetoKind::Disk,
         VetoKind::Gpu,
         VetoKind::Ports,
+        VetoKind::StaticPort,
         VetoKind::Tasks,
         VetoKind::Limit,
         VetoKind::Constraint,
@@ -56,6 +59,7 @@ impl VetoKind {
             VetoKind::Disk => "disk",
             VetoKind::Gpu => "gpu",
             VetoKind::Ports => "ports",
+            VetoKind::StaticPort => "static_port",
             VetoKind::Tasks => "tasks",
             VetoKind::Limit => "limit",
             VetoKind::Constraint => "constraint",
@@ -81,6 +85,13 @@ pub enum Veto {
         wanted: usize,
         /// How many the host has free.
         free: usize,
+    },
+    /// A port that the task must have is taken by another.
+    StaticPort {
+        /// What the task calls it.
+        name: String,
+        /// Its number.
+        port: u16,
     },
     /// The host carries as many tasks as a host may.
     Tasks,
@@ -169,6 +180,9 @@ impl fmt::Display for Veto {
                 write!(f, "needs {}; the best host has {} free", wants.join(" and "), has.join(" and "))
             }
             Veto::Ports { wanted, free } => write!(f, "needs {wanted} ports; the best host has {free} free"),
+            Veto::StaticPort { name, port } => {
+                write!(f, "needs port {port} ({name}) itself; on every host that fits another task has it")
+            }
             Veto::Tasks => write!(f, "every host that fits carries as many tasks as a host may"),
             Veto::Limit { attribute, count } => {
                 write!(f, "limit not satisfied: at most {count} of the job's tasks for each {attribute}")

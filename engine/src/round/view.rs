@@ -4,6 +4,7 @@
 //! The view takes hints and looks at State; it is as right as the last look. Whatever it believes wrongly is
 //! caught by `apply`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use proto::{HostId, JobId, Resources, TaskId};
 
 use super::attributes::{Attribute, Attributes};
 use super::bits::Bits;
+use super::pages::Pages;
+use super::ranking::{Entry, Ranking, rank};
 use super::{GroupReport, Round};
 use crate::state::State;
 use crate::state::command::{Assign, Hint, Preempt};
@@ -51,6 +54,7 @@ struct InFlight {
     host: HostId,
     job: JobId,
     config: Arc<TaskConfig>,
+    /// All that it has.
     ports: Vec<u16>,
 }
 
@@ -58,10 +62,12 @@ struct InFlight {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
     pub(super) ids: Vec<Option<HostId>>,
-    pub(super) free: Vec<Resources>,
+    pub(super) free: Pages<Resources>,
     pub(super) capacity: Vec<Resources>,
+    /// What revocable tasks may take beyond `free`: reserved by others, who do not use it.
+    pub(super) lendable: Pages<Resources>,
     /// Tasks that the host may still take.
-    pub(super) room: Vec<usize>,
+    pub(super) room: Pages<u32>,
     pub(super) specs: Vec<Arc<HostSpec>>,
     pub(super) ports: Vec<Arc<BTreeSet<u16>>>,
     /// What no task has, and what of that is kept for tasks that wait; `free` is the rest.
@@ -76,6 +82,22 @@ pub(super) struct Columns {
     pub(super) open: Bits,
     /// The view's version when something became free there last.
     pub(super) improved: Vec<u64>,
+    /// Where the host is in the ranking, if it is open.
+    rank: Vec<Option<u64>>,
+}
+
+impl Columns {
+    /// What a host has free for tasks of a config.
+    pub(super) fn free_for(&self, slot: usize, config: &TaskConfig) -> Resources {
+        if config.is_revocable() { self.free[slot].plus(self.lendable[slot]) } else { self.free[slot] }
+    }
+}
+
+/// Takes a task's part: a revocable one takes first what is lent. `free` and `lendable` are those of its host.
+pub(super) fn take(config: &TaskConfig, free: &mut Resources, lendable: &mut Resources) {
+    let lent = if config.is_revocable() { config.demand.min(*lendable) } else { Resources::default() };
+    *lendable = lendable.minus_or_zero(lent);
+    *free = free.minus_or_zero(config.demand.minus_or_zero(lent));
 }
 
 /// What a round reads.
@@ -83,6 +105,10 @@ pub(super) struct Columns {
 pub struct View {
     pub(super) columns: Columns,
     pub(super) attributes: Attributes,
+    /// Open hosts, fullest first.
+    pub(super) ranking: Ranking,
+    /// How often a place in the ranking was drawn.
+    draws: u64,
     pub(super) slots: BTreeMap<HostId, usize>,
     vacant: Vec<usize>,
     pub(super) groups: BTreeMap<ConfigHash, Group>,
@@ -171,34 +197,38 @@ impl View {
                 }
                 // Where room was kept for it, it is not taken from the others.
                 if self.reserved.get(&placement.task) != Some(host) {
-                    self.columns.free[slot] = self.columns.free[slot].minus_or_zero(config.demand);
+                    take(&config, &mut self.columns.free[slot], &mut self.columns.lendable[slot]);
                 }
                 self.columns.gross[slot] = self.columns.gross[slot].minus_or_zero(config.demand);
                 self.columns.room[slot] = self.columns.room[slot].saturating_sub(1);
-                if !placement.ports.is_empty() {
-                    Arc::make_mut(&mut self.columns.ports[slot]).extend(&placement.ports);
+                let fixed = config.static_ports.iter().map(|(_, port)| *port);
+                let ports: Vec<u16> = placement.ports.iter().copied().chain(fixed).collect();
+                if !ports.is_empty() {
+                    Arc::make_mut(&mut self.columns.ports[slot]).extend(&ports);
                 }
                 if config.counted_attributes().next().is_some() {
                     *self.flights_of.entry(job).or_default().entry(*host).or_default() += 1;
                 }
                 self.fly(&config, true);
-                let flight = InFlight { host: *host, job, config, ports: placement.ports.clone() };
+                let flight = InFlight { host: *host, job, config, ports };
                 self.in_flight.insert(placement.task, flight);
                 self.in_flight_on.entry(*host).or_default().insert(placement.task);
             }
+            self.rank(slot);
         }
     }
 
     /// The fate of a proposal is known (applied or refused): what of it was not taken in is pending again.
     /// While the fate is unknown, do not call this.
     pub fn settle(&mut self, state: &State, assign: &Assign) {
-        let (mut hosts, mut jobs) = (BTreeSet::from([assign.host]), BTreeSet::new());
+        let (mut hosts, mut jobs) = (BTreeSet::new(), BTreeSet::new());
         for placement in &assign.placements {
+            // What is not in flight any more was looked at when a hint said so.
             if let Some(flight) = self.drop_flight(placement.task) {
                 hosts.insert(flight.host);
                 jobs.insert(flight.job);
+                self.look_at_task(state, placement.task, &mut hosts);
             }
-            self.look_at_task(state, placement.task, &mut hosts);
         }
         for host in hosts {
             self.look_at_host(state, host);
@@ -304,6 +334,7 @@ impl View {
             if let Some(slot) = self.slots.remove(&id) {
                 self.attributes.leave(slot, &self.columns.specs[slot].clone());
                 self.close(slot);
+                self.rank(slot);
                 self.columns.heard.set(slot, false);
                 self.columns.ids[slot] = None;
                 self.vacant.push(slot);
@@ -334,12 +365,15 @@ impl View {
             self.capacity = self.capacity.plus(spec.capacity);
         }
         self.look_at_reserved(Some(host), id);
-        let (mut free, mut ports) = (host.free(), host.used_ports().clone());
-        let mut room = crate::limits::TASKS_PER_HOST_MAX.saturating_sub(host.tasks().len());
+        let (mut free, mut ports) = (host.free(), Cow::Borrowed(host.used_ports()));
+        let mut lendable = host.lendable().minus_or_zero(host.revocable());
+        let mut room = crate::limits::TASKS_PER_HOST_MAX.saturating_sub(host.tasks().len()) as u32;
         for task in self.in_flight_on.get(&id).into_iter().flatten() {
             let flight = &self.in_flight[task];
-            free = free.minus_or_zero(flight.config.demand);
-            ports.extend(&flight.ports);
+            take(&flight.config, &mut free, &mut lendable);
+            if !flight.ports.is_empty() {
+                ports.to_mut().extend(&flight.ports);
+            }
             room = room.saturating_sub(1);
         }
         let reserved = host.reserved().filter(|(task, _)| !self.in_flight.contains_key(task));
@@ -352,28 +386,32 @@ impl View {
         better |= reserved != self.columns.reserved[slot];
         self.columns.reserved[slot] = reserved;
         free = free.minus_or_zero(reserved);
+        better |= !lendable.fits_in(&self.columns.lendable[slot]);
+        self.columns.lendable[slot] = lendable;
         better |= !free.fits_in(&self.columns.free[slot]) || room > self.columns.room[slot];
         better |= ports.len() < self.columns.ports[slot].len();
         self.columns.free[slot] = free;
         self.columns.capacity[slot] = spec.capacity;
         self.columns.room[slot] = room;
-        if ports != *self.columns.ports[slot] {
-            self.columns.ports[slot] = Arc::new(ports);
+        if *ports != *self.columns.ports[slot] {
+            self.columns.ports[slot] = Arc::new(ports.into_owned());
         }
         if better {
             self.improve(slot);
         }
+        self.rank(slot);
     }
 
     fn new_slot(&mut self, id: HostId) -> usize {
         let columns = &mut self.columns;
         let slot = self.vacant.pop().unwrap_or_else(|| {
             columns.ids.push(None);
-            columns.free.push(Resources::default());
             columns.capacity.push(Resources::default());
-            columns.room.push(0);
             columns.specs.push(Arc::default());
             columns.ports.push(Arc::default());
+            columns.free.grow(columns.ids.len());
+            columns.lendable.grow(columns.ids.len());
+            columns.room.grow(columns.ids.len());
             columns.heard.grow(columns.ids.len());
             columns.open.grow(columns.ids.len());
             columns.gross.push(Resources::default());
@@ -381,10 +419,12 @@ impl View {
             columns.used.push(Resources::default());
             columns.reserved.push(Resources::default());
             columns.improved.push(0);
+            columns.rank.push(None);
             columns.ids.len() - 1
         });
         columns.ids[slot] = Some(id);
         columns.free[slot] = Resources::default();
+        columns.lendable[slot] = Resources::default();
         columns.room[slot] = 0;
         columns.specs[slot] = Arc::default();
         columns.ports[slot] = Arc::default();
@@ -417,6 +457,30 @@ impl View {
         }
     }
 
+    /// Puts a host where it belongs in the ranking, by what it has free now; or takes it out, if it is not open.
+    fn rank(&mut self, slot: usize) {
+        let columns = &self.columns;
+        let (known, free) = (columns.rank[slot], &columns.free);
+        let id = columns.ids[slot].filter(|_| columns.open.has(slot));
+        let new = id.map(|id| rank(free[slot], columns.capacity[slot], known, id.0 ^ self.draws << 32));
+        if new == known {
+            new.into_iter().for_each(|rank| self.ranking.renew((rank, slot as u32), free));
+            return;
+        }
+        known.into_iter().for_each(|rank| self.ranking.leave((rank, slot as u32), free));
+        new.into_iter().for_each(|rank| self.ranking.enter((rank, slot as u32), free));
+        self.draws += 1;
+        self.columns.rank[slot] = new;
+    }
+
+    /// Those of the hosts that are open, in the order of the ranking.
+    pub(super) fn ranked(&self, slots: impl Iterator<Item = usize>) -> Vec<Entry> {
+        let ranks = slots.filter_map(|slot| Some((self.columns.rank[slot]?, slot as u32)));
+        let mut entries: Vec<Entry> = ranks.collect();
+        entries.sort_unstable();
+        entries
+    }
+
     fn look_at_reserved(&mut self, host: Option<&Host>, id: HostId) {
         for task in self.reserved_on.remove(&id).unwrap_or_default() {
             if self.reserved.get(&task) == Some(&id) {
@@ -431,9 +495,20 @@ impl View {
         }
     }
 
-    /// The slot of the host on which room is kept for a task.
-    pub(super) fn slot_of_reserved(&self, task: TaskId) -> Option<usize> {
-        self.slots.get(self.reserved.get(&task)?).copied()
+    /// The group's tasks for which room is kept, the newest first, and the slots of the hosts.
+    pub(super) fn kept_for(&self, group: &Group) -> Vec<(TaskId, usize)> {
+        let slot_of = |(task, host): (&TaskId, &HostId)| Some((*task, *self.slots.get(host)?));
+        let mut kept: Vec<(TaskId, usize)> = if self.reserved.len() < group.pending.len() {
+            self.reserved
+                .iter()
+                .filter(|(task, _)| group.pending.contains(task))
+                .filter_map(slot_of)
+                .collect()
+        } else {
+            group.pending.iter().filter_map(|task| slot_of((task, self.reserved.get(task)?))).collect()
+        };
+        kept.reverse();
+        kept
     }
 
     /// Whether room is kept on a host for a task of the group.
@@ -462,16 +537,16 @@ impl View {
     }
 
     /// Per number of the attribute's values: how many of a job's tasks with limits or spreads are there.
-    pub(super) fn counts(&self, job: JobId, name: &str, attribute: &Attribute) -> Vec<u32> {
-        let mut counts = vec![0; attribute.value_count()];
+    pub(super) fn counts(&self, job: JobId, name: &str, attribute: &Attribute) -> BTreeMap<u32, u32> {
+        let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
         for (value, count) in self.places.get(&job).into_iter().flat_map(|places| places.values(name)) {
             if let Some(number) = attribute.number_of(value) {
-                counts[number as usize] += count;
+                *counts.entry(number).or_default() += count;
             }
         }
         for (host, &tasks) in self.flights_of.get(&job).into_iter().flatten() {
             if let Some(&slot) = self.slots.get(host) {
-                attribute.of(slot).for_each(|number| counts[number as usize] += tasks);
+                attribute.of(slot).for_each(|number| *counts.entry(number).or_default() += tasks);
             }
         }
         counts

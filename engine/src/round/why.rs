@@ -1,7 +1,5 @@
 //! Why the rest of a group waits: on how many hosts each veto stands, and the nearest miss in words.
 
-use std::collections::BTreeSet;
-
 use super::attributes::Attributes;
 use super::bits::Bits;
 use super::place::{LimitCounts, Placing};
@@ -76,7 +74,7 @@ pub(super) fn count(
     for slot in able.slots() {
         let full = limits.iter().find(|limit| !limit.allows(slot));
         note(VetoKind::Limit, u32::from(full.is_some()));
-        let (wanted, free) = (group.config.demand, placing.free[slot]);
+        let (wanted, free) = (group.config.demand, placing.free_for(slot, &group.config));
         let (distance, short) = shortage(wanted, free);
         for (kind, short) in
             [VetoKind::Cpu, VetoKind::Ram, VetoKind::Disk, VetoKind::Gpu].into_iter().zip(short)
@@ -91,10 +89,15 @@ pub(super) fn count(
             note(VetoKind::Tasks, 1);
             nearest.offer((2, 0), || Veto::Tasks);
         } else {
-            let used = columns.ports[slot].len() + placing.ports.get(&slot).map_or(0, BTreeSet::len);
-            let free = columns.specs[slot].port_count().saturating_sub(used);
             let wanted = group.config.ports.len();
-            if free < wanted {
+            let mut fixed = group.config.static_ports.iter();
+            let is_fixed = |port| group.config.static_ports.iter().any(|(_, fixed)| *fixed == port);
+            let in_use = |port| placing.is_taken(slot, port) || is_fixed(port);
+            let free = columns.specs[slot].free_ports(in_use).take(wanted).count();
+            if let Some((name, port)) = fixed.find(|(_, port)| placing.is_taken(slot, *port)) {
+                note(VetoKind::StaticPort, 1);
+                nearest.offer((1, 0), || Veto::StaticPort { name: name.to_string(), port: *port });
+            } else if free < wanted {
                 note(VetoKind::Ports, 1);
                 nearest.offer((1, (wanted - free) as u64), || Veto::Ports { wanted, free });
             } else if group.config.all_or_nothing {

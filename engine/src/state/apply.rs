@@ -68,6 +68,13 @@ impl State {
             Op::ActivateHosts { hosts } => self.activate_hosts(hosts, touch),
             Op::Preempt(preempt) => self.preempt(preempt, touch),
             Op::AssignTogether(assigns) => self.assign_together(assigns, touch),
+            Op::ReportUnused { host, unused } => self.report_unused(host, unused, touch),
+            Op::StartUpdate(spec) => self.start_update(spec, touch),
+            Op::UpdateInstances { job, instances } => self.update_instances(&job, instances, identity, touch),
+            Op::EndUpdate { job } => self.end_update(&job, touch),
+            Op::PutCron { spec, schedule } => self.put_cron(spec, &schedule, touch),
+            Op::DropCron { job } => self.drop_cron(&job, touch),
+            Op::RunCron { job } => self.run_cron(&job, touch),
         }
     }
 }

@@ -144,6 +144,44 @@ pub enum Op {
     Preempt(Preempt),
     /// Placements that are made together or not at all.
     AssignTogether(Vec<Assign>),
+    /// What may be lent to revocable tasks of a host has changed.
+    ReportUnused {
+        /// Which host.
+        host: HostId,
+        /// What its other tasks have reserved and do not use.
+        unused: Resources,
+    },
+    /// A job moves to another config or number of instances, some instances at a time.
+    StartUpdate(JobSpec),
+    /// These instances get what the update wants.
+    UpdateInstances {
+        /// Which job.
+        job: JobKey,
+        /// Which instances.
+        instances: Vec<u32>,
+    },
+    /// What the update wants is what the job is.
+    EndUpdate {
+        /// Which job.
+        job: JobKey,
+    },
+    /// A template of a job, and when it runs; replaces an older one.
+    PutCron {
+        /// What each run is.
+        spec: JobSpec,
+        /// When.
+        schedule: String,
+    },
+    /// A template goes.
+    DropCron {
+        /// Which job.
+        job: JobKey,
+    },
+    /// The job is made from its template, unless it lives.
+    RunCron {
+        /// Which job.
+        job: JobKey,
+    },
 }
 
 /// First command of a leader session.

@@ -153,11 +153,15 @@ pub struct TaskConfig {
     pub hash: ConfigHash,
     /// The job it belongs to.
     pub job: JobKey,
-    /// What one task takes from its host.
+    /// What one task takes from its host: what was asked for, and what its executor needs.
     pub demand: Resources,
-    /// Names of the ports a task needs, in order.
+    /// What was asked for; what quota is charged.
+    pub asked: Resources,
+    /// Names of the ports a task is given, in order.
     pub ports: Vec<Arc<str>>,
-    /// Demands on the host's attributes.
+    /// Ports that a task has wherever it runs, by name.
+    pub static_ports: Vec<(Arc<str>, u16)>,
+    /// Demands on the host's attributes; those that follow from other fields, too.
     pub constraints: Vec<Constraint>,
     /// Hosts that come first.
     pub preferences: Vec<Preference>,
@@ -167,6 +171,8 @@ pub struct TaskConfig {
     pub all_or_nothing: bool,
     /// What happens to a task whose host is silent.
     pub partition: PartitionPolicy,
+    /// There are never two live copies of an instance: none is replaced before it is certain that it has ended.
+    pub at_most_one: bool,
     /// Whether an ended task is always replaced.
     pub service: bool,
     /// Who may displace it.
@@ -210,15 +216,27 @@ impl TaskConfig {
         self.tier == Tier::Preferred
     }
 
+    /// Whether it uses what others have reserved and do not use.
+    pub fn is_revocable(&self) -> bool {
+        self.tier == Tier::Revocable
+    }
+
+    /// What its role's quota is charged for one task.
+    pub fn charge(&self) -> Resources {
+        if self.is_charged() { self.asked } else { Resources::default() }
+    }
+
     /// Whether its role's quota is charged for it.
     pub fn is_charged(&self) -> bool {
         self.is_production() && self.dedicated().is_none()
     }
 
-    /// Whether a pending task of this config may displace one of `victim`'s: production displaces what is not,
-    /// whosever it is; else a role may displace its own work of the same tier and lower priority.
+    /// Whether a pending task of this config may displace one of `victim`'s: production displaces what is not, and all
+    /// displace what only uses what others do not, whosever it is; else a role may displace its own work of the same
+    /// tier and lower priority.
     pub fn may_displace(&self, victim: &TaskConfig) -> bool {
         (self.is_production() && !victim.is_production())
+            || (!self.is_revocable() && victim.is_revocable())
             || (self.job.role == victim.job.role
                 && self.tier == victim.tier
                 && self.priority > victim.priority)

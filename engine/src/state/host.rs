@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proto::{HostId, Resources, TaskId};
 
+use super::config::TaskConfig;
 use crate::limits::SILENT_HOST_MS;
 use crate::time::Timestamp;
 
@@ -85,6 +86,10 @@ pub struct HostRecord {
     pub overcommitted: bool,
     /// It gets no tasks, and its own move away.
     pub draining: bool,
+    /// What its tasks that are not revocable have reserved and do not use, as it said last.
+    pub unused: Resources,
+    /// Since it fell silent, tasks of it were replaced: it counts in the minute's limit.
+    pub replaced: bool,
 }
 
 /// A host with all that it carries.
@@ -93,11 +98,36 @@ pub struct Host {
     /// What is stored.
     pub record: HostRecord,
     pub(crate) used: Resources,
+    pub(crate) revocable: Resources,
     pub(crate) displaceable: Resources,
     pub(crate) ports: BTreeSet<u16>,
     pub(crate) tasks: BTreeSet<TaskId>,
     pub(crate) reserved: Resources,
     pub(crate) reserved_for: BTreeMap<TaskId, Resources>,
+}
+
+/// What tasks on their way out take: all of them, and of that the revocable ones.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Going {
+    pub(crate) all: Resources,
+    pub(crate) revocable: Resources,
+}
+
+impl Going {
+    /// One more goes.
+    pub(crate) fn with(self, config: &TaskConfig) -> Going {
+        let revocable = if config.is_revocable() { config.demand } else { Resources::default() };
+        Going { all: self.all.plus(config.demand), revocable: self.revocable.plus(revocable) }
+    }
+
+    /// One less.
+    pub(crate) fn without(self, config: &TaskConfig) -> Going {
+        let revocable = if config.is_revocable() { config.demand } else { Resources::default() };
+        Going {
+            all: self.all.minus_or_zero(config.demand),
+            revocable: self.revocable.minus_or_zero(revocable),
+        }
+    }
 }
 
 /// What an operator wants of a host.
@@ -116,6 +146,7 @@ impl Host {
         Host {
             record,
             used: Resources::default(),
+            revocable: Resources::default(),
             displaceable: Resources::default(),
             ports: BTreeSet::new(),
             tasks: BTreeSet::new(),
@@ -158,10 +189,47 @@ impl Host {
         self.reserved_for.iter().map(|(&task, &demand)| (task, demand))
     }
 
-    /// What is left for a task: what is kept for others is not.
-    pub fn free_for(&self, task: TaskId) -> Resources {
+    /// What is left for a task of that config: what is kept for others is not.
+    pub fn free_for(&self, task: TaskId, config: &TaskConfig) -> Resources {
         let own = self.reserved_for.get(&task).copied().unwrap_or_default();
-        self.free().minus_or_zero(self.reserved.minus_or_zero(own))
+        let kept = self.reserved.minus_or_zero(own);
+        self.room_without(config.is_revocable(), kept, Going::default())
+    }
+
+    /// What is left for a task, a revocable one or another, beside what is kept for others, once `going` are gone.
+    pub(crate) fn room_without(&self, revocable: bool, kept: Resources, going: Going) -> Resources {
+        let ours = self.revocable.minus_or_zero(going.revocable);
+        let used = self.used.minus_or_zero(going.all);
+        let lendable = self.lendable_of(used.minus_or_zero(ours));
+        let lent = if revocable { lendable } else { lendable.min(ours) };
+        self.record.spec.capacity.plus(lent).minus_or_zero(used.plus(kept))
+    }
+
+    /// What may be lent of what tasks that are not revocable have reserved: what they do not use.
+    fn lendable_of(&self, reserved: Resources) -> Resources {
+        self.record.unused.min(reserved)
+    }
+
+    /// What revocable tasks may take beyond what is free.
+    pub fn lendable(&self) -> Resources {
+        self.lendable_of(self.used.minus_or_zero(self.revocable))
+    }
+
+    /// What its revocable tasks take; part of `used`.
+    pub fn revocable(&self) -> Resources {
+        self.revocable
+    }
+
+    /// What its tasks take of what it has: what is lent counts once.
+    pub fn occupied(&self) -> Resources {
+        self.used.minus_or_zero(self.lendable().min(self.revocable))
+    }
+
+    /// How many ports of its ranges no task has.
+    pub fn free_port_count(&self) -> usize {
+        let spec = &self.record.spec;
+        let taken = self.ports.iter().filter(|port| spec.offers_port(**port)).count();
+        spec.port_count().saturating_sub(taken)
     }
 
     /// What its tasks take.
@@ -174,9 +242,9 @@ impl Host {
         self.displaceable
     }
 
-    /// What is left.
+    /// What is left for tasks that are not revocable.
     pub fn free(&self) -> Resources {
-        self.record.spec.capacity.minus_or_zero(self.used)
+        self.record.spec.capacity.minus_or_zero(self.occupied())
     }
 
     /// Ports that its tasks have.
@@ -189,7 +257,8 @@ impl Host {
         self.tasks.iter().copied()
     }
 
+    /// When it is forgotten. A drained one is not: it would come back as one that gets tasks.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.record.silent_since.map(|at| at.plus_ms(SILENT_HOST_MS))
+        self.record.silent_since.filter(|_| !self.record.draining).map(|at| at.plus_ms(SILENT_HOST_MS))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::{JobId, JobKey, TaskId};
+use proto::{JobId, JobKey, Resources, TaskId};
 
 use super::config::TaskConfig;
 use super::status::Status;
@@ -84,7 +84,7 @@ pub struct EndedTask {
     pub events: u32,
 }
 
-/// Of the tasks with limits or spreads: how many are on hosts with each value of the attributes these name.
+/// Of the tasks of a job with limits or spreads: how many are on hosts with each value of the attributes these name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Places {
     counts: BTreeMap<Box<str>, BTreeMap<Box<str>, u32>>,
@@ -99,6 +99,11 @@ impl Places {
     /// The values of an attribute with their counts; none is zero.
     pub fn values(&self, attribute: &str) -> impl Iterator<Item = (&str, u32)> {
         self.counts.get(attribute).into_iter().flatten().map(|(value, &count)| (&**value, count))
+    }
+
+    /// An attribute is not asked for any more.
+    pub(crate) fn forget(&mut self, attribute: &str) {
+        self.counts.remove(attribute);
     }
 
     pub(crate) fn add(&mut self, attribute: &str, value: &str) {
@@ -135,8 +140,12 @@ pub struct Job {
     pub record: JobRecord,
     pub(crate) live: BTreeMap<u32, TaskId>,
     pub(crate) counts: Counts,
+    /// What quota is charged for its live tasks.
+    pub(crate) charged: Resources,
     pub(crate) ended: BTreeMap<(Timestamp, TaskId), Arc<EndedTask>>,
     pub(crate) places: Arc<Places>,
+    /// How many live tasks ask for each attribute that is counted in `places`.
+    pub(crate) counting: BTreeMap<Box<str>, u32>,
 }
 
 impl Job {
@@ -145,8 +154,10 @@ impl Job {
             record,
             live: BTreeMap::new(),
             counts: Counts::default(),
+            charged: Resources::default(),
             ended: BTreeMap::new(),
             places: Arc::default(),
+            counting: BTreeMap::new(),
         }
     }
 
@@ -195,7 +206,14 @@ impl Job {
         self.ended.values().rev().map(AsRef::as_ref)
     }
 
+    /// When it is forgotten, or while it lives the oldest of its ended tasks is.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.record.ended.map(|at| at.plus_ms(JOB_HISTORY_MS))
+        let oldest = || self.ended.first_key_value().map(|((at, _), _)| *at);
+        self.record.ended.or_else(oldest).map(|at| at.plus_ms(JOB_HISTORY_MS))
+    }
+
+    /// Whether it is counted where its tasks are, since limits or spreads ask.
+    pub(crate) fn counts_places(&self) -> bool {
+        !self.counting.is_empty()
     }
 }

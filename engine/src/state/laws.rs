@@ -1,6 +1,6 @@
 //! Every law across tables, as code. Run after every command in tests, and on a sample in production.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{Resources, TaskId};
 
@@ -42,6 +42,7 @@ fn check_host(state: &State, host: &Host) -> Result<(), Broken> {
     let name = host.name();
     let capacity = host.record.spec.capacity;
     let (mut used, mut displaceable, mut ports) = (Resources::default(), Resources::default(), Vec::new());
+    let mut revocable = Resources::default();
     for id in host.tasks() {
         let task = state
             .tasks
@@ -52,17 +53,25 @@ fn check_host(state: &State, host: &Host) -> Result<(), Broken> {
             format!("{name} is silent and {id} is {}", task.status)
         })?;
         used = used.plus(task.demand());
+        if task.config.is_revocable() {
+            revocable = revocable.plus(task.demand());
+        }
         if !task.config.is_production() {
             displaceable = displaceable.plus(task.demand());
         }
-        ports.extend(task.ports.iter().copied());
+        ports.extend(task.port_numbers());
     }
     ensure(used == host.used, || format!("{name} has {} in use, its tasks take {used}", host.used))?;
     ensure(displaceable == host.displaceable, || {
         format!("{name} could free {}, {displaceable} counted", host.displaceable)
     })?;
-    ensure(used.fits_in(&capacity) || host.record.overcommitted, || {
-        format!("{name} has {capacity} and carries {used}")
+    ensure(revocable == host.revocable, || {
+        format!("{name} has revocable {}, {revocable} counted", host.revocable)
+    })?;
+    // What tasks that are not revocable have reserved and do not use may be taken once more, by revocable ones only.
+    let lent = host.record.unused.min(used.minus_or_zero(revocable)).min(revocable);
+    ensure(used.fits_in(&capacity.plus(lent)) || host.record.overcommitted, || {
+        format!("{name} has {capacity}, lends {lent} and carries {used}")
     })?;
     let count = ports.len();
     ports.sort_unstable();
@@ -77,6 +86,7 @@ fn check_host(state: &State, host: &Host) -> Result<(), Broken> {
 fn check_job(state: &State, job: &Job) -> Result<(), Broken> {
     let key = job.key();
     let mut counts = super::job::Counts::default();
+    let mut charged = Resources::default();
     for (instance, id) in job.live() {
         let task =
             state.tasks.get(&id).ok_or_else(|| Broken(format!("{key} has {id}, which does not live")))?;
@@ -85,13 +95,16 @@ fn check_job(state: &State, job: &Job) -> Result<(), Broken> {
         })?;
         ensure(instance < job.instances(), || format!("{key} has no instance {instance}"))?;
         counts.add(task.status);
+        charged = charged.plus(task.config.charge());
     }
+    ensure(charged == job.charged, || format!("{key} is charged {}, {charged} counted", job.charged))?;
     ensure(counts == job.counts, || format!("{key} counts {:?}, its tasks are {counts:?}", job.counts))?;
     let making = state
         .work
         .values()
         .any(|work| work.job() == Some(job.id()) && matches!(work.rest, super::work::Rest::Create { .. }));
-    ensure(job.is_active() != (job.live.is_empty() && !making), || {
+    let updating = state.updates.contains_key(&job.id());
+    ensure(job.is_active() != (job.live.is_empty() && !making && !updating), || {
         format!("{key} ended {:?} with {} live tasks", job.record.ended, job.live.len())
     })?;
     ensure(job.ended.len() <= ENDED_PER_JOB_MAX, || {
@@ -127,7 +140,10 @@ fn check_tasks(state: &State) -> Result<(), Broken> {
 fn check_configs(state: &State) -> Result<(), Broken> {
     let mut references: BTreeMap<_, u64> = BTreeMap::new();
     let of_jobs = state.jobs.values().map(|job| job.config().hash);
-    for hash in of_jobs.chain(state.tasks.values().map(|task| task.config.hash)) {
+    let of_updates = state.updates.values().map(|update| update.config.hash);
+    let of_crons = state.crons.values().map(|cron| cron.spec.config.hash);
+    let of_tasks = state.tasks.values().map(|task| task.config.hash);
+    for hash in of_jobs.chain(of_tasks).chain(of_updates).chain(of_crons) {
         *references.entry(hash).or_default() += 1;
     }
     for (hash, StoredConfig { references: stored, config }) in &state.configs {
@@ -150,7 +166,7 @@ fn check_roles(state: &State) -> Result<(), Broken> {
             (true, Some(_)) => &mut role.dedicated,
             (false, _) => &mut role.other,
         };
-        *account = account.plus(task.demand());
+        *account = account.plus(task.config.asked);
         role.tasks += 1;
         if task.host.is_some() {
             role.used = role.used.plus(task.demand());
@@ -162,20 +178,33 @@ fn check_roles(state: &State) -> Result<(), Broken> {
             format!("role {name} is charged {role:?}, its tasks make {counted:?}")
         })?;
         ensure(role.quota.is_some() || role.tasks > 0, || format!("role {name} is known for nothing"))?;
-        ensure(role.charged.fits_in(&role.quota.unwrap_or_default()), || {
-            format!("role {name} takes {} of a quota of {:?}", role.charged, role.quota)
+        let promised = state.promised(name);
+        ensure(role.charged.plus(promised).fits_in(&role.quota.unwrap_or_default()), || {
+            format!(
+                "role {name} takes {} of a quota of {:?}, and is promised {promised}",
+                role.charged, role.quota
+            )
         })?;
     }
     ensure(counted.is_empty(), || format!("roles are not known: {counted:?}"))
 }
 
-/// Where the tasks with limits are is counted right, and no limit is exceeded.
+/// Where the tasks of jobs with limits are is counted right. A limit itself may be exceeded: hosts change attributes.
 fn check_places(state: &State) -> Result<(), Broken> {
     for job in state.jobs.values() {
+        let mut counting: BTreeMap<Box<str>, u32> = BTreeMap::new();
+        for task in state.tasks_of(job) {
+            for attribute in task.config.counted_attributes() {
+                *counting.entry(attribute.into()).or_default() += 1;
+            }
+        }
+        ensure(counting == job.counting, || {
+            format!("{} counts by {:?}, its tasks ask for {counting:?}", job.key(), job.counting)
+        })?;
         let mut counted = Places::default();
         for task in state.tasks_of(job) {
             let Some(host) = task.host.and_then(|host| state.hosts.get(&host)) else { continue };
-            for attribute in task.config.counted_attributes() {
+            for attribute in counting.keys() {
                 host.record.spec.values(attribute).for_each(|value| counted.add(attribute, value));
             }
         }
@@ -222,13 +251,25 @@ fn check_look_ups(state: &State) -> Result<(), Broken> {
 }
 
 fn check_deadlines(state: &State) -> Result<(), Broken> {
-    let tasks = state.tasks.values().filter_map(|task| Some((task.deadline()?, Due::Task(task.id))));
+    let is_replacement = |due: &Due| matches!(due, Due::Replacement(..));
+    let (replacements, tasks): (Vec<_>, Vec<_>) =
+        state.tasks.values().filter_map(|task| task.due()).partition(|(_, due)| is_replacement(due));
+    ensure(replacements.into_iter().collect::<BTreeSet<_>>() == state.replacements, || {
+        "PARTITIONED tasks wait for another time than is written".to_owned()
+    })?;
+    let silent = state.hosts.values().filter_map(|host| Some((host.record.silent_since?, host.id())));
+    ensure(silent.collect::<BTreeSet<_>>() == state.silences, || {
+        "hosts are silent since another time than is written".to_owned()
+    })?;
     let jobs = state.jobs.values().filter_map(|job| Some((job.deadline()?, Due::Job(job.id()))));
     let hosts = state.hosts.values().filter_map(|host| Some((host.deadline()?, Due::Host(host.id()))));
-    let requests = state.requests.values().map(|known| (known.until, Due::Request(known.key.clone())));
+    let requests = state.requests.values().map(|known| (known.until, known.key.clone()));
+    ensure(requests.collect::<BTreeSet<_>>() == state.forgettable, || {
+        "requests are kept for another time than is written".to_owned()
+    })?;
     let kept = state.reservations.values().map(|kept| (kept.until, Due::Reservation(kept.task)));
     let mut count = 0;
-    for deadline in tasks.chain(jobs).chain(hosts).chain(requests).chain(kept) {
+    for deadline in tasks.into_iter().chain(jobs).chain(hosts).chain(kept) {
         ensure(state.deadlines.contains(&deadline), || {
             format!("{deadline:?} is not in the order of deadlines")
         })?;

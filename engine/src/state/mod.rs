@@ -1,19 +1,22 @@
 //! `State`: every table, and what each is the truth for.
 //!
 //! Stored (rows): the cluster row, configs, jobs with their newest ended tasks, live tasks, hosts, remembered
-//! requests, work items, quotas, reservations. Derived, kept by apply and rebuilt by `load`: look-ups by key and
+//! requests, work items, quotas, reservations, updates, cron jobs. Derived, kept by apply and rebuilt by `load`: look-ups by key and
 //! name, live tasks per job and host, counts, where a job's tasks are, use of hosts, what roles are charged,
 //! references to configs, the order of deadlines. `laws` compares both.
 
 pub mod apply;
+mod brake;
 pub(crate) mod breaks;
 pub mod command;
 pub mod config;
+pub mod cron;
 mod deadline;
 pub mod host;
 mod index;
 pub mod job;
 pub mod laws;
+mod lend;
 mod maintenance;
 pub(crate) mod place;
 pub(crate) mod preempt;
@@ -29,6 +32,7 @@ pub mod submit;
 pub mod task;
 mod touch;
 mod transition;
+pub mod update;
 pub mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +43,7 @@ use proto::{HostId, JobId, JobKey, TaskId, WorkId};
 use crate::time::Timestamp;
 use command::Hint;
 use config::{ConfigHash, TaskConfig};
+use cron::Cron;
 use deadline::Due;
 use host::Host;
 use job::Job;
@@ -46,6 +51,7 @@ use request::{Remembered, RequestKey};
 use reservation::Reservation;
 use role::Role;
 use task::{Task, Want, Wanted, WantedTask};
+use update::Update;
 use work::Work;
 
 /// Facts about the cluster as a whole.
@@ -65,6 +71,14 @@ pub struct Cluster {
     pub leader: u64,
     /// After a gap in time no transient status expires before: hosts report first.
     pub grace_until: Timestamp,
+    /// Since when nothing is replaced, because too many hosts fell silent at once.
+    pub braked: Option<Timestamp>,
+    /// Hosts that fell silent up to here do not put the brake on.
+    pub thawed: Timestamp,
+    /// The minute in which hosts are counted whose tasks were replaced.
+    pub replaced_since: Timestamp,
+    /// So many.
+    pub replaced_hosts: u32,
     /// No placements, no silence, no expiry, until thawed.
     pub frozen: bool,
     /// After a restore: the same and no work, until resumed.
@@ -85,6 +99,10 @@ impl Default for Cluster {
             term: 0,
             leader: 0,
             grace_until: Timestamp(0),
+            braked: None,
+            thawed: Timestamp(0),
+            replaced_since: Timestamp(0),
+            replaced_hosts: 0,
             frozen: false,
             held: false,
             name: "".into(),
@@ -114,7 +132,14 @@ pub struct State {
     pub(crate) work: BTreeMap<WorkId, Work>,
     pub(crate) roles: BTreeMap<Arc<str>, Role>,
     pub(crate) reservations: BTreeMap<TaskId, Reservation>,
+    pub(crate) updates: BTreeMap<JobId, Update>,
+    pub(crate) crons: BTreeMap<Arc<JobKey>, Cron>,
+    /// Remembered requests, by when they may be forgotten.
+    pub(crate) forgettable: BTreeSet<(Timestamp, Arc<RequestKey>)>,
     pub(crate) deadlines: BTreeSet<(Timestamp, Due)>,
+    pub(crate) replacements: BTreeSet<(Timestamp, Due)>,
+    /// Silent hosts, by when they fell silent.
+    pub(crate) silences: BTreeSet<(Timestamp, HostId)>,
 }
 
 impl State {
@@ -207,9 +232,12 @@ impl State {
         Some(Wanted { generation: host.record.generation, tasks: tasks.collect() })
     }
 
-    /// When the next `Tick` is due; `None` while nothing waits or decisions are stopped.
+    /// When the next `Tick` is due; while decisions are stopped only requests are forgotten.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        if self.is_stopped() { None } else { self.deadlines.first().map(|(at, _)| *at) }
+        let forgets = self.forgettable.first().map(|(at, _)| *at);
+        let first = self.deadlines.first().map(|(at, _)| *at);
+        let times = [first, self.next_replacement()];
+        forgets.into_iter().chain(times.into_iter().flatten().filter(|_| !self.is_stopped())).min()
     }
 
     /// A work item that `AdvanceWork` should advance, if there is one.

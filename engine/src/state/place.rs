@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::{HostId, JobId, TaskId};
+use proto::{HostId, JobId, Resources, TaskId};
 
 use super::State;
 use super::breaks::{Break, broken};
 use super::command::{Assign, Done, Placement, Refusal, RefusalKind, Reply};
 use super::config::TaskConfig;
-use super::host::{Host, HostSpec};
+use super::host::{Going, Host, HostSpec};
 use super::job::Places;
-use super::role::times;
 use super::status::{Event, Status};
 use super::touch::Touch;
 use crate::limits::{TASKS_PER_HOST_MAX, TOGETHER_MAX};
@@ -85,13 +84,9 @@ impl State {
         if host.tasks.len() >= TASKS_PER_HOST_MAX {
             return Err(format!("host {} carries {TASKS_PER_HOST_MAX} tasks", host.name()));
         }
-        if !task.demand().fits_in(&host.free_for(id)) && !broken(Break::RoomUnchecked) {
-            return Err(format!(
-                "{id} needs {}; host {} has {} free for it",
-                task.demand(),
-                host.name(),
-                host.free_for(id)
-            ));
+        let free = host.free_for(id, &task.config);
+        if !task.demand().fits_in(&free) && !broken(Break::RoomUnchecked) {
+            return Err(format!("{id} needs {}; host {} has {free} free for it", task.demand(), host.name()));
         }
         check_ports(host, &task.config, &placement.ports).map_err(|why| format!("{id}: {why}"))?;
         let spec = &host.record.spec;
@@ -113,16 +108,6 @@ impl State {
         values.peek().is_some() && values.all(|value| job.places.of(attribute, value) < limit)
     }
 
-    /// The same, for whoever decides: by the job's key, on a host.
-    pub(crate) fn limit_allows(&self, job: &proto::JobKey, host: &Host, attribute: &str, limit: u32) -> bool {
-        let spec = &host.record.spec;
-        match self.job(job) {
-            Some(job) => self.limit_holds(job.id(), spec, attribute, limit),
-            // Of a job that is yet to come no task is anywhere.
-            None => spec.values(attribute).next().is_some(),
-        }
-    }
-
     fn place(&mut self, host: HostId, placement: Placement, touch: &mut Touch) {
         self.unreserve(placement.task, touch);
         let task = self.tasks.get_mut(&placement.task).expect("checked: the task is pending");
@@ -139,7 +124,8 @@ impl State {
 struct Tentative {
     config: Option<Arc<TaskConfig>>,
     tasks: BTreeSet<TaskId>,
-    hosts: BTreeMap<HostId, (u32, BTreeSet<u16>)>,
+    /// Per host: how many tasks, the ports they get, and what of the room that is kept there is kept for them.
+    hosts: BTreeMap<HostId, (u32, BTreeSet<u16>, Resources)>,
     places: Places,
 }
 
@@ -156,15 +142,18 @@ impl Tentative {
             return Err(format!("{id} is placed twice"));
         }
         let host = &state.hosts[&host];
-        let (count, ports) = self.hosts.entry(host.id()).or_default();
+        let (count, ports, own) = self.hosts.entry(host.id()).or_default();
         *count += 1;
-        let room = host.free_for(id);
-        if !times(config.demand, *count).fits_in(&room)
+        *own = own.plus(host.reserved_for.get(&id).copied().unwrap_or_default());
+        let kept = host.reserved.minus_or_zero(*own);
+        let room = host.room_without(config.is_revocable(), kept, Going::default());
+        if !config.demand.times(*count).fits_in(&room)
             || host.tasks.len() + *count as usize > TASKS_PER_HOST_MAX
         {
             return Err(format!("host {} has no room for {count} of the tasks", host.name()));
         }
-        if let Some(port) = placement.ports.iter().find(|port| !ports.insert(**port)) {
+        let fixed = config.static_ports.iter().map(|(_, port)| port);
+        if let Some(port) = placement.ports.iter().chain(fixed).find(|port| !ports.insert(**port)) {
             return Err(format!("port {port} of host {} is given twice", host.name()));
         }
         for (attribute, limit) in config.limits() {
@@ -188,11 +177,17 @@ fn check_ports(host: &Host, config: &TaskConfig, ports: &[u16]) -> Result<(), St
     if ports.len() != config.ports.len() {
         return Err(format!("it needs {} ports and was given {}", config.ports.len(), ports.len()));
     }
+    for (name, port) in &config.static_ports {
+        if host.ports.contains(port) {
+            return Err(format!("port {port} ({name}) of host {} is taken", host.name()));
+        }
+    }
     for (at, &port) in ports.iter().enumerate() {
         if !host.record.spec.offers_port(port) {
             return Err(format!("host {} does not offer port {port}", host.name()));
         }
-        if host.ports.contains(&port) || ports[..at].contains(&port) {
+        let fixed = config.static_ports.iter().any(|(_, fixed)| *fixed == port);
+        if host.ports.contains(&port) || ports[..at].contains(&port) || fixed {
             return Err(format!("port {port} of host {} is taken", host.name()));
         }
     }

@@ -1,12 +1,14 @@
 //! `Preempt`: tasks of one host make room for a pending one. The round chose them; here it is re-checked that each may
 //! be displaced, that they suffice, and that no fewer would.
 
-use proto::{HostId, Resources, TaskId};
+use std::collections::BTreeSet;
+
+use proto::{HostId, TaskId};
 
 use super::State;
 use super::command::{Done, Preempt, Reply};
 use super::config::TaskConfig;
-use super::host::Host;
+use super::host::{Going, Host};
 use super::place::stale;
 use super::status::{Event, Status};
 use super::task::Task;
@@ -14,11 +16,24 @@ use super::touch::Touch;
 use crate::limits::{PREEMPTION_ROOM_MS, VICTIMS_MAX};
 use crate::round::veto;
 
-/// Whether a pending task of `config` may displace `victim` as it is now: one that is being stopped, or whose host is
-/// silent, is not displaced again.
+/// Whether a task can be displaced as it is now: one that is being stopped, or whose host is silent, cannot.
+pub(super) fn is_displaceable(task: &Task) -> bool {
+    matches!(task.status, Status::Assigned | Status::Starting | Status::Running)
+}
+
+/// Whether a pending task of `config` may displace `victim` as it is now.
 pub(crate) fn may_displace(config: &TaskConfig, victim: &Task) -> bool {
-    matches!(victim.status, Status::Assigned | Status::Starting | Status::Running)
-        && config.may_displace(&victim.config)
+    is_displaceable(victim) && config.may_displace(&victim.config)
+}
+
+/// Whether a task of `config` fits on a host once tasks that take `going` and have the ports `freed` are gone.
+pub(crate) fn fits_once_gone(host: &Host, config: &TaskConfig, going: Going, freed: &BTreeSet<u16>) -> bool {
+    let room = host.room_without(config.is_revocable(), host.reserved, going);
+    let in_ranges = freed.iter().filter(|port| host.record.spec.offers_port(**port)).count();
+    let open = |port: &u16| !host.ports.contains(port) || freed.contains(port);
+    config.demand.fits_in(&room)
+        && config.ports.len() <= host.free_port_count() + in_ranges
+        && config.static_ports.iter().all(|(_, port)| open(port))
 }
 
 impl State {
@@ -39,6 +54,9 @@ impl State {
         let Some(task) = self.tasks.get(&id) else { return Err(format!("{id} is gone")) };
         if task.status != Status::Pending {
             return Err(format!("{id} is {}", task.status));
+        }
+        if task.displaced {
+            return Err(format!("{id} replaces one that was displaced, and displaces nobody"));
         }
         if self.reservations.contains_key(&id) {
             return Err(format!("room is kept for {id} already"));
@@ -80,14 +98,11 @@ impl State {
 
     /// Whether a task fits on a host once `gone` are.
     fn fits_without<'a>(&self, host: &Host, task: &Task, gone: impl Iterator<Item = &'a Task>) -> bool {
-        let (freed, freed_ports) = gone.fold((Resources::default(), 0), |(room, ports), victim| {
-            (room.plus(victim.demand()), ports + victim.ports.len())
-        });
-        let spec = &host.record.spec;
-        let ports = spec.port_count().saturating_sub(host.ports.len()) + freed_ports;
-        // Not `free_for(..) + freed`: what is kept for others may be more than what is free now.
-        let kept = host.reserved;
-        let room = spec.capacity.plus(freed).minus_or_zero(host.used.plus(kept));
-        task.demand().fits_in(&room) && task.config.ports.len() <= ports
+        let (mut going, mut freed) = (Going::default(), BTreeSet::new());
+        for victim in gone {
+            going = going.with(&victim.config);
+            freed.extend(victim.port_numbers());
+        }
+        fits_once_gone(host, &task.config, going, &freed)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use prost::bytes::Bytes;
+use proto::resources::EXECUTOR_RAM_MIB;
 use proto::{BadField, HostId, JobId, JobKey, Resources, TaskId, WorkId, wire};
 
 use super::command::{
@@ -17,6 +18,7 @@ use super::command::{
 use super::config::{
     Comparison, ConfigHash, Constraint, JobSpec, PartitionPolicy, Preference, Rule, Spread, TaskConfig, Tier,
 };
+use super::cron::Cron;
 use super::host::{Host, HostIdentity, HostRecord, HostSpec};
 use super::job::{EndedTask, Job, JobRecord};
 use super::request::{Remembered, RequestKey};
@@ -24,8 +26,9 @@ use super::reservation::Reservation;
 use super::status::Status;
 use super::task::Task;
 use super::touch::{EventRecord, Key, Touch};
+use super::update::Update;
 use super::work::{Rest, Work};
-use super::{Cluster, Due, State};
+use super::{Cluster, State};
 use crate::limits::LEVEL;
 use crate::time::Timestamp;
 
@@ -39,6 +42,8 @@ const WORK: u8 = 7;
 const RECENT: u8 = 8;
 const ROLE: u8 = 9;
 const RESERVATION: u8 = 10;
+const UPDATE: u8 = 11;
+const CRON: u8 = 12;
 /// The last table that is State; `load` needs no row above it.
 pub const LIVE_TABLE_LAST: u8 = 0x1f;
 const HISTORY: u8 = 0x20;
@@ -87,6 +92,10 @@ pub enum RowValue {
     Role(Arc<str>, Resources),
     /// Room that is kept for a task.
     Reservation(Reservation),
+    /// An update in flight.
+    Update(Update),
+    /// A template.
+    Cron(Cron),
     /// An ended task; history.
     History(Task),
     /// An event; history.
@@ -113,6 +122,8 @@ impl RowValue {
                 wire::ReservationRow { task_id: row.task.0, host_id: row.host.0, until_ms: row.until.0 }
                     .encode(buffer)
             }
+            RowValue::Update(row) => update_row(row).encode(buffer),
+            RowValue::Cron(row) => cron_row(row).encode(buffer),
             RowValue::Event(row) => event_row(row).encode(buffer),
         };
         debug_assert!(written.is_ok(), "a Vec grows");
@@ -200,6 +211,11 @@ pub(super) fn change(state: &State, key: &Key) -> Change {
             let kept = state.reservations.get(task).copied();
             (id_key(RESERVATION, task.0), kept.map(RowValue::Reservation))
         }
+        Key::Update(job) => (id_key(UPDATE, job.0), state.updates.get(job).cloned().map(RowValue::Update)),
+        Key::Cron(key) => {
+            let bytes = [CRON].into_iter().chain(key.to_string().into_bytes()).collect();
+            (bytes, state.crons.get(key).cloned().map(RowValue::Cron))
+        }
     };
     Change { key, row }
 }
@@ -216,7 +232,9 @@ impl State {
             .chain(self.requests.keys().cloned().map(Key::Request))
             .chain(self.work.keys().map(|&id| Key::Work(id)))
             .chain(self.roles.keys().cloned().map(Key::Role))
-            .chain(self.reservations.keys().map(|&task| Key::Reservation(task)));
+            .chain(self.reservations.keys().map(|&task| Key::Reservation(task)))
+            .chain(self.updates.keys().map(|&job| Key::Update(job)))
+            .chain(self.crons.keys().cloned().map(Key::Cron));
         let changes = keys.map(|key| change(self, &key));
         let recent = self.jobs.values().flat_map(|job| job.ended.values());
         let recent =
@@ -241,7 +259,7 @@ impl State {
                 None => return Err(Corrupt::new("a row", "its key is empty")),
             }
         }
-        if let Some(table) = tables.keys().find(|table| !(CLUSTER..=RESERVATION).contains(table)) {
+        if let Some(table) = tables.keys().find(|table| !(CLUSTER..=CRON).contains(table)) {
             return Err(Corrupt::new(format!("table {table}"), "this build does not know it"));
         }
         let mut state = State::default();
@@ -257,6 +275,8 @@ impl State {
             (RECENT, State::load_recent),
             (ROLE, State::load_role),
             (RESERVATION, State::load_reservation),
+            (UPDATE, State::load_update),
+            (CRON, State::load_cron),
         ] {
             for row in tables.remove(&table).unwrap_or_default() {
                 load(&mut state, &row)?;
@@ -281,6 +301,10 @@ impl State {
             term: row.term,
             leader: row.leader,
             grace_until: Timestamp(row.grace_until_ms),
+            braked: (row.braked_ms > 0).then_some(Timestamp(row.braked_ms)),
+            thawed: Timestamp(row.thawed_ms),
+            replaced_since: Timestamp(row.replaced_since_ms),
+            replaced_hosts: row.replaced_hosts,
             frozen: row.frozen,
             held: row.held,
             name: row.cluster.into(),
@@ -324,6 +348,7 @@ impl State {
         let identity = read_identity(row.identity.unwrap_or_default());
         let id = identity.host.ok_or_else(|| Corrupt::new("a host's row", "it has no id"))?;
         let spec = read_host_spec(row.spec.unwrap_or_default()).map_err(bad("a host's row"))?;
+        let unused = Resources::try_from(&row.unused.unwrap_or_default()).map_err(bad("a host's row"))?;
         self.link_host(Host::new(HostRecord {
             id,
             identity: Arc::new(identity),
@@ -334,6 +359,8 @@ impl State {
             silent_since: (row.silent_since_ms > 0).then_some(Timestamp(row.silent_since_ms)),
             overcommitted: row.overcommitted,
             draining: row.draining,
+            unused,
+            replaced: row.replaced,
         }));
         Ok(())
     }
@@ -370,6 +397,7 @@ impl State {
             flaps: row.flaps,
             partitions: row.partitions,
             ancestor: (row.ancestor != 0).then_some(TaskId(row.ancestor)),
+            displaced: row.displaced,
             message: text(&row.message),
             events: row.events,
         });
@@ -388,7 +416,7 @@ impl State {
             reply: read_reply(reply)?,
         };
         self.requests.insert(key.clone(), Arc::new(remembered));
-        self.deadlines.insert((until, Due::Request(key)));
+        self.forgettable.insert((until, key));
         Ok(())
     }
 
@@ -419,8 +447,9 @@ impl State {
         let status = read_status(row.status).filter(|status| status.is_terminal());
         let status =
             status.ok_or_else(|| Corrupt::new("the row of an ended task", "its status is not an end"))?;
-        let job = self.jobs.get_mut(&JobId(row.job_id));
-        let job = job.ok_or_else(|| Corrupt::new("the row of an ended task", "its job is not stored"))?;
+        if !self.jobs.contains_key(&JobId(row.job_id)) {
+            return Err(Corrupt::new("the row of an ended task", "its job is not stored"));
+        }
         let ended = EndedTask {
             job: JobId(row.job_id),
             id: TaskId(row.task_id),
@@ -432,7 +461,8 @@ impl State {
             ancestor: (row.ancestor != 0).then_some(TaskId(row.ancestor)),
             events: row.events,
         };
-        job.ended.insert((ended.at, ended.id), Arc::new(ended));
+        let id = ended.job;
+        self.alter_job(id, |job| drop(job.ended.insert((ended.at, ended.id), Arc::new(ended))));
         Ok(())
     }
 
@@ -450,6 +480,36 @@ impl State {
             return Err(Corrupt::new("a reservation's row", "its task or its host is not stored"));
         }
         self.link_reservation(Reservation { task, host, until: Timestamp(row.until_ms) });
+        Ok(())
+    }
+
+    fn load_update(&mut self, row: &[u8]) -> Result<(), Corrupt> {
+        let row: wire::UpdateRow = decode(row, "an update's row")?;
+        let job = JobId(row.job_id);
+        if !self.jobs.contains_key(&job) {
+            return Err(Corrupt::new("an update's row", "its job is not stored"));
+        }
+        let config = self.loaded_config(&row.config_hash, "an update's row")?;
+        let most = crate::limits::INSTANCES_PER_JOB_MAX;
+        if row.moved.iter().any(|range| range.last >= most) {
+            return Err(Corrupt::new("an update's row", "it has moved more instances than a job may have"));
+        }
+        let moved = row.moved.iter().flat_map(|range| range.first..=range.last).collect();
+        let created = Timestamp(row.created_ms);
+        self.updates.insert(job, Update { job, config, instances: row.instances, created, moved });
+        Ok(())
+    }
+
+    fn load_cron(&mut self, row: &[u8]) -> Result<(), Corrupt> {
+        let what = "a cron job's row";
+        let row: wire::CronRow = decode(row, what)?;
+        let spec = row.spec.unwrap_or_default();
+        let config = read_config(spec.config.unwrap_or_default()).map_err(bad(what))?;
+        let key = Arc::new(config.job.clone());
+        let config = self.refer(&Arc::new(config), &mut Touch::default());
+        let spec = JobSpec { config, instances: spec.instances };
+        let cron = Cron { spec, schedule: row.schedule.into(), created: Timestamp(row.created_ms) };
+        self.crons.insert(key, cron);
         Ok(())
     }
 }
@@ -481,6 +541,10 @@ fn cluster_row(row: &Cluster) -> wire::ClusterRow {
         lineage_id: row.lineage.to_string(),
         cluster: row.name.to_string(),
         grace_until_ms: row.grace_until.0,
+        braked_ms: row.braked.map_or(0, |at| at.0),
+        thawed_ms: row.thawed.0,
+        replaced_since_ms: row.replaced_since.0,
+        replaced_hosts: row.replaced_hosts,
     }
 }
 
@@ -514,6 +578,7 @@ fn task_row(row: &Task) -> wire::TaskRow {
         created_ms: row.created.0,
         flaps: row.flaps,
         events: row.events,
+        displaced: row.displaced,
     }
 }
 
@@ -527,6 +592,8 @@ fn host_row(row: &HostRecord) -> wire::HostRow {
         silent_since_ms: row.silent_since.map_or(0, |at| at.0),
         overcommitted: row.overcommitted,
         draining: row.draining,
+        unused: (row.unused != Resources::default()).then(|| row.unused.into()),
+        replaced: row.replaced,
     }
 }
 
@@ -556,6 +623,45 @@ fn work_row(row: &Work) -> wire::WorkRow {
         }
     };
     wire::WorkRow { work_id: row.id.0, work: Some(work) }
+}
+
+fn update_row(row: &Update) -> wire::UpdateRow {
+    let mut moved: Vec<wire::InstanceRange> = Vec::new();
+    for &instance in &row.moved {
+        match moved.last_mut().filter(|range| range.last + 1 == instance) {
+            Some(range) => range.last = instance,
+            None => moved.push(wire::InstanceRange { first: instance, last: instance }),
+        }
+    }
+    wire::UpdateRow {
+        job_id: row.job.0,
+        config_hash: Bytes::copy_from_slice(&row.config.hash.0),
+        instances: row.instances,
+        created_ms: row.created.0,
+        moved,
+    }
+}
+
+fn cron_row(row: &Cron) -> wire::CronRow {
+    wire::CronRow {
+        spec: Some(job_spec_wire(&row.spec)),
+        schedule: row.schedule.to_string(),
+        created_ms: row.created.0,
+    }
+}
+
+fn job_spec_wire(spec: &JobSpec) -> wire::JobSpec {
+    wire::JobSpec { config: Some(spec.config.wire.clone()), instances: spec.instances }
+}
+
+fn read_job_spec(spec: Option<wire::JobSpec>) -> Result<JobSpec, Corrupt> {
+    let spec = spec.unwrap_or_default();
+    let config = read_config(spec.config.unwrap_or_default()).map_err(bad("a command"))?;
+    Ok(JobSpec { config: Arc::new(config), instances: spec.instances })
+}
+
+fn read_job_key(key: Option<wire::JobKey>) -> Result<JobKey, Corrupt> {
+    JobKey::try_from(&key.unwrap_or_default()).map_err(bad("a command"))
 }
 
 fn recent_row(row: &EndedTask) -> wire::RecentRow {
@@ -616,7 +722,7 @@ pub fn read_config(config: wire::TaskConfig) -> Result<TaskConfig, BadField> {
     let job = JobKey::try_from(config.job.as_ref().unwrap_or(&wire::JobKey::default()))?;
     let task = config.task.as_ref().ok_or_else(|| BadField::new("task", "is missing"))?;
     let resources = task.resources.as_ref().ok_or_else(|| BadField::new("resources", "are missing"))?;
-    let demand = Resources::try_from(resources)?;
+    let asked = Resources::try_from(resources)?;
     let preferences = config.preferences.iter().map(|preference| {
         let constraint = preference.constraint.as_ref().map(read_constraint);
         let constraint = constraint.ok_or_else(|| BadField::new("preference", "has no constraint"))??;
@@ -633,15 +739,29 @@ pub fn read_config(config: wire::TaskConfig) -> Result<TaskConfig, BadField> {
             delay_ms: u64::from(policy.delay_seconds) * 1000,
         },
     );
+    let static_ports = task.static_ports.iter().map(|port| match u16::try_from(port.port) {
+        Ok(number) if number > 0 => Ok((port.name.as_str().into(), number)),
+        _ => Err(BadField::new(format!("port {}", port.name), format!("is {}, not 1 to 65535", port.port))),
+    });
+    let mut constraints: Vec<Constraint> =
+        config.constraints.iter().map(read_constraint).collect::<Result<_, _>>()?;
+    if config.at_most_one {
+        // Elsewhere nobody could end the task while its agent is gone.
+        let rule = Rule::Value { negated: false, values: vec!["pid_namespace".to_owned()] };
+        constraints.push(Constraint { attribute: "isolation".to_owned(), rule });
+    }
     Ok(TaskConfig {
         hash: ConfigHash(proto::config_hash(&config)),
         job,
-        demand,
+        demand: Resources { ram_mib: asked.ram_mib + EXECUTOR_RAM_MIB, ..asked },
+        asked,
         ports: task.ports.iter().map(|name| name.as_str().into()).collect(),
-        constraints: config.constraints.iter().map(read_constraint).collect::<Result<_, _>>()?,
+        static_ports: static_ports.collect::<Result<_, _>>()?,
+        constraints,
         preferences: preferences.collect::<Result<_, BadField>>()?,
         spreads: spreads.collect(),
         all_or_nothing: config.all_or_nothing,
+        at_most_one: config.at_most_one,
         partition,
         service: config.service,
         tier: Tier::named(&config.tier)
@@ -851,9 +971,7 @@ fn command_wire(command: &Command) -> wire::Command {
             lineage_id: session.lineage.clone(),
             epoch: session.epoch,
         }),
-        Op::CreateJob(spec) => W::CreateJob(wire::CreateJob {
-            spec: Some(wire::JobSpec { config: Some(spec.config.wire.clone()), instances: spec.instances }),
-        }),
+        Op::CreateJob(spec) => W::CreateJob(wire::CreateJob { spec: Some(job_spec_wire(spec)) }),
         Op::KillTasks { job, instances, message } => W::KillTasks(wire::KillTasks {
             job: Some(job.into()),
             instances: instances.clone(),
@@ -907,6 +1025,19 @@ fn command_wire(command: &Command) -> wire::Command {
         Op::AssignTogether(assigns) => {
             W::AssignTogether(wire::AssignTogether { assigns: assigns.iter().map(assign_wire).collect() })
         }
+        Op::ReportUnused { host, unused } => {
+            W::ReportUnused(wire::ReportUnused { host_id: host.0, unused: Some((*unused).into()) })
+        }
+        Op::StartUpdate(spec) => W::StartUpdate(wire::StartUpdate { spec: Some(job_spec_wire(spec)) }),
+        Op::UpdateInstances { job, instances } => {
+            W::UpdateInstances(wire::UpdateInstances { job: Some(job.into()), instances: instances.clone() })
+        }
+        Op::EndUpdate { job } => W::EndUpdate(wire::EndUpdate { job: Some(job.into()) }),
+        Op::PutCron { spec, schedule } => {
+            W::PutCron(wire::PutCron { spec: Some(job_spec_wire(spec)), schedule: schedule.clone() })
+        }
+        Op::DropCron { job } => W::DropCron(wire::DropCron { job: Some(job.into()) }),
+        Op::RunCron { job } => W::RunCron(wire::RunCron { job: Some(job.into()) }),
     };
     wire::Command {
         level: command.level,
@@ -933,16 +1064,10 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
             lineage: session.lineage_id,
             epoch: session.epoch,
         }),
-        W::CreateJob(create) => {
-            let spec = create.spec.unwrap_or_default();
-            let config = read_config(spec.config.unwrap_or_default()).map_err(bad(what))?;
-            Op::CreateJob(JobSpec { config: Arc::new(config), instances: spec.instances })
+        W::CreateJob(create) => Op::CreateJob(read_job_spec(create.spec)?),
+        W::KillTasks(kill) => {
+            Op::KillTasks { job: read_job_key(kill.job)?, instances: kill.instances, message: kill.message }
         }
-        W::KillTasks(kill) => Op::KillTasks {
-            job: JobKey::try_from(&kill.job.unwrap_or_default()).map_err(bad(what))?,
-            instances: kill.instances,
-            message: kill.message,
-        },
         W::RegisterHost(register) => Op::RegisterHost {
             identity: read_identity(register.identity.unwrap_or_default()),
             spec: read_host_spec(register.spec.unwrap_or_default()).map_err(bad(what))?,
@@ -965,15 +1090,13 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
         W::AdvanceWork(work) => Op::AdvanceWork(WorkId(work.work_id)),
         W::Freeze(freeze) => Op::Freeze { frozen: freeze.frozen },
         W::RestartTasks(restart) => Op::RestartTasks {
-            job: JobKey::try_from(&restart.job.unwrap_or_default()).map_err(bad(what))?,
+            job: read_job_key(restart.job)?,
             instances: restart.instances,
             message: restart.message,
         },
-        W::AddInstances(add) => Op::AddInstances {
-            job: JobKey::try_from(&add.job.unwrap_or_default()).map_err(bad(what))?,
-            like: add.like,
-            count: add.count,
-        },
+        W::AddInstances(add) => {
+            Op::AddInstances { job: read_job_key(add.job)?, like: add.like, count: add.count }
+        }
         W::SetQuota(set) => Op::SetQuota {
             role: set.role,
             quota: Resources::try_from(&set.quota.unwrap_or_default()).map_err(bad(what))?,
@@ -989,6 +1112,18 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
         W::AssignTogether(together) => {
             Op::AssignTogether(together.assigns.into_iter().map(read_assign).collect::<Result<_, _>>()?)
         }
+        W::ReportUnused(report) => Op::ReportUnused {
+            host: HostId(report.host_id),
+            unused: Resources::try_from(&report.unused.unwrap_or_default()).map_err(bad(what))?,
+        },
+        W::StartUpdate(start) => Op::StartUpdate(read_job_spec(start.spec)?),
+        W::UpdateInstances(update) => {
+            Op::UpdateInstances { job: read_job_key(update.job)?, instances: update.instances }
+        }
+        W::EndUpdate(end) => Op::EndUpdate { job: read_job_key(end.job)? },
+        W::PutCron(put) => Op::PutCron { spec: read_job_spec(put.spec)?, schedule: put.schedule },
+        W::DropCron(cron) => Op::DropCron { job: read_job_key(cron.job)? },
+        W::RunCron(cron) => Op::RunCron { job: read_job_key(cron.job)? },
     })
 }
 

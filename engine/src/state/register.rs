@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::{HostId, TaskId};
+use proto::{HostId, Resources, TaskId};
 
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
 use super::host::{Host, HostIdentity, HostRecord, HostSpec};
@@ -42,10 +42,12 @@ impl State {
             ));
         }
         let id = match meaning {
-            Meaning::New => self.enter_host(identity, spec, touch),
+            Meaning::New => self.enter_host(identity, spec, false, touch),
             Meaning::Replaces(old) => {
+                // What an operator wants of the place does not change with the machine in it.
+                let draining = self.hosts[&old].record.draining;
                 self.remove_host(old, "The host was replaced by another machine", touch);
-                self.enter_host(identity, spec, touch)
+                self.enter_host(identity, spec, draining, touch)
             }
             Meaning::Wiped(id) => {
                 self.lose_tasks(id, held, "The host came back without its journal", touch);
@@ -96,7 +98,13 @@ impl State {
         Ok(if same_journal { Meaning::Known(host.id()) } else { Meaning::Wiped(host.id()) })
     }
 
-    fn enter_host(&mut self, identity: HostIdentity, spec: HostSpec, touch: &mut Touch) -> HostId {
+    fn enter_host(
+        &mut self,
+        identity: HostIdentity,
+        spec: HostSpec,
+        draining: bool,
+        touch: &mut Touch,
+    ) -> HostId {
         let id = HostId(self.new_id());
         self.link_host(Host::new(HostRecord {
             id,
@@ -107,7 +115,9 @@ impl State {
             since: self.cluster.clock,
             silent_since: None,
             overcommitted: false,
-            draining: false,
+            draining,
+            unused: Resources::default(),
+            replaced: false,
         }));
         touch.row(Key::Host(id));
         id
@@ -122,7 +132,7 @@ impl State {
         touch: &mut Touch,
     ) {
         let clock = self.cluster.clock;
-        let overcommitted = !self.hosts[&id].used.fits_in(&spec.capacity);
+        let overcommitted = !self.hosts[&id].occupied().fits_in(&spec.capacity);
         let old = self.hosts[&id].record.spec.clone();
         let moved = old.attributes != spec.attributes || old.name != spec.name;
         if moved {
@@ -133,6 +143,7 @@ impl State {
             record.spec = Arc::new(spec);
             record.since = clock;
             record.silent_since = None;
+            record.replaced = false;
             record.overcommitted = overcommitted;
             if wiped {
                 record.acknowledged = 0;
@@ -143,6 +154,7 @@ impl State {
             self.note_places(id, &spec, Places::add);
         }
         touch.row(Key::Host(id));
+        self.look_at_brake(touch);
     }
 
     /// Counts all tasks of a host in or out where limits and spreads look.
@@ -168,6 +180,7 @@ impl State {
         }
         let clock = self.cluster.clock;
         self.alter_host(id, |record| record.silent_since = Some(clock));
+        self.look_at_brake(touch);
         self.unreserve_host(id, touch);
         let targets: Vec<TaskId> = self.hosts[&id].tasks.iter().copied().collect();
         for &task in &targets {
@@ -199,6 +212,10 @@ impl State {
         }
         if self.names.get(host.name()) == Some(&id) {
             self.names.remove(host.name());
+        }
+        if let Some(since) = host.record.silent_since {
+            self.silences.remove(&(since, id));
+            self.look_at_brake(touch);
         }
         touch.row(Key::Host(id));
         touch.hint(Hint::HostDirty(id));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::State;
 use super::command::{Refusal, RefusalKind, Reply, Request};
 use super::touch::{Key, Touch};
-use super::{Due, State};
 use crate::limits::{REQUEST_AHEAD_MS, REQUEST_ID_BYTES_MAX, REQUEST_WINDOW_MS, REQUESTS_MAX};
 use crate::time::Timestamp;
 
@@ -102,7 +102,7 @@ impl State {
         let remembered =
             Remembered { key: key.clone(), body_hash: request.body_hash.into(), until, reply: reply.clone() };
         self.requests.insert(key.clone(), Arc::new(remembered));
-        self.deadlines.insert((until, Due::Request(key.clone())));
+        self.forgettable.insert((until, key.clone()));
         touch.row(Key::Request(key));
         touch.deadlines();
     }

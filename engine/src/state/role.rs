@@ -1,6 +1,6 @@
 //! Tenants: what production work may take in sum, and what it takes. All but the quota is derived.
 
-use proto::Resources;
+use proto::{JobId, Resources};
 
 use super::State;
 use super::breaks::{Break, broken};
@@ -59,17 +59,6 @@ impl Role {
     }
 }
 
-/// What `instances` tasks of a config take.
-pub(crate) fn times(demand: Resources, instances: u32) -> Resources {
-    let times = |amount: u64| amount.saturating_mul(u64::from(instances));
-    Resources {
-        cpu_milli: times(demand.cpu_milli),
-        ram_mib: times(demand.ram_mib),
-        disk_mib: times(demand.disk_mib),
-        gpus: times(demand.gpus),
-    }
-}
-
 /// In words, by how much `wanted` is more than `room`; `None` when it fits.
 pub(crate) fn shortfall(wanted: Resources, room: Resources) -> Option<String> {
     use proto::resources::{cores, mib};
@@ -98,15 +87,23 @@ impl State {
         self.roles.iter().map(|(name, role)| (&**name, role))
     }
 
-    /// What the role's work items will still make and charge.
+    /// What may still be charged to the role without another question: for instances that work items make, updates
+    /// in flight, and cron jobs that do not run.
     pub fn promised(&self, role: &str) -> Resources {
+        let making = self.work.values().filter_map(|work| self.jobs.get(&work.job()?));
+        let making = making.filter(|job| job.key().role == role);
+        let made = making.fold(Resources::default(), |sum, job| sum.plus(self.still_made(job.id())));
+        made.plus(self.promised_to_updates(role)).plus(self.promised_to_crons(role))
+    }
+
+    /// What a job's work item will still make and charge; a job has one at most.
+    pub(super) fn still_made(&self, job: JobId) -> Resources {
         let still = self.work.values().filter_map(|work| match work.rest {
-            Rest::Create { job, next, end } => Some((self.jobs.get(&job)?, end - next)),
-            Rest::Stop { .. } | Rest::Drain { .. } => None,
+            Rest::Create { job: made, next, end } if made == job => Some(end - next),
+            Rest::Create { .. } | Rest::Stop { .. } | Rest::Drain { .. } => None,
         });
-        still
-            .filter(|(job, _)| job.key().role == role && job.config().is_charged())
-            .fold(Resources::default(), |sum, (job, count)| sum.plus(times(job.config().demand, count)))
+        let config = self.jobs.get(&job).map(|job| job.config().charge()).unwrap_or_default();
+        config.times(still.sum())
     }
 
     /// Whether the role's quota has room for so many more tasks; the refusal says by how much it is short.
@@ -114,12 +111,22 @@ impl State {
         if !config.is_charged() {
             return Ok(());
         }
+        let wanted = config.asked.times(instances);
+        self.check_charge(config, wanted, &format!("{wanted} for {instances} more production tasks"))
+    }
+
+    /// Whether the role's quota has room for `more`; `what` says in words what needs it.
+    pub(super) fn check_charge(
+        &self,
+        config: &TaskConfig,
+        more: Resources,
+        what: &str,
+    ) -> Result<(), Refusal> {
         let name = &config.job.role;
         let role = self.roles.get(name.as_str()).copied().unwrap_or_default();
         let quota = role.quota.unwrap_or_default();
         let taken = role.charged.plus(self.promised(name));
-        let wanted = times(config.demand, instances);
-        let Some(short) = shortfall(taken.plus(wanted), quota) else { return Ok(()) };
+        let Some(short) = shortfall(taken.plus(more), quota) else { return Ok(()) };
         let had = match role.quota {
             None => format!("role {name} has no quota"),
             Some(quota) => format!("role {name} has a quota of {quota} and takes {taken} of it"),
@@ -127,7 +134,7 @@ impl State {
         Err(Refusal::new(
             RefusalKind::Quota,
             format!(
-                "job {} needs {wanted} for {instances} more production tasks, but {had}: it is short of {short}; ask for more quota, or use tier preemptible",
+                "job {} needs {what}, but {had}: it is short of {short}; ask for more quota, or use tier preemptible",
                 config.job
             ),
         ))
@@ -155,12 +162,12 @@ impl State {
         if most > Some(proto::resources::AMOUNT_MAX) {
             return Err(Refusal::new(RefusalKind::Invalid, format!("{quota} is more than any cluster has")));
         }
-        if let Some(short) = shortfall(known.charged.plus(self.promised(name)), quota) {
+        let taken = known.charged.plus(self.promised(name));
+        if let Some(short) = shortfall(taken, quota) {
             return Err(Refusal::new(
                 RefusalKind::Quota,
                 format!(
-                    "role {name} takes {} already: a quota of {quota} would be short of {short}; kill production tasks first",
-                    known.charged
+                    "role {name} takes {taken} already: a quota of {quota} would be short of {short}; kill production tasks first"
                 ),
             ));
         }
@@ -178,7 +185,7 @@ impl State {
     pub(super) fn charge(&mut self, config: &TaskConfig) {
         let role = self.role_of(config);
         let account = role.account(config);
-        *account = account.plus(config.demand);
+        *account = account.plus(config.asked);
         role.tasks += 1;
     }
 
@@ -189,7 +196,7 @@ impl State {
         }
         let role = self.role_of(config);
         let account = role.account(config);
-        *account = account.minus_or_zero(config.demand);
+        *account = account.minus_or_zero(config.asked);
         role.tasks -= 1;
         if !role.is_needed() {
             self.roles.remove(config.job.role.as_str());

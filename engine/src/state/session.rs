@@ -85,6 +85,9 @@ impl State {
 
     pub(super) fn freeze(&mut self, frozen: bool, touch: &mut Touch) -> Reply {
         self.cluster.frozen = frozen;
+        if !frozen {
+            self.release_brake();
+        }
         touch.row(Key::Cluster);
         touch.hint(Hint::FreezeChanged);
         touch.deadlines();

@@ -251,7 +251,8 @@ pub fn step(from: Option<Status>, event: Event) -> Verdict {
         (Throttled, Expired) => Move(Pending),
         (Pending, Place) => Move(Assigned),
         (Throttled | Pending, Kill) => Delete,
-        (Throttled | Pending, Restart | Drain | HostSilent) | (Pending, Expired) => Ignore,
+        (Throttled, Restart) => Move(Pending),
+        (Throttled | Pending, Drain | HostSilent) | (Pending, Restart | Expired) => Ignore,
         (Throttled, Place) => Illegal,
         (
             Throttled | Pending,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::{JobId, JobKey, TaskId, WorkId};
+use proto::{JobId, JobKey, TaskId, WorkId, wire};
 
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
 use super::config::{JobSpec, TaskConfig};
@@ -14,8 +14,12 @@ use super::transition::{Birth, Stepped, forget_ended};
 use super::work::{Rest, Work};
 use super::{Due, State};
 use crate::limits::{
-    INSTANCES_NAMED_MAX, INSTANCES_PER_JOB_MAX, JOBS_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, WORK_MAX,
+    INSTANCES_NAMED_MAX, INSTANCES_PER_JOB_MAX, JOBS_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, TOGETHER_MAX,
+    WORK_MAX,
 };
+
+/// Bytes of an old and a new value together that are still shown; of longer ones it is said that they differ.
+const SHOWN_BYTES_MAX: usize = 200;
 
 impl State {
     pub(super) fn create_job(&mut self, spec: JobSpec, touch: &mut Touch) -> Reply {
@@ -36,6 +40,14 @@ impl State {
                 format!("job {key} asks for {instances} instances; a job has 1 to {INSTANCES_PER_JOB_MAX}"),
             ));
         }
+        check_together(&config, instances)?;
+        self.check_quota(&config, instances)?;
+        self.make_job(JobSpec { config, instances }, touch)
+    }
+
+    /// Makes a job that does not live and for which quota was asked.
+    pub(super) fn make_job(&mut self, JobSpec { config, instances }: JobSpec, touch: &mut Touch) -> Reply {
+        let key = &config.job;
         if self.jobs.len() >= JOBS_MAX {
             return Err(Refusal::new(
                 RefusalKind::Limit,
@@ -55,13 +67,15 @@ impl State {
         if large {
             self.check_work_room()?;
         }
-        self.check_quota(&config, instances)?;
 
         let key = Arc::new(key.clone());
         let id = JobId(self.new_id());
         // The new life of the job remembers what ended in the old one.
         let old = self.job(&key).map(Job::id);
-        let ended = old.and_then(|old| self.jobs.get_mut(&old)).map(|old| std::mem::take(&mut old.ended));
+        let mut ended = std::collections::BTreeMap::new();
+        if let Some(old) = old {
+            self.alter_job(old, |old| ended = std::mem::take(&mut old.ended));
+        }
         if let Some(old) = old {
             self.remove_job(old, touch);
         }
@@ -75,7 +89,7 @@ impl State {
             ended: None,
         };
         self.link_job(Job::new(record));
-        for (_, old) in ended.unwrap_or_default() {
+        for (_, old) in ended {
             touch.forget_recent(&old);
             self.remember_ended(EndedTask { job: id, ..(*old).clone() }, touch);
         }
@@ -89,7 +103,7 @@ impl State {
         Ok(Done { id: id.0, tasks: instances })
     }
 
-    fn bear_instances(
+    pub(super) fn bear_instances(
         &mut self,
         job: JobId,
         config: &Arc<TaskConfig>,
@@ -106,6 +120,7 @@ impl State {
                 flaps: 0,
                 penalty_ms: 0,
                 ancestor: None,
+                displaced: false,
             };
             self.bear_task(birth, touch);
         }
@@ -187,6 +202,18 @@ impl State {
             self.check_work_room()?;
         }
 
+        instances.sort_unstable();
+        instances.dedup();
+        if restart && let Some(missing) = instances.iter().find(|instance| !job.live.contains_key(instance)) {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("job {key} has no live instance {missing} to restart; nothing was restarted"),
+            ));
+        }
+
+        if all && !restart {
+            self.drop_update(id, touch);
+        }
         if let Some(work) = making {
             self.remove_work(work, touch);
         }
@@ -199,8 +226,6 @@ impl State {
         let targets: Vec<TaskId> = if all {
             job.live.values().copied().collect()
         } else {
-            instances.sort_unstable();
-            instances.dedup();
             instances.iter().filter_map(|instance| job.live.get(instance)).copied().collect()
         };
         let tasks = self.step_each(&targets, event, &why, touch);
@@ -238,6 +263,12 @@ impl State {
                 format!("another large change of job {key} is in progress; retry"),
             ));
         }
+        if self.updates.contains_key(&id) {
+            return Err(Refusal::new(
+                RefusalKind::Stale,
+                format!("an update of job {key} is in flight; add instances when it has ended"),
+            ));
+        }
         let first = job.instances();
         if first.saturating_add(count) > INSTANCES_PER_JOB_MAX {
             return Err(Refusal::new(
@@ -253,6 +284,7 @@ impl State {
                 format!("the cluster has {} tasks of at most {TASKS_MAX}", self.tasks.len()),
             ));
         }
+        check_together(&config, first + count)?;
         self.check_quota(&config, count)?;
         self.jobs.get_mut(&id).expect("found above").record.instances = first + count;
         touch.row(Key::Job(id));
@@ -373,6 +405,20 @@ pub(super) fn words(what: &str, identity: &str, message: &str) -> String {
     }
 }
 
+/// Whether so many tasks may be placed together or not at all, if the job asks for that.
+pub(super) fn check_together(config: &TaskConfig, instances: u32) -> Result<(), Refusal> {
+    if !config.all_or_nothing || instances <= TOGETHER_MAX {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalKind::Limit,
+        format!(
+            "job {} asks for places for all of its tasks at once: at most {TOGETHER_MAX}, not {instances}",
+            config.job
+        ),
+    ))
+}
+
 /// In words, how an existing job differs from what is asked; `None` when it does not.
 fn differences(job: &Job, config: &TaskConfig, instances: u32) -> Option<String> {
     let what = changes(job, config, instances);
@@ -386,30 +432,65 @@ pub fn changes(job: &Job, config: &TaskConfig, instances: u32) -> Vec<String> {
     if job.instances() != instances {
         what.push(format!("{} instances, not {instances}", job.instances()));
     }
-    if have.hash != config.hash {
-        let before = what.len();
-        if have.demand != config.demand {
-            what.push(format!("other resources ({}, not {})", have.demand, config.demand));
+    if have.hash == config.hash {
+        return what;
+    }
+    let (old, new) = (&have.wire, &config.wire);
+    if have.asked != config.asked {
+        what.push(format!("other resources ({}, not {})", have.asked, config.asked));
+    }
+    let mut differs = |name: &str, old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| {
+        let (old, new) = (format!("{old:?}"), format!("{new:?}"));
+        if old != new && old.len() + new.len() <= SHOWN_BYTES_MAX {
+            what.push(format!("{name} {old}, not {new}"));
+        } else if old != new {
+            what.push(format!("other {name}"));
         }
-        let (a, b) = (have.wire.task.as_ref(), config.wire.task.as_ref());
-        if a.map(|t| (&t.processes, &t.orderings)) != b.map(|t| (&t.processes, &t.orderings)) {
-            what.push("other processes".to_owned());
+    };
+    let none = wire::TaskSpec::default();
+    let (old_task, new_task) = (old.task.as_ref().unwrap_or(&none), new.task.as_ref().unwrap_or(&none));
+    for process in &new_task.processes {
+        match old_task.processes.iter().find(|old| old.name == process.name) {
+            Some(old) if old == process => {}
+            Some(old) if old.cmdline != process.cmdline => {
+                differs(&format!("command line of process {}", process.name), &old.cmdline, &process.cmdline);
+            }
+            Some(_) => differs(&format!("settings of process {}", process.name), &"old", &"new"),
+            None => differs(&format!("process {}", process.name), &"none", &"one"),
         }
-        if have.ports != config.ports {
-            what.push("other ports".to_owned());
+    }
+    for old in &old_task.processes {
+        if !new_task.processes.iter().any(|process| process.name == old.name) {
+            differs(&format!("process {}", old.name), &"one", &"none");
         }
-        if have.constraints != config.constraints {
-            what.push("other constraints".to_owned());
-        }
-        if have.service != config.service {
-            what.push(if have.service { "service on, not off" } else { "service off, not on" }.to_owned());
-        }
-        if (have.tier, have.priority) != (config.tier, config.priority) {
-            what.push("another tier or priority".to_owned());
-        }
-        if what.len() == before {
-            what.push("another task config".to_owned());
-        }
+    }
+    let order = |task: &wire::TaskSpec| -> Vec<Vec<String>> {
+        task.orderings.iter().map(|ordering| ordering.processes.clone()).collect()
+    };
+    differs("order", &order(old_task), &order(new_task));
+    differs("max_failures", &old_task.max_failures, &new_task.max_failures);
+    differs("max_concurrency", &old_task.max_concurrency, &new_task.max_concurrency);
+    let wait = |task: &wire::TaskSpec| task.finalization_wait_seconds;
+    differs("finalization_wait", &wait(old_task), &wait(new_task));
+    differs("ports", &have.ports, &config.ports);
+    differs("static ports", &have.static_ports, &config.static_ports);
+    differs("constraints", &have.constraints, &config.constraints);
+    differs("preferences", &have.preferences, &config.preferences);
+    differs("spreads", &have.spreads, &config.spreads);
+    differs("partition policy", &have.partition, &config.partition);
+    differs("service", &have.service, &config.service);
+    differs("tier", &old.tier, &new.tier);
+    differs("priority", &have.priority, &config.priority);
+    differs("max_task_failures", &have.max_task_failures, &config.max_task_failures);
+    differs("all_or_nothing", &have.all_or_nothing, &config.all_or_nothing);
+    differs("at_most_one", &have.at_most_one, &config.at_most_one);
+    differs("contact", &old.contact, &new.contact);
+    let metadata = |config: &wire::TaskConfig| -> Vec<(String, String)> {
+        config.metadata.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect()
+    };
+    differs("metadata", &metadata(old), &metadata(new));
+    if what.is_empty() {
+        what.push("another task config".to_owned());
     }
     what
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proto::{HostId, JobId, Resources, TaskId};
 
 use super::config::{ConfigHash, TaskConfig};
+use super::deadline::Due;
 use super::status::Status;
 use crate::limits::TRANSIENT_TIMEOUT_MS;
 use crate::time::Timestamp;
@@ -32,7 +33,7 @@ pub struct Task {
     pub until: Timestamp,
     /// Where it runs.
     pub host: Option<HostId>,
-    /// Its ports, in the order of the config's names.
+    /// Those it was given, in the order of the config's names.
     pub ports: Arc<[u16]>,
     /// Failures of the instance that count.
     pub failures: u32,
@@ -42,6 +43,8 @@ pub struct Task {
     pub partitions: u32,
     /// The task it replaces.
     pub ancestor: Option<TaskId>,
+    /// That was displaced: it displaces nobody in turn.
+    pub displaced: bool,
     /// Why it has its status, in words.
     pub message: Option<Arc<str>>,
     /// Events of it that have a row.
@@ -54,14 +57,29 @@ impl Task {
         self.config.demand
     }
 
-    /// Its ports with their names.
+    /// Its ports with their names: those it was given, then those it has everywhere.
     pub fn named_ports(&self) -> impl Iterator<Item = (&Arc<str>, u16)> {
-        self.config.ports.iter().zip(self.ports.iter().copied())
+        let fixed = self.config.static_ports.iter().map(|(name, port)| (name, *port));
+        self.config.ports.iter().zip(self.ports.iter().copied()).chain(fixed)
+    }
+
+    /// The numbers of all ports that it has on its host.
+    pub fn port_numbers(&self) -> impl Iterator<Item = u16> {
+        self.ports.iter().copied().chain(self.config.static_ports.iter().map(|(_, port)| *port))
     }
 
     /// When its status expires, if it does.
     pub fn deadline(&self) -> Option<Timestamp> {
         (self.until > Timestamp(0)).then_some(self.until)
+    }
+
+    /// The same, with what happens then.
+    pub(super) fn due(&self) -> Option<(Timestamp, Due)> {
+        let due = match (self.status, self.host) {
+            (Status::Partitioned, Some(host)) => Due::Replacement(host, self.id),
+            _ => Due::Task(self.id),
+        };
+        self.deadline().map(|at| (at, due))
     }
 
     /// When a status got at `since` expires by itself; a penalty is counted by whoever gives it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::{HostId, JobId, TaskId, WorkId};
+use proto::{HostId, JobId, JobKey, TaskId, WorkId};
 
 use super::State;
 use super::command::{Change, Hint};
@@ -41,6 +41,8 @@ pub(crate) enum Key {
     Work(WorkId),
     Role(Arc<str>),
     Reservation(TaskId),
+    Update(JobId),
+    Cron(Arc<JobKey>),
 }
 
 #[derive(Default)]

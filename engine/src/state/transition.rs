@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use proto::{HostId, JobId, TaskId};
 
+use super::State;
 use super::command::Hint;
 use super::config::TaskConfig;
-use super::job::EndedTask;
+use super::job::{EndedTask, Job};
 use super::status::{Event, Replace, Status, Verdict, step};
 use super::task::{Task, Want};
 use super::touch::{EventRecord, Key, Touch};
-use super::{Due, State};
 use crate::limits::{
     ENDED_PER_JOB_MAX, EVENTS_PER_TASK_MAX, FLAP_PENALTY_MAX_MS, FLAP_PENALTY_MIN_MS, FLAP_THRESHOLD_MS,
     JOB_HISTORY_MS, MESSAGE_BYTES_MAX, RESTART_ROOM_MS,
 };
+use crate::round::veto;
 use crate::time::Timestamp;
 
 /// What became of an event.
@@ -36,6 +37,17 @@ pub(super) struct Birth {
     pub(super) flaps: u32,
     pub(super) penalty_ms: u64,
     pub(super) ancestor: Option<TaskId>,
+    pub(super) displaced: bool,
+}
+
+/// How a task ends.
+struct End {
+    to: Status,
+    /// It counts as a failure.
+    fails: bool,
+    replace: Replace,
+    /// Somebody asked for it.
+    asked: bool,
 }
 
 /// A message as it is kept: cut at a whole character.
@@ -69,8 +81,16 @@ impl State {
     ) -> Stepped {
         let Some(task) = self.tasks.get(&id) else { return Stepped::Ignored };
         match step(Some(task.status), event) {
-            Verdict::Move(to) => self.move_task(id, to, message, touch),
-            Verdict::End { to, fails, replace } => self.end_task(id, to, fails, replace, message, touch),
+            Verdict::Move(to) => {
+                if event == Event::Restart {
+                    self.alter_task(id, |task| task.flaps = 0);
+                }
+                self.move_task(id, to, message, touch);
+            }
+            Verdict::End { to, fails, replace } => {
+                let asked = matches!(event, Event::Kill | Event::Restart | Event::Drain | Event::Preempt);
+                self.end_task(id, End { to, fails, replace, asked }, message, touch);
+            }
             Verdict::Delete => self.delete_task(id, touch),
             Verdict::Ignore => return Stepped::Ignored,
             Verdict::KillAgain => return Stepped::KillAgain,
@@ -109,6 +129,7 @@ impl State {
             flaps: birth.flaps,
             partitions: 0,
             ancestor: birth.ancestor,
+            displaced: birth.displaced,
             message,
             events: 0,
         });
@@ -159,9 +180,7 @@ impl State {
     fn end_task(
         &mut self,
         id: TaskId,
-        to: Status,
-        fails: bool,
-        replace: Replace,
+        End { to, fails, replace, asked }: End,
         message: Option<&str>,
         touch: &mut Touch,
     ) {
@@ -169,7 +188,8 @@ impl State {
         self.unreserve(id, touch);
         let mut task = self.unlink_task(id);
         let restarted_on = task.host.filter(|_| task.status == Status::Restarting);
-        let flaps = flaps_after(&task, to, clock);
+        let displaced = task.status == Status::Preempting;
+        let flaps = if asked { 0 } else { flaps_after(&task, to, clock) };
         let was_pending = task.status == Status::Pending;
         task.failures += u32::from(fails);
         // Who stopped it on purpose has said why; what the host adds is always the same.
@@ -201,6 +221,7 @@ impl State {
             self.owe(host, touch);
         }
         self.remember_ended(ended, touch);
+        let config = self.next_config(task.job, task.instance, &task.config);
         let again = match replace {
             Replace::Never => false,
             Replace::Service => task.config.service,
@@ -211,14 +232,17 @@ impl State {
             let birth = Birth {
                 job: task.job,
                 instance: task.instance,
-                config: task.config.clone(),
+                config,
                 failures: task.failures,
                 flaps,
                 penalty_ms: if flaps > task.flaps { flapping_penalty_ms(flaps) } else { 0 },
                 ancestor: Some(id),
+                displaced,
             };
             let next = self.bear_task(birth, touch);
-            if let Some(host) = restarted_on {
+            if let Some(host) = restarted_on
+                && self.has_place(next, host)
+            {
                 self.reserve(next, host, RESTART_ROOM_MS, touch);
             }
         }
@@ -228,18 +252,41 @@ impl State {
         self.end_job_if_over(job, touch);
     }
 
+    /// Whether a task would fit on a host as it is now.
+    fn has_place(&self, task: TaskId, host: HostId) -> bool {
+        let (task, host) = (&self.tasks[&task], &self.hosts[&host]);
+        task.demand().fits_in(&host.free_for(task.id, &task.config))
+            && veto::of_attributes(&task.config, &host.record.spec).is_none()
+    }
+
     /// Keeps the newest ended tasks of a job, in order of (time, id). The rows of history of those it drops go too.
     pub(super) fn remember_ended(&mut self, ended: EndedTask, touch: &mut Touch) {
-        let job = self.jobs.get_mut(&ended.job).expect("law: a task's job exists");
+        let id = ended.job;
         let ended = Arc::new(ended);
         touch.recent(&ended);
-        job.ended.insert((ended.at, ended.id), ended);
-        let too_old = |at: Timestamp| self.cluster.clock.since_ms(at) > JOB_HISTORY_MS;
-        while let Some((at, _)) = job.ended.keys().next().copied()
-            && (too_old(at) || job.ended.len() > ENDED_PER_JOB_MAX)
-        {
-            let Some((_, oldest)) = job.ended.pop_first() else { break };
-            forget_ended(&oldest, touch);
+        self.alter_job(id, |job| drop(job.ended.insert((ended.at, ended.id), ended)));
+        self.forget_oldest(id, touch);
+    }
+
+    /// Ended tasks of a job that are too many or too old are not remembered any more.
+    fn forget_oldest(&mut self, id: JobId, touch: &mut Touch) {
+        let clock = self.cluster.clock;
+        let too_old = |at: Timestamp| clock.since_ms(at) >= JOB_HISTORY_MS;
+        self.alter_job(id, |job| {
+            while let Some((at, _)) = job.ended.keys().next().copied()
+                && (too_old(at) || job.ended.len() > ENDED_PER_JOB_MAX)
+            {
+                let Some((_, oldest)) = job.ended.pop_first() else { break };
+                forget_ended(&oldest, touch);
+            }
+        });
+    }
+
+    /// A job's deadline passed: it is forgotten, or while it lives what is too old of it.
+    pub(super) fn expire_job(&mut self, id: JobId, touch: &mut Touch) {
+        match self.jobs.get(&id).map(Job::is_active) {
+            Some(true) => self.forget_oldest(id, touch),
+            _ => self.remove_job(id, touch),
         }
     }
 
@@ -250,14 +297,12 @@ impl State {
             .work
             .values()
             .any(|work| work.job() == Some(id) && matches!(work.rest, super::work::Rest::Create { .. }));
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if making || !job.live.is_empty() || job.record.ended.is_some() {
+        let updating = self.updates.contains_key(&id);
+        let Some(job) = self.jobs.get(&id) else { return };
+        if making || updating || !job.live.is_empty() || job.record.ended.is_some() {
             return;
         }
-        job.record.ended = Some(clock);
-        if let Some(at) = job.deadline() {
-            self.deadlines.insert((at, Due::Job(id)));
-        }
+        self.alter_job(id, |job| job.record.ended = Some(clock));
         touch.row(Key::Job(id));
         touch.hint(Hint::JobChanged(id));
         touch.deadlines();

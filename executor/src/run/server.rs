@@ -106,6 +106,7 @@ impl Server {
 impl Connection {
     fn read(&mut self, now: Instant) -> Option<ControlRequest> {
         let mut chunk = [0; 1024];
+        let mut closed = false;
         loop {
             match (self.stream.read(&mut chunk), &mut self.phase) {
                 (Ok(count), Phase::Asking { bytes, .. }) if count > 0 => {
@@ -113,6 +114,11 @@ impl Connection {
                 }
                 (Err(e), _) if e.kind() == io::ErrorKind::Interrupted => {}
                 (Err(e), _) if e.kind() == io::ErrorKind::WouldBlock => break,
+                // Whoever awaits no answer closes at once.
+                (Ok(0), Phase::Asking { .. }) => {
+                    closed = true;
+                    break;
+                }
                 // Closed, broken, or talking out of turn.
                 _ => {
                     self.phase = Phase::Over;
@@ -128,7 +134,7 @@ impl Connection {
         let Phase::Asking { bytes, until } = &self.phase else { return None };
         let request = match records::take_frame(bytes, MESSAGE_BYTES_MAX) {
             Ok(Some(payload)) => ControlRequest::decode(payload),
-            Ok(None) if *until > now => return None,
+            Ok(None) if *until > now && !closed => return None,
             Ok(None) | Err(_) => {
                 self.phase = Phase::Over;
                 return None;

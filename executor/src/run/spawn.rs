@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use isolation::namespace;
 use isolation::user::{self, User};
 use proto::wire::TaskSpec;
 
@@ -56,6 +57,8 @@ pub(super) struct Spawner {
     directory: OwnedFd,
     user: User,
     become_user: bool,
+    /// Whether what it starts is in another pid namespace than this process.
+    shut_in: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -67,6 +70,7 @@ impl Spawner {
         sandbox: PathBuf,
         user: User,
         become_user: bool,
+        shut_in: bool,
     ) -> Result<Spawner, String> {
         let at = |e: io::Error| format!("sandbox {}: {e}", sandbox.display());
         match fs::create_dir(&sandbox) {
@@ -86,7 +90,7 @@ impl Spawner {
         }
         let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
         let environment = environment(values, &sandbox);
-        Ok(Spawner { lines, shell, sandbox, directory, user, become_user, environment })
+        Ok(Spawner { lines, shell, sandbox, directory, user, become_user, shut_in, environment })
     }
 
     /// Starts a run; the error says why it could not be.
@@ -107,7 +111,9 @@ impl Spawner {
         if self.sandbox.join(PROFILE).exists() {
             command.env("BASH_ENV", PROFILE);
         }
-        let executor = std::process::id();
+        let shut_in = self.shut_in;
+        // From within a namespace, a parent outside has no number.
+        let executor = if shut_in { 0 } else { std::process::id() };
         let directory = self.directory.as_raw_fd();
         let user = self.become_user.then(|| self.user.clone());
         // SAFETY: what runs between fork and exec makes system calls only: it allocates nothing and takes no lock.
@@ -117,6 +123,9 @@ impl Spawner {
                 libc::setsid();
                 if libc::fchdir(directory) != 0 {
                     return Err(io::Error::last_os_error());
+                }
+                if shut_in {
+                    namespace::mount_own_proc()?;
                 }
                 libc::umask(0o022);
                 match &user {

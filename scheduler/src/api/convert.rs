@@ -115,5 +115,6 @@ pub fn host_view(host: &engine::Host) -> HostView {
             HostMode::Drained => wire::HostMode::HostDrained,
         }
         .into(),
+        unused: Some(host.lendable().into()),
     }
 }

@@ -138,7 +138,7 @@ pub fn plan(view: &View, state: &State, spec: &JobSpec) -> PlanJobReply {
     if let Err(refusal) = state.check_quota(config, spec.instances) {
         (reply.within_quota, reply.quota) = (false, refusal.message);
     }
-    let report = engine::plan(view, spec, state.clock());
+    let report = engine::plan(view, spec);
     (reply.would_place, reply.would_wait) = (report.placed as u32, report.waiting as u32);
     let mut makes_room = false;
     if report.waiting > 0 {

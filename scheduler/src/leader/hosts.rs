@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use engine::{ConfigHash, Timestamp};
+use engine::state::record::status_wire;
+use engine::{ConfigHash, State, Status, Timestamp};
 use proto::wire::{AgentFrame, Hello, Reports, SchedulerFrame, agent_frame, scheduler_frame};
-use proto::{HostId, wire};
+use proto::{HostId, Resources, wire};
 
 use super::clock::boottime;
 use super::session::{LinkId, Session};
-use crate::limits::{LEADER_LEASE, RESEND, SILENCE};
+use crate::limits::{COMPARE, LEADER_LEASE, RESEND, SILENCE, UNUSED_EVERY};
 use crate::outlet::Outlet;
 use crate::telemetry;
 
@@ -27,8 +28,13 @@ pub(super) struct Hosts {
     /// When each host was last heard, by CLOCK_BOOTTIME.
     heard: BTreeMap<HostId, Duration>,
     begun: Duration,
+    started: Instant,
     swept: Duration,
     dirty: BTreeSet<HostId>,
+    /// Links whose hosts said something else about what they do not use.
+    unused: BTreeSet<LinkId>,
+    /// Links whose hosts said what they have, to be compared with State.
+    digests: BTreeSet<LinkId>,
 }
 
 #[derive(Debug)]
@@ -44,6 +50,14 @@ struct Link {
     /// Reports are in the log; later ones wait, so that an acknowledgement never skips one that was lost.
     reporting: bool,
     waiting: Vec<wire::TaskReport>,
+    /// What the host's tasks have reserved and do not use: as it said last, as State was told, and when.
+    unused: Resources,
+    told: Option<(Resources, Instant)>,
+    /// What the host has, in one number, and when it was last compared.
+    digest: u64,
+    compared: Instant,
+    /// How often in a row it differed.
+    differed: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,8 +88,11 @@ impl Hosts {
             by_host: BTreeMap::new(),
             heard: BTreeMap::new(),
             begun: now,
+            started: Instant::now(),
             swept: now,
             dirty: BTreeSet::new(),
+            unused: BTreeSet::new(),
+            digests: BTreeSet::new(),
         }
     }
 
@@ -91,6 +108,12 @@ impl Hosts {
             configs_sent: BTreeSet::new(),
             reporting: false,
             waiting: Vec::new(),
+            unused: Resources::default(),
+            told: None,
+            digest: 0,
+            // The first comparison comes a while after the hello, which said all; not of all hosts at once.
+            compared: Instant::now() + COMPARE / 2 * (id.0 % 64) as u32 / 64,
+            differed: 0,
         };
         self.links.insert(id, link);
     }
@@ -138,6 +161,15 @@ impl Hosts {
                 }
                 link.obeyed = heartbeat.generation;
                 let Stage::Up(host) = link.stage else { return None };
+                let unused = heartbeat.unused.as_ref().and_then(|unused| Resources::try_from(unused).ok());
+                link.unused = unused.unwrap_or_default();
+                if link.told.is_none_or(|(told, _)| told != link.unused) {
+                    self.unused.insert(id);
+                }
+                link.digest = heartbeat.digest;
+                if link.digest != 0 && (link.differed > 0 || link.compared.elapsed() >= COMPARE) {
+                    self.digests.insert(id);
+                }
                 self.heard.insert(host, boottime());
                 let late = link
                     .sent
@@ -209,6 +241,48 @@ impl Hosts {
         let unheard: Vec<LinkId> = unheard.map(|(_, link)| *link).collect();
         for link in unheard {
             self.again(link);
+        }
+    }
+
+    /// What hosts do not use any more, or use again, compared with what State was told: at once where it is less, else
+    /// now and then.
+    pub(super) fn unused(&mut self, state: &State) -> Vec<(HostId, Resources)> {
+        let mut changed = Vec::new();
+        for id in std::mem::take(&mut self.unused) {
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            let Stage::Up(host) = link.stage else { continue };
+            let Some(known) = state.host(host) else { continue };
+            let (told, at) = link.told.unwrap_or((known.record.unused, self.started));
+            let due = at.elapsed() >= UNUSED_EVERY || !told.fits_in(&link.unused);
+            if told == link.unused {
+                link.told = Some((told, at));
+            } else if due {
+                link.told = Some((link.unused, Instant::now()));
+                changed.push((host, link.unused));
+            } else {
+                self.unused.insert(id);
+            }
+        }
+        changed
+    }
+
+    /// Compares what hosts have with what State believes. Where it differed twice in a row, the host says hello again,
+    /// with all that it has.
+    pub(super) fn compare(&mut self, state: &State) {
+        for id in std::mem::take(&mut self.digests) {
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            let Stage::Up(host) = link.stage else { continue };
+            let settled =
+                !link.reporting && link.sent.is_some_and(|(generation, _)| generation == link.obeyed);
+            let Some(digest) = digest(state, host).filter(|_| settled) else { continue };
+            link.compared = Instant::now();
+            link.differed = if digest == link.digest { 0 } else { link.differed + 1 };
+            if link.differed >= 2 {
+                link.differed = 0;
+                metrics::counter!(telemetry::RESYNCS).increment(1);
+                tracing::warn!(%host, "the host has other tasks than State says; it says hello again");
+                self.again(id);
+            }
         }
     }
 
@@ -308,6 +382,20 @@ impl Hosts {
 /// Whether a quorum has acknowledged this leader lately enough to act on its word.
 fn acknowledged(session: &Session) -> bool {
     session.replica.quorum_acknowledged().is_some_and(|at| at.elapsed() < LEADER_LEASE)
+}
+
+/// What State believes that a host has, in one number; `None` while something of it is on its way.
+fn digest(state: &State, host: HostId) -> Option<u64> {
+    let host = state.host(host)?;
+    let mut tasks = Vec::with_capacity(host.tasks().len());
+    for id in host.tasks() {
+        let task = state.task(id)?;
+        if !matches!(task.status, Status::Starting | Status::Running) {
+            return None;
+        }
+        tasks.push((id, status_wire(task.status)));
+    }
+    Some(proto::digest::of_host(tasks))
 }
 
 /// Why a hello cannot be taken at all.

@@ -179,6 +179,7 @@ enum Landed {
         fate: Fate,
     },
     Silenced(HostId, Fate),
+    Lent(Fate),
     Ticked(Fate),
     Worked(Fate),
 }
@@ -420,6 +421,7 @@ impl Leader {
                 self.silencing.retain(|other| *other != host);
                 self.complain("silence", fate);
             }
+            Landed::Lent(fate) => self.complain("unused", fate),
             Landed::Ticked(fate) => {
                 self.ticking = false;
                 self.complain("tick", fate);
@@ -468,8 +470,7 @@ impl Leader {
             return;
         }
         self.round_due = false;
-        let round =
-            engine::round(&self.view, Timestamp(self.session.clock.now_ms()), PLACEMENTS_PER_ROUND_MAX);
+        let round = engine::round(&self.view, PLACEMENTS_PER_ROUND_MAX);
         self.view.launch(&round);
         self.remember(&round.report);
         let preempts = if round.report.waiting > 0 {
@@ -514,7 +515,7 @@ impl Leader {
             self.shown = Some(Instant::now());
         }
         let hosts = &mut self.hosts;
-        let (deadline, work, live, stopped) = self.session.replica.read(|machine| {
+        let (deadline, work, live, stopped, unused) = self.session.replica.read(|machine| {
             let state = &machine.state;
             hosts.reseat_unheard(|host| state.host(host).is_some_and(|host| !host.is_silent()));
             let live: Vec<_> = state
@@ -525,8 +526,12 @@ impl Leader {
             if show {
                 gauges(state);
             }
-            (state.next_deadline(), state.next_work(), live, state.is_stopped())
+            hosts.compare(state);
+            (state.next_deadline(), state.next_work(), live, state.is_stopped(), hosts.unused(state))
         });
+        for (host, unused) in unused {
+            self.fly(Op::ReportUnused { host, unused }, |fate| Landed::Lent(fate));
+        }
         if !self.ticking && deadline.is_some_and(|due| due <= now) {
             self.ticking = true;
             self.fly(Op::Tick, Landed::Ticked);
@@ -566,6 +571,7 @@ fn kind(op: &Op) -> &'static str {
         Op::AdvanceWork(_) => "advance_work",
         Op::Preempt(_) => "preempt",
         Op::AssignTogether(_) => "assign_together",
+        Op::ReportUnused { .. } => "unused",
         Op::StartSession(_)
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
@@ -574,7 +580,13 @@ fn kind(op: &Op) -> &'static str {
         | Op::AddInstances { .. }
         | Op::SetQuota { .. }
         | Op::DrainHosts { .. }
-        | Op::ActivateHosts { .. } => "other",
+        | Op::ActivateHosts { .. }
+        | Op::StartUpdate(_)
+        | Op::UpdateInstances { .. }
+        | Op::EndUpdate { .. }
+        | Op::PutCron { .. }
+        | Op::DropCron { .. }
+        | Op::RunCron { .. } => "other",
     }
 }
 
@@ -608,6 +620,8 @@ fn gauges(state: &State) {
     }
     metrics::gauge!(telemetry::JOBS).set(f64::from(active));
     metrics::gauge!(telemetry::RESERVATIONS).set(state.reservations().len() as f64);
+    metrics::gauge!(telemetry::BRAKED).set(f64::from(u8::from(state.braked().is_some())));
+    metrics::gauge!(telemetry::REPLACEMENTS_WAITING).set(state.replacements_waiting() as f64);
     metrics::gauge!(telemetry::FROZEN).set(f64::from(u8::from(state.is_stopped())));
     let silent = state.hosts().filter(|host| host.is_silent()).count();
     metrics::gauge!(telemetry::HOSTS, "heard" => "no").set(silent as f64);
