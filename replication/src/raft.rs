@@ -109,6 +109,7 @@ pub(crate) fn vote_to_wire(vote: &Vote) -> wire::Vote {
     wire::Vote {
         leader: Some(wire::LeaderId { term: vote.leader_id.term, node: vote.leader_id.node_id }),
         committed: vote.committed,
+        level: LEVEL,
     }
 }
 

@@ -17,8 +17,8 @@ use proto::wire::raft as wire;
 use crate::error::StoreError;
 use crate::machine::Corrupt;
 use crate::raft::{
-    LogId, SnapshotMeta, StoredMembership, decode_whole, log_id_from_wire, log_id_to_wire,
-    membership_from_wire, membership_to_wire,
+    LEVEL, LogId, SnapshotMeta, StoredMembership, check_level, decode_whole, log_id_from_wire,
+    log_id_to_wire, membership_from_wire, membership_to_wire,
 };
 use crate::small_file::sync_dir;
 use crate::state::cut::Point;
@@ -104,6 +104,7 @@ pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapsho
         membership: Some(membership_to_wire(at.membership.membership())),
         id,
         files,
+        level: LEVEL,
     };
     publish(home, copied, meta)
 }
@@ -160,7 +161,8 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     if crc32c::crc32c(body).to_le_bytes() != bytes[..4] {
         return Err(corrupt("fails its checksum").into());
     }
-    let meta = decode_whole(path.display().to_string(), body)?;
+    let meta: wire::SnapshotMeta = decode_whole(path.display().to_string(), body)?;
+    check_level(path.display().to_string(), meta.level)?;
     Ok(Some(Snapshot::new(dir.to_owned(), meta)))
 }
 
@@ -247,6 +249,7 @@ impl Drop for Incoming {
 impl Incoming {
     /// Begins to receive `meta`.
     pub(crate) fn begin(home: &Path, meta: wire::SnapshotMeta) -> Result<Self, StoreError> {
+        check_level("the snapshot", meta.level)?;
         if meta.files.len() > FILES_MAX {
             return Err(Corrupt::new("the snapshot", "has too many files").into());
         }

@@ -53,7 +53,10 @@ async fn a_command_of_an_earlier_term_stays_out_of_the_log_of_a_later_one() {
     assert_eq!(replica.propose_in(earlier, Bytes::new()).await.unwrap().reply, 1);
     // Another asks for votes in the next term and is never heard again; so the same replica leads again.
     let asks = LeaderId { term: earlier + 1, node_id: 2 };
-    let mut vote = VoteRequest::new(Vote { leader_id: asks, committed: false }, Some(LogId { leader_id: asks, index: 1_000 }));
+    let mut vote = VoteRequest::new(
+        Vote { leader_id: asks, committed: false },
+        Some(LogId { leader_id: asks, index: 1_000 }),
+    );
     vote.leadership_transfer = true;
     assert!(replica.inner.raft.vote(vote).await.unwrap().vote_granted);
     let term = leads_behind(&replica, earlier).await;
