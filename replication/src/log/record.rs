@@ -9,7 +9,7 @@
 //!
 //! | at | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `BLRR` |
+//! | 0 | 4 | magic: FF `BLR`, which no text in a command contains, so that nobody can forge a record behind a torn one |
 //! | 4 | 4 | crc32c of all that follows, padding included |
 //! | 8 | 4 | length of the body |
 //! | 12 | 4 | crc32c of the record before (across segments): the chain |
@@ -37,7 +37,7 @@ use crate::raft::decode_whole;
 
 pub(crate) const HEAD_BYTES: usize = 32;
 pub(crate) const SEGMENT_HEAD_BYTES: usize = 512;
-const MAGIC: &[u8; 4] = b"BLRR";
+const MAGIC: &[u8; 4] = b"\xffBLR";
 const SEGMENT_MAGIC: &[u8; 8] = b"BLRGSEG1";
 /// The format level that this program writes, and the highest it reads.
 pub(crate) const LEVEL: u8 = 1;
@@ -193,6 +193,15 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&damaged, 0, 7).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn no_text_is_a_record() {
+        let never_in_text = 0xf8..=0xff_u8;
+        assert!(
+            MAGIC.iter().any(|byte| never_in_text.contains(byte)),
+            "a user may choose the text of a command"
+        );
     }
 
     #[test]

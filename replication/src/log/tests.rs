@@ -282,6 +282,47 @@ async fn files_are_used_again_and_old_records_stay_dead() {
     assert_eq!(entries, (195..200).map(|index| entry(index, 700)).collect::<Vec<_>>());
 }
 
+fn spares(dir: &Path) -> Vec<u64> {
+    let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let spares = files.filter(|file| file.path().extension().is_some_and(|end| end == "spare"));
+    spares.map(|file| file.metadata().unwrap().len()).collect()
+}
+
+#[tokio::test]
+async fn spares_of_another_size_do_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    let mut log = open(dir.path());
+    // Entries larger than a segment have files of their own; those do not fill the row of spares.
+    for index in 0..20 {
+        append(&mut log, vec![entry(index, 2 * SEGMENT_BYTES as usize)]).await;
+        log.purge(id(index)).await.unwrap();
+        append(&mut log, vec![]).await;
+    }
+    log.stop().await;
+    let left = spares(dir.path());
+    assert!(left.iter().all(|bytes| *bytes == SEGMENT_BYTES), "{left:?}");
+    // Nor do any when the size has changed.
+    segment::make_spare(dir.path(), SEGMENT_BYTES, 7_000).unwrap();
+    let log = Log::open(dir.path(), 2 * SEGMENT_BYTES, Box::new(|why| panic!("{why}"))).unwrap();
+    log.stop().await;
+    let left = spares(dir.path());
+    assert!(left.iter().all(|bytes| *bytes == 2 * SEGMENT_BYTES), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_vote_for_an_earlier_leader_than_the_last_entrys_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    let mut log = open(dir.path());
+    append(&mut log, vec![entry(0, 10)]).await;
+    for (term, node_id, sound) in [(0, 9, false), (1, 0, false), (1, 1, true), (2, 1, true)] {
+        log.save_vote(&Vote { leader_id: LeaderId { term, node_id }, committed: true }).await.unwrap();
+        assert_eq!(log.check_vote().is_ok(), sound, "term {term}, node {node_id}");
+    }
+    log.stop().await;
+}
+
 #[tokio::test]
 async fn entries_outside_the_cache_are_read_from_their_files() {
     let dir = tempfile::tempdir().unwrap();
