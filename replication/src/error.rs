@@ -116,7 +116,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The disk syncs too slowly for the profile.
     #[error(
-        "syncing 4 KiB to {dir} takes {measured_ms:.1} ms, profile `{profile}` bears {limit_ms:.1} ms; choose a more patient profile or a faster disk"
+        "syncing 4 KiB to {dir} takes {measured_ms:.1} ms, profile `{profile}` bears {limit_ms:.1} ms; choose a more patient profile or a faster disk, or start with --accept-slow-disk if this is a trial"
     )]
     SlowDisk {
         /// The data directory.
