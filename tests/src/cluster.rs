@@ -169,6 +169,7 @@ impl Cluster {
                 &raft,
                 "--profile",
                 setup.profile,
+                "--accept-slow-disk",
             ];
             replicas.push(new_member(&programs, SCHEDULER, &member, &arguments, (&api, &raft)));
         }
