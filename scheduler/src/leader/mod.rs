@@ -48,6 +48,8 @@ use crate::telemetry;
 const GAUGES: Duration = Duration::from_secs(1);
 /// Between two tries to begin a session: just elected, raft may not take proposals for a moment.
 const BEGIN_AGAIN: Duration = Duration::from_millis(2);
+/// Between two tries after State refused one: each is an entry of the log.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 /// State's time this far behind the wall clock means that nobody led for a while. A session that begins there does
 /// not start in the past for want of readings: catching up takes ten times as long, and until then it refuses
 /// requests as made in the future.
@@ -84,11 +86,20 @@ pub async fn run(
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
                 }
-                Err(why) => tracing::info!(%why, "could not begin to lead yet"),
-            }
-            if *leadership.borrow() == now {
-                tokio::time::sleep(BEGIN_AGAIN).await;
-                continue;
+                Err(why) => {
+                    let pause = match &why {
+                        NotBegun::Unproposed(why) => {
+                            tracing::info!(%why, "could not begin to lead yet");
+                            BEGIN_AGAIN
+                        }
+                        NotBegun::Refused(refusal) => {
+                            tracing::error!(%refusal, "State refused the session's first command; not leading");
+                            REFUSED_AGAIN
+                        }
+                    };
+                    let _ = tokio::time::timeout(pause, leadership.changed()).await;
+                    continue;
+                }
             }
         }
         if leadership.changed().await.is_err() {
@@ -97,13 +108,22 @@ pub async fn run(
     }
 }
 
+/// Why a session did not begin.
+#[derive(Debug)]
+enum NotBegun {
+    /// Its first command was not applied, or nobody knows.
+    Unproposed(ProposeError),
+    /// State says no: what this replica would decide under this fence counts for nothing.
+    Refused(Refusal),
+}
+
 /// The first command of the term; when it is applied, State is as new as anything acknowledged.
 async fn begin(
     replica: &Replica,
     clocks: &Clocks,
     peers: &Peers,
     now: &Leadership,
-) -> Result<(Leader, mpsc::Receiver<Event>), ProposeError> {
+) -> Result<(Leader, mpsc::Receiver<Event>), NotBegun> {
     let begun = Instant::now();
     let identity = replica.identity();
     let members = replica.status().members;
@@ -129,9 +149,8 @@ async fn begin(
         epoch: identity.epoch,
     });
     let command = Command::new(at, op);
-    if let Err(refusal) = replica.propose(command.encode().into()).await?.reply {
-        tracing::error!(%refusal, "State refused the session's first command");
-    }
+    let proposed = replica.propose_in(now.term, command.encode().into()).await;
+    proposed.map_err(NotBegun::Unproposed)?.reply.map_err(NotBegun::Refused)?;
     let (epoch, clock_ms, hints) = replica
         .read(|machine| (machine.state.cluster().epoch, machine.state.clock().0, machine.hints.clone()));
     hints.collect(true);
@@ -631,6 +650,29 @@ fn gauges(state: &State) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_that_state_refuses_does_not_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = replication::Profile::Fast;
+        let mut options =
+            replication::Options::new(dir.path(), "west", "127.0.0.1:1", "127.0.0.1:2", profile);
+        options.accept_slow_disk = true;
+        replication::init(&options).await.unwrap();
+        let replica = Replica::start(options).await.unwrap();
+        let (clocks, peers) = (Clocks::default(), Peers::default());
+        let mut leadership = replica.leadership();
+        let elected = tokio::time::timeout(Duration::from_secs(20), leadership.wait_for(|now| now.is_me));
+        let now = elected.await.expect("an election").unwrap().clone();
+        assert!(begin(&replica, &clocks, &peers, &now).await.is_ok());
+        // State knows a later session than the one that this replica believes in.
+        let later = StartSession { term: now.term + 1, leader: 1, ..StartSession::default() };
+        let command = Command::new(Timestamp(wall_ms()), Op::StartSession(later));
+        replica.propose(command.encode().into()).await.unwrap().reply.unwrap();
+        let begun = begin(&replica, &clocks, &peers, &now).await.map(drop);
+        assert!(matches!(begun, Err(NotBegun::Refused(_))), "{begun:?}");
+        replica.shutdown().await;
+    }
 
     #[test]
     fn a_command_carries_reports_up_to_a_size_and_at_least_one() {
