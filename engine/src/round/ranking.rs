@@ -314,7 +314,7 @@ mod tests {
             ranking.enter((u64::from(slot), slot), &free);
         }
         let (mut lane, mut cursor) = (Lane::all(&ranking), Cursor::new(false));
-        let mut next = |free: &Pages<Resources>, lane: &mut Lane<'_>, cursor: &mut Cursor, demand: u64| {
+        let next = |free: &Pages<Resources>, lane: &mut Lane<'_>, cursor: &mut Cursor, demand: u64| {
             lane.next(cursor, &cores(demand), free, |slot| free[slot].cpu_milli >= demand)
         };
         assert_eq!(next(&free, &mut lane, &mut cursor, 300), Some(300));
