@@ -282,7 +282,7 @@ mod tests {
                 ranking.leave((old, slot), &free);
                 want.remove(&slot);
             }
-            if !was_there || step % 3 > 0 {
+            if !was_there || !step.is_multiple_of(3) {
                 free[slot as usize] = cores(amount);
                 let new = rank(cores(amount), cores(4_096), old, step);
                 assert!(new >> 48 == amount * 1024 / 4_096);
@@ -293,7 +293,7 @@ mod tests {
                 ranking.enter((new, slot), &free);
                 want.insert(slot, new);
             }
-            if step % 1_000 == 0 || step > 19_990 {
+            if step.is_multiple_of(1_000) || step > 19_990 {
                 let mut sorted: Vec<Entry> = want.iter().map(|(&slot, &rank)| (rank, slot)).collect();
                 sorted.sort_unstable();
                 assert!(ranking.entries().eq(sorted.iter().copied()) && ranking.len() == sorted.len());
