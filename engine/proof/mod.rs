@@ -6,5 +6,6 @@ mod history;
 mod make;
 mod records;
 mod requests;
+mod rounds;
 mod sim;
 mod table;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -147,7 +148,7 @@ async fn settle<M: Machine>(
     term: u64,
     _permit: OwnedSemaphorePermit,
 ) {
-    let count = done.len();
+    let (count, begun) = (done.len(), Instant::now());
     let lost = lost(&mut leadership, term);
     let answer = tokio::select! {
         // An answer that is there counts, even if the term ended at the same time.
@@ -161,6 +162,7 @@ async fn settle<M: Machine>(
     };
     match answer {
         Ok(Ok(response)) => {
+            telemetry::committed(begun.elapsed());
             let index = response.log_id.index;
             let Answer::Replies(replies) = response.data else {
                 fail(done, || ProposeError::Unknown {

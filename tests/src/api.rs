@@ -161,6 +161,20 @@ impl Api {
         self.call(self.users().list_hosts(wire::ListHostsRequest {})).await
     }
 
+    /// Hosts get no tasks, and theirs move away.
+    pub async fn drain_hosts(
+        &self,
+        request: &wire::Request,
+        hosts: &[String],
+    ) -> Answer<wire::DrainHostsReply> {
+        let message = wire::DrainHostsRequest {
+            request: Some(request.clone()),
+            hosts: hosts.to_vec(),
+            message: "drained by a test".into(),
+        };
+        self.call(self.users().drain_hosts(message)).await
+    }
+
     /// What this replica says of itself.
     pub async fn status(&self) -> Answer<wire::ClusterStatusReply> {
         self.call(self.operators().status(wire::ClusterStatusRequest {})).await

@@ -35,6 +35,8 @@ pub struct Setup {
     pub replicas: usize,
     /// Agents.
     pub agents: usize,
+    /// Each agent speaks for so many simulated hosts; 0 = it runs real tasks as one host.
+    pub simulated: usize,
     /// Raft timers: `fast` or `lan`.
     pub profile: &'static str,
     /// CPUs that each agent offers.
@@ -43,7 +45,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { replicas: 3, agents: 2, profile: "fast", cpus: 4 }
+        Setup { replicas: 3, agents: 2, simulated: 0, profile: "fast", cpus: 4 }
     }
 }
 
@@ -135,6 +137,7 @@ pub struct Cluster {
     /// The agents.
     pub agents: Vec<Member>,
     apis: Vec<Api>,
+    hosts: usize,
     dir: Option<tempfile::TempDir>,
     /// A test that ends without having stopped its cluster has failed.
     stopped: bool,
@@ -193,10 +196,27 @@ impl Cluster {
                 "--cpus",
                 &setup.cpus.to_string(),
             ];
+            let hosts = setup.simulated.to_string();
+            let more = ["--simulated", &hosts];
+            // Simulated hosts make up their racks.
+            let arguments = match setup.simulated {
+                0 => arguments.to_vec(),
+                _ => without_attribute(&arguments).into_iter().chain(more).collect(),
+            };
             agents.push(new_member(&programs, AGENT, &member, &arguments, ("", "")));
         }
-        let mut cluster =
-            Cluster { programs, name, replicas, agents, apis, dir: Some(dir), stopped: false, _turn: turn };
+        let hosts = setup.agents * setup.simulated.max(1);
+        let mut cluster = Cluster {
+            programs,
+            name,
+            replicas,
+            agents,
+            apis,
+            hosts,
+            dir: Some(dir),
+            stopped: false,
+            _turn: turn,
+        };
         cluster.found().await?;
         Ok(cluster)
     }
@@ -246,7 +266,7 @@ impl Cluster {
         wait::until("all agents to be known", PATIENCE, async || {
             let hosts = self.any_api().list_hosts().await.done()?.hosts;
             let loud = hosts.iter().filter(|host| !host.silent).count();
-            ensure!(loud == self.agents.len(), "{loud} of {} hosts are heard", self.agents.len());
+            ensure!(loud == self.hosts, "{loud} of {} hosts are heard", self.hosts);
             Ok(())
         })
         .await
@@ -465,6 +485,16 @@ impl Drop for Cluster {
 
 /// Ports for tasks on each agent.
 const TASK_PORTS: u16 = 50;
+
+/// The arguments but `--attribute` and its value.
+fn without_attribute<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let at = arguments.iter().position(|argument| *argument == "--attribute");
+    let mut rest = arguments.to_vec();
+    if let Some(at) = at {
+        rest.drain(at..at + 2);
+    }
+    rest
+}
 
 fn new_member(
     programs: &Programs,
