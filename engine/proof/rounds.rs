@@ -109,7 +109,7 @@ impl World {
         let (zone, rack, cores) =
             (["a", "b", "c"][at % 3], format!("r{}", at / 2), format!("{}", 8 * (at % 3)));
         let mut attributes = vec![("zone", zone), ("rack", rack.as_str()), ("cores", cores.as_str())];
-        if at % 5 == 0 {
+        if at.is_multiple_of(5) {
             attributes.push(("ssd", "1"));
         }
         let spec = host(&name, cpu, 64_000, Some((31_000, 31_007)), &attributes);
@@ -164,7 +164,7 @@ impl World {
                 let (id, host) = (task.id, task.host.expect("placed"));
                 let journal = self.state.host(host).expect("known").record.identity.journal.clone();
                 self.sequence += 1;
-                let status = if at % 2 == 0 { Status::Finished } else { Status::Killed };
+                let status = if at.is_multiple_of(2) { Status::Finished } else { Status::Killed };
                 let report = Report { task: id, status, message: String::new(), sequence: self.sequence };
                 // A silent host's reports are refused.
                 let _ = self.run(Op::ApplyReports { host, journal, reports: vec![report] });

@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::journal::{self, Journal, TaskOnDisk};
 use crate::processes::{self, Identity};
 use crate::programs::{AGENT, Programs, SCHEDULER};
-use crate::wait;
+use crate::{verdict, wait};
 
 /// One test at a time has a cluster.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -328,6 +328,32 @@ impl Cluster {
         Ok(*n)
     }
 
+    /// The replica that leads by its own word of this moment, and its term; waits for one.
+    pub async fn leader_and_term(&self) -> Result<(usize, u64)> {
+        wait::until("a leader that says so itself", PATIENCE, async || {
+            let leader = self.leader_now().await?;
+            let status = self.apis[leader].within(Duration::from_secs(2)).status().await.done()?;
+            ensure!(status.leader == status.node_id, "{} leads no more", self.replicas[leader].name);
+            Ok((leader, status.term))
+        })
+        .await
+    }
+
+    /// The replicas' equal sums at one point of the log. A sum that is missing is asked for again; a sum that differs
+    /// is an error at once.
+    pub async fn equal_sums(&self) -> Result<wire::FingerprintReply> {
+        let reply = wait::until("a sum of every replica", PATIENCE, async || {
+            let reply = self.any_api().fingerprint().await.done()?;
+            let missing = verdict::sums_missing(&reply, self.replicas.len());
+            ensure!(missing.is_empty() || !verdict::sums_differ(&reply).is_empty(), "{missing:?}");
+            Ok(reply)
+        })
+        .await?;
+        let differ = verdict::sums_differ(&reply);
+        ensure!(differ.is_empty(), "the replicas' States differ: {differ:?}");
+        Ok(reply)
+    }
+
     /// A job, asked of a running replica until one answers.
     pub async fn job(&self, key: &JobKey) -> Result<wire::GetJobReply> {
         wait::until("an answer about a job", PATIENCE, async || self.any_api().get_job(key).await.done())
@@ -489,7 +515,8 @@ fn new_member(
     }
 }
 
-/// Ports that nobody listens on now, below those that the kernel hands out for outgoing connections: a replica that
+/// Ports that nobody listens on now. Tests that run at the same time look in ranges of their own: `free_range` from
+/// 12000, this from 20000, those of `replication` from 26000, those of `client` from 29000; all below those that the kernel hands out for outgoing connections: a replica that
 /// is down for a while must find its port free.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut held = Vec::new();
@@ -497,22 +524,22 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
         if held.len() == count {
             break;
         }
-        let port = rand::random_range(20_000..30_000);
+        let port = rand::random_range(20_000..26_000);
         held.extend(TcpListener::bind(("127.0.0.1", port)));
     }
-    ensure!(held.len() == count, "no {count} free ports between 20000 and 30000");
+    ensure!(held.len() == count, "no {count} free ports between 20000 and 26000");
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 /// The first of `count` adjacent ports, all free now.
 pub fn free_range(count: u16) -> Result<u16> {
     for _ in 0..1000 {
-        let first: u16 = rand::random_range(12_000..19_000);
+        let first: u16 = rand::random_range(12_000..19_900 - count);
         if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok(first);
         }
     }
-    bail!("no {count} adjacent free ports between 12000 and 19000")
+    bail!("no {count} adjacent free ports between 12000 and 19900")
 }
 
 /// The last lines of a log.

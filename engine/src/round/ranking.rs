@@ -282,7 +282,7 @@ mod tests {
                 ranking.leave((old, slot), &free);
                 want.remove(&slot);
             }
-            if !was_there || step % 3 > 0 {
+            if !was_there || !step.is_multiple_of(3) {
                 free[slot as usize] = cores(amount);
                 let new = rank(cores(amount), cores(4_096), old, step);
                 assert!(new >> 48 == amount * 1024 / 4_096);
@@ -293,7 +293,7 @@ mod tests {
                 ranking.enter((new, slot), &free);
                 want.insert(slot, new);
             }
-            if step % 1_000 == 0 || step > 19_990 {
+            if step.is_multiple_of(1_000) || step > 19_990 {
                 let mut sorted: Vec<Entry> = want.iter().map(|(&slot, &rank)| (rank, slot)).collect();
                 sorted.sort_unstable();
                 assert!(ranking.entries().eq(sorted.iter().copied()) && ranking.len() == sorted.len());
@@ -314,7 +314,7 @@ mod tests {
             ranking.enter((u64::from(slot), slot), &free);
         }
         let (mut lane, mut cursor) = (Lane::all(&ranking), Cursor::new(false));
-        let mut next = |free: &Pages<Resources>, lane: &mut Lane<'_>, cursor: &mut Cursor, demand: u64| {
+        let next = |free: &Pages<Resources>, lane: &mut Lane<'_>, cursor: &mut Cursor, demand: u64| {
             lane.next(cursor, &cores(demand), free, |slot| free[slot].cpu_milli >= demand)
         };
         assert_eq!(next(&free, &mut lane, &mut cursor, 300), Some(300));
