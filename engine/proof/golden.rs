@@ -97,8 +97,20 @@ impl<'a> Words<'a> {
     fn check(&self, line: &str) {
         const JOB_FLAGS: &[&str] = &["service", "together", "once"];
         const JOB_NAMES: &[&str] = &[
-            "instances", "cpu", "ram", "disk", "gpus", "ports", "static", "tier", "priority", "role",
-            "failures", "partition", "by", "id",
+            "instances",
+            "cpu",
+            "ram",
+            "disk",
+            "gpus",
+            "ports",
+            "static",
+            "tier",
+            "priority",
+            "role",
+            "failures",
+            "partition",
+            "by",
+            "id",
         ];
         const RULES: [&str; 8] = ["limit", "value", "not", "least", "less", "has", "hasnot", "prefer"];
         let command = self.bare[0];
@@ -122,7 +134,8 @@ impl<'a> Words<'a> {
         let bare = self.bare[1..].iter().filter(|word| !flags.contains(word)).count();
         assert!((least..=most).contains(&bare), "{command} takes {least} or more words, not {bare}: {line}");
         for name in self.named.keys() {
-            let rule = name.split_once(':').is_some_and(|(rule, _)| RULES.contains(&rule) || rule == "spread");
+            let rule =
+                name.split_once(':').is_some_and(|(rule, _)| RULES.contains(&rule) || rule == "spread");
             let known = names.contains(name) || command == "host" || (names == JOB_NAMES && rule);
             assert!(known, "{command} knows no {name}=: {line}");
         }
@@ -364,8 +377,7 @@ impl Scenario {
     }
 
     fn host(&mut self, name: &str, words: &Words) {
-        let known =
-            ["cpu", "ram", "disk", "gpus", "ports", "machine", "journal", "boot", "id", "held"];
+        let known = ["cpu", "ram", "disk", "gpus", "ports", "machine", "journal", "boot", "id", "held"];
         let attributes: Vec<(&str, &str)> =
             words.named.iter().filter(|(name, _)| !known.contains(name)).map(|(a, b)| (*a, *b)).collect();
         let ports = words.named.get("ports").and_then(|range| range.split_once('-'));
@@ -476,8 +488,7 @@ impl Scenario {
             self.apply(Op::AssignTogether(together.clone()), None);
             together.iter().for_each(|assign| self.view.settle(&self.state, assign));
         }
-        let displaced =
-            early.unwrap_or_else(|| preemptions(&mut self.view, &self.state, &decided, 100));
+        let displaced = early.unwrap_or_else(|| preemptions(&mut self.view, &self.state, &decided, 100));
         for preempt in &displaced {
             let host = self.state.host(preempt.host).unwrap().name().clone();
             let (taker, victims) = (self.names[&preempt.task].clone(), preempt.victims.len());
