@@ -26,7 +26,7 @@ use engine::{
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use proto::wire::{Hello, TaskReport};
-use proto::{Fence, HostId, TaskId};
+use proto::{Fence, HostId, TaskId, WorkId};
 use replication::{Leadership, ProposeError};
 use tokio::sync::{mpsc, watch};
 
@@ -447,6 +447,11 @@ impl Leader {
             }
             Landed::Worked(fate) => {
                 self.working = false;
+                // The next step at once, unless something stands in its way.
+                if matches!(fate, Ok(Ok(_))) {
+                    let next = self.session.replica.read(|machine| machine.state.next_work());
+                    self.advance(next);
+                }
                 self.complain("work", fate);
             }
         }
@@ -526,6 +531,14 @@ impl Leader {
         *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
     }
 
+    /// The next step of a work item, one at a time.
+    fn advance(&mut self, work: Option<WorkId>) {
+        if let Some(work) = work.filter(|_| !self.working) {
+            self.working = true;
+            self.fly(Op::AdvanceWork(work), Landed::Worked);
+        }
+    }
+
     /// Deadlines, work items and silent hosts.
     fn sweep(&mut self) {
         let now = Timestamp(self.session.clock.now_ms());
@@ -555,10 +568,7 @@ impl Leader {
             self.ticking = true;
             self.fly(Op::Tick, Landed::Ticked);
         }
-        if let Some(work) = work.filter(|_| !self.working) {
-            self.working = true;
-            self.fly(Op::AdvanceWork(work), Landed::Worked);
-        }
+        self.advance(work);
         for (host, since) in self.hosts.silent(live.into_iter()) {
             if !stopped && !self.silencing.contains(&host) {
                 self.silencing.push(host);
