@@ -238,8 +238,19 @@ impl View {
         }
     }
 
-    /// The fate of a preemption is known.
+    /// What placements that State has not taken in yet will take of a host, beyond the room that is kept for them.
+    pub(super) fn flying_to(&self, state: &State, host: HostId) -> Resources {
+        let tasks = self.in_flight_on.get(&host).into_iter().flatten();
+        let waits = |task: &TaskId| state.task(*task).is_some_and(|task| task.status == Status::Pending);
+        let unkept = tasks.filter(|task| waits(task) && self.reserved.get(task) != Some(&host));
+        unkept.fold(Resources::default(), |sum, task| sum.plus(self.in_flight[task].config.demand))
+    }
+
+    /// The fate of a preemption is known. If it was refused, the next round chooses anew.
     pub fn settle_preempt(&mut self, state: &State, preempt: &Preempt) {
+        if let Some(group) = self.group_of.get(&preempt.task).and_then(|hash| self.groups.get_mut(hash)) {
+            group.spared = None;
+        }
         self.look_at_host(state, preempt.host);
     }
 
