@@ -28,6 +28,8 @@ use crate::time::Timestamp;
 const SETS_SAMPLED: usize = 64;
 /// Hosts that are looked at closely for one group.
 const HOSTS_LOOKED_AT: usize = 1_024;
+/// Waiting tasks of one group that are asked whether they may displace anybody.
+const WAITING_LOOKED_AT: usize = 10_000;
 /// Tasks that are looked at for all groups of one round.
 const TASKS_LOOKED_AT: usize = 50_000;
 
@@ -54,11 +56,15 @@ pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize)
             break;
         }
         let Some(group) = view.groups.get(&hash) else { continue };
-        // Who replaces one that was displaced displaces nobody in turn.
-        let displaced = |task: &TaskId| state.task(*task).is_some_and(|task| task.displaced);
-        let wanting =
-            group.pending.iter().filter(|task| !view.reserved.contains_key(task) && !displaced(task));
-        let wanting: Vec<TaskId> = wanting.copied().take(left).collect();
+        // Who was displaced displaces nobody in turn.
+        let may = |task: &&TaskId| {
+            !view.reserved.contains_key(task) && state.task(**task).is_some_and(|task| !task.displaced)
+        };
+        let wanting: Vec<TaskId> =
+            group.pending.iter().take(WAITING_LOOKED_AT).filter(may).copied().take(left).collect();
+        if wanting.is_empty() {
+            continue;
+        }
         let found = search.sets(view, group, wanting.len());
         let spared = found.len() < wanting.len();
         chosen.extend(wanting.into_iter().zip(found).map(|(task, (host, victims))| Preempt {

@@ -93,6 +93,11 @@ impl Columns {
     }
 }
 
+/// Whether it matters where the other tasks of the job are.
+fn is_counted(config: &TaskConfig) -> bool {
+    !config.spreads.is_empty() || config.limits().next().is_some()
+}
+
 /// Takes a task's part: a revocable one takes first what is lent. `free` and `lendable` are those of its host.
 pub(super) fn take(config: &TaskConfig, free: &mut Resources, lendable: &mut Resources) {
     let lent = if config.is_revocable() { config.demand.min(*lendable) } else { Resources::default() };
@@ -206,7 +211,7 @@ impl View {
                 if !ports.is_empty() {
                     Arc::make_mut(&mut self.columns.ports[slot]).extend(&ports);
                 }
-                if config.counted_attributes().next().is_some() {
+                if is_counted(&config) {
                     *self.flights_of.entry(job).or_default().entry(*host).or_default() += 1;
                 }
                 self.fly(&config, true);
@@ -314,10 +319,17 @@ impl View {
     fn drop_flight(&mut self, id: TaskId) -> Option<InFlight> {
         let flight = self.in_flight.remove(&id)?;
         self.fly(&flight.config, false);
+        if let Some(on) = self.in_flight_on.get_mut(&flight.host) {
+            on.remove(&id);
+            if on.is_empty() {
+                self.in_flight_on.remove(&flight.host);
+            }
+        }
         // A limit that it was in the way of may not be any more.
-        if let Some(group) = self.groups.get_mut(&flight.config.hash)
-            && flight.config.counted_attributes().next().is_some()
-        {
+        if !is_counted(&flight.config) {
+            return Some(flight);
+        }
+        if let Some(group) = self.groups.get_mut(&flight.config.hash) {
             group.tried = None;
         }
         if let Some(hosts) = self.flights_of.get_mut(&flight.job)
@@ -329,12 +341,6 @@ impl View {
             }
             if hosts.is_empty() {
                 self.flights_of.remove(&flight.job);
-            }
-        }
-        if let Some(on) = self.in_flight_on.get_mut(&flight.host) {
-            on.remove(&id);
-            if on.is_empty() {
-                self.in_flight_on.remove(&flight.host);
             }
         }
         Some(flight)
@@ -536,14 +542,15 @@ impl View {
 
     fn fly(&mut self, config: &TaskConfig, up: bool) {
         let role = config.job.role.as_str();
-        if !self.flying.contains_key(role) {
-            self.flying.insert(role.into(), Resources::default());
-        }
-        if let Some(flying) = self.flying.get_mut(role) {
-            *flying = if up { flying.plus(config.demand) } else { flying.minus_or_zero(config.demand) };
-            if *flying == Resources::default() {
-                self.flying.remove(role);
+        let Some(flying) = self.flying.get_mut(role) else {
+            if up {
+                self.flying.insert(role.into(), config.demand);
             }
+            return;
+        };
+        *flying = if up { flying.plus(config.demand) } else { flying.minus_or_zero(config.demand) };
+        if *flying == Resources::default() {
+            self.flying.remove(role);
         }
     }
 
@@ -578,7 +585,7 @@ impl View {
             None => drop(self.used.remove(role)),
         }
         let waiting = job.counts().of(Status::Pending) > 0;
-        if !waiting || job.config().counted_attributes().next().is_none() {
+        if !waiting || !is_counted(job.config()) {
             self.places.remove(&id);
             return;
         }
