@@ -97,8 +97,20 @@ impl<'a> Words<'a> {
     fn check(&self, line: &str) {
         const JOB_FLAGS: &[&str] = &["service", "together", "once"];
         const JOB_NAMES: &[&str] = &[
-            "instances", "cpu", "ram", "disk", "gpus", "ports", "static", "tier", "priority", "role",
-            "failures", "partition", "by", "id",
+            "instances",
+            "cpu",
+            "ram",
+            "disk",
+            "gpus",
+            "ports",
+            "static",
+            "tier",
+            "priority",
+            "role",
+            "failures",
+            "partition",
+            "by",
+            "id",
         ];
         const RULES: [&str; 8] = ["limit", "value", "not", "least", "less", "has", "hasnot", "prefer"];
         let command = self.bare[0];
@@ -122,7 +134,8 @@ impl<'a> Words<'a> {
         let bare = self.bare[1..].iter().filter(|word| !flags.contains(word)).count();
         assert!((least..=most).contains(&bare), "{command} takes {least} or more words, not {bare}: {line}");
         for name in self.named.keys() {
-            let rule = name.split_once(':').is_some_and(|(rule, _)| RULES.contains(&rule) || rule == "spread");
+            let rule =
+                name.split_once(':').is_some_and(|(rule, _)| RULES.contains(&rule) || rule == "spread");
             let known = names.contains(name) || command == "host" || (names == JOB_NAMES && rule);
             assert!(known, "{command} knows no {name}=: {line}");
         }
@@ -364,8 +377,7 @@ impl Scenario {
     }
 
     fn host(&mut self, name: &str, words: &Words) {
-        let known =
-            ["cpu", "ram", "disk", "gpus", "ports", "machine", "journal", "boot", "id", "held"];
+        let known = ["cpu", "ram", "disk", "gpus", "ports", "machine", "journal", "boot", "id", "held"];
         let attributes: Vec<(&str, &str)> =
             words.named.iter().filter(|(name, _)| !known.contains(name)).map(|(a, b)| (*a, *b)).collect();
         let ports = words.named.get("ports").and_then(|range| range.split_once('-'));
@@ -392,9 +404,11 @@ impl Scenario {
     }
 
     fn request(&self, words: &Words) -> Option<Request> {
+        let asked = words.named.iter().filter(|(name, _)| !matches!(**name, "by" | "id"));
+        let body = format!("{:?} {:?}", words.bare, asked.collect::<Vec<_>>());
         let identity = (*words.named.get("by")?).to_owned();
         let id = words.named.get("id").map_or(format!("auto-{}", self.at.0), |id| (*id).to_owned());
-        Some(Request { identity, id, created: self.at, body_hash: words.bare.join(" ").into_bytes() })
+        Some(Request { identity, id, created: self.at, body_hash: body.into_bytes() })
     }
 
     fn submit(&mut self, name: &str, words: &Words) {
@@ -476,8 +490,7 @@ impl Scenario {
             self.apply(Op::AssignTogether(together.clone()), None);
             together.iter().for_each(|assign| self.view.settle(&self.state, assign));
         }
-        let displaced =
-            early.unwrap_or_else(|| preemptions(&mut self.view, &self.state, &decided, 100));
+        let displaced = early.unwrap_or_else(|| preemptions(&mut self.view, &self.state, &decided, 100));
         for preempt in &displaced {
             let host = self.state.host(preempt.host).unwrap().name().clone();
             let (taker, victims) = (self.names[&preempt.task].clone(), preempt.victims.len());

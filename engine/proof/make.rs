@@ -118,10 +118,8 @@ pub(crate) fn limit(attribute: &str, count: u32) -> wire::Constraint {
 
 /// A constraint on a number.
 pub(crate) fn compare(attribute: &str, comparison: wire::Comparison, number: &str) -> wire::Constraint {
-    let compare = wire::CompareRule {
-        comparison: comparison.into(),
-        number: number.parse().expect("a number"),
-    };
+    let compare =
+        wire::CompareRule { comparison: comparison.into(), number: number.parse().expect("a number") };
     wire::Constraint { attribute: attribute.into(), rule: Some(wire::constraint::Rule::Compare(compare)) }
 }
 
