@@ -11,11 +11,13 @@ pub mod clock;
 mod hosts;
 mod session;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use engine::round::{GroupReport, VetoKind};
 use engine::state::command::StartSession;
 use engine::state::record::{read_identity, read_report, status_wire};
 use engine::validate::check_host_spec;
@@ -80,6 +82,7 @@ pub async fn run(
                     leader.session.over.send_replace(true);
                     metrics::gauge!(telemetry::LEADING).set(0.0);
                     gauges(&State::default()); // the next leader counts; two counts would add up
+                    show_vetoes(std::iter::empty());
                     leader.hints.collect(false);
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
@@ -498,11 +501,7 @@ impl Leader {
 
     fn remember(&self, report: &engine::round::Report) {
         let waiting = report.groups.iter().filter(|group| group.waiting > 0 && !group.reason.is_empty());
-        for group in waiting.clone() {
-            for (kind, hosts) in &group.vetoes {
-                metrics::counter!(telemetry::VETOES, "kind" => kind.label()).increment(u64::from(*hosts));
-            }
-        }
+        show_vetoes(waiting.clone().map(AsRef::as_ref));
         let reasons = waiting.map(|group| (group.config, group.clone())).collect();
         *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
     }
@@ -604,6 +603,21 @@ fn is_news(state: &State, host: HostId, report: &TaskReport) -> bool {
     let differs =
         |task: &engine::Task| task.host == Some(host) && status_wire(task.status) != report.status();
     report.sequence > acknowledged || state.task(TaskId(report.task_id)).is_some_and(differs)
+}
+
+/// Sums up over the groups that wait.
+fn vetoes<'a>(waiting: impl Iterator<Item = &'a GroupReport>) -> BTreeMap<VetoKind, u64> {
+    let mut sums: BTreeMap<VetoKind, u64> = VetoKind::ALL.into_iter().map(|kind| (kind, 0)).collect();
+    for (kind, hosts) in waiting.flat_map(|group| &group.vetoes) {
+        *sums.entry(*kind).or_default() += u64::from(*hosts);
+    }
+    sums
+}
+
+fn show_vetoes<'a>(waiting: impl Iterator<Item = &'a GroupReport>) {
+    for (kind, hosts) in vetoes(waiting) {
+        metrics::gauge!(telemetry::VETOES, "kind" => kind.label()).set(hosts as f64);
+    }
 }
 
 fn gauges(state: &State) {
