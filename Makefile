@@ -39,10 +39,12 @@ test: setup ## format, lints, units, golden files, simulation, real processes, a
 	cargo test --locked --workspace
 	$(bin)/demo
 
-bench: bench-engine bench-packing bench-failover bench-submit ## prints every figure; `make bench-NAME` for one
+bench: bench-engine bench-packing bench-failover bench-submit bench-million ## prints every figure; `make bench-NAME` for one
 
-bench-%: build
-	@BOREALIS_BIN=$(bin) $(bin)/bench $*
+bench-%: setup
+	@$(rocksdb) BOREALIS_BIN=$(CARGO_TARGET_DIR)/release
+	cargo build --locked --release --workspace --bins
+	"$$BOREALIS_BIN/bench" $*
 
 chaos: build ## longer runs of the fault tests
 	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100

@@ -126,8 +126,9 @@ pub struct Host {
     leased_until_ns: u64,
     /// What their executors were told.
     lease_told_ns: u64,
-    /// What the tasks use.
+    /// What the tasks use, and what of it may be lent.
     usage: Usage,
+    unused: Option<wire::Resources>,
     /// Of the live tasks.
     digest: u64,
     moved_at: Instant,
@@ -170,6 +171,7 @@ impl Host {
             leased_until_ns: 0,
             lease_told_ns: 0,
             usage: Usage::default(),
+            unused: None,
             digest: 0,
             moved_at: now,
             looked_at: now,
@@ -267,6 +269,7 @@ impl Host {
         }
         if std::mem::take(&mut self.changed) {
             self.digest = self.digest_of_tasks();
+            self.lend();
             self.publish();
         }
         self.say_state();

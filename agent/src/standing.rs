@@ -3,6 +3,9 @@
 use proto::Fence;
 use proto::wire::{self, SchedulerFrame, journal_record::Body};
 
+/// Of what this agent says and understands.
+const HELLO_LEVEL: u32 = 1;
+
 /// What the records of a host's journal say of the host itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Standing {
@@ -89,6 +92,7 @@ impl Standing {
             lineage_id: self.lineage_id.clone(),
             fence: (!self.cluster_id.is_empty()).then(|| self.fence.into()),
             identity: Some(self.identity.clone()),
+            level: HELLO_LEVEL,
             ..wire::Hello::default()
         }
     }

@@ -68,6 +68,11 @@ impl Usage {
         }
     }
 
+    /// Drops tasks that have ended.
+    pub fn retain(&mut self, live: impl Fn(TaskId) -> bool) {
+        self.tasks.retain(|task, _| live(*task));
+    }
+
     /// What may be lent: cpu and ram.
     pub fn unused(&self, now_ms: u64) -> Resources {
         let known = self.tasks.values().filter(|task| now_ms.saturating_sub(task.since_ms) >= WINDOW_MS);
@@ -153,7 +158,7 @@ mod tests {
         }
         // The peaks are a minute old: 2000 - 550 and 1024 - 110.
         assert_eq!(lent(&usage, now_ms), (1400, 896));
-        usage.sample(now_ms + SAMPLE_EVERY_MS, []);
+        usage.retain(|_| false);
         assert_eq!(lent(&usage, now_ms), (0, 0), "the task has ended");
     }
 

@@ -669,12 +669,21 @@ async fn a_task_is_held_to_its_memory_where_the_host_can() {
     };
     agent.start();
     leader.attached().await;
+    let attributes = leader.hellos[0].spec.clone().unwrap().attributes;
+    let says = |word: &str| attributes.iter().any(|a| a.name == "isolation" && a.value == word);
+    let executor = Path::new(env!("CARGO_BIN_EXE_borealis-agent")).with_file_name("borealis-executor");
+    let probed = Command::new(executor).arg("--probe").status().unwrap().success();
+    assert_eq!(says(isolation::PID_NAMESPACE), probed && host.root);
+    assert!(says("memory") && !says("none"));
     // 64 MiB are allowed. `tail` keeps in memory what has no line ends.
     leader.want(&[(1, Want::Start, "head -c 300000000 /dev/zero | tail; exec sleep 1000")]).await;
     let report = leader.reported(1, Status::Failed).await;
     assert_eq!(report.message, agent::host::message_of_oom());
     leader.want(&[(2, Want::Start, "exec sleep 1000")]).await;
     leader.reported(2, Status::Running).await;
+    // Not watched for a minute yet.
+    leader.obeyed().await;
+    assert_eq!(leader.heartbeat.unused, Some(wire::Resources::default()));
     let cgroups = executor::launch::read(&agent.task(2)).unwrap().cgroups;
     assert!(cgroups.iter().all(|path| Path::new(path).is_dir()) && !cgroups.is_empty());
     leader.want(&[]).await;

@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and testing need, where they are missing.
-# Without root it prints the line to run, and stops.
+# Without root it prints the line to run, and stops. Checks for Rust and its components first.
 set -euo pipefail
+
+# Rust comes from rustup or from somewhere else; this script installs none.
+for tool in cargo rustfmt cargo-clippy; do
+  command -v "$tool" >/dev/null 2>&1 && "$tool" --version >/dev/null 2>&1 && continue
+  echo "$tool is missing or does not run: Rust 1.95 or newer is needed, with the components rustfmt and clippy." >&2
+  echo "  with rustup: rustup toolchain install stable --component rustfmt --component clippy" >&2
+  exit 1
+done
 
 missing=()
 need() { # need PACKAGE CHECK...

@@ -6,9 +6,11 @@
 # Two runs at once wait for each other; a run that dies leaves nothing half-made behind.
 set -euo pipefail
 
-VERSION=0.25.0 # of the `rocksdb` crate; must equal the workspace's version table
+# What must equal Cargo.toml, Cargo.lock and .cargo/config.toml; tests/it/tidy.rs compares them.
+VERSION=0.25.0     # of the `rocksdb` crate
+SYS_VERSION=0.19.0 # of `librocksdb-sys`, which has the C++ sources; goes with VERSION, so the key need not name it
 FEATURES='"lz4", "bindgen-runtime"'
-FLAGS='-Ctarget-cpu=x86-64-v2' # hardware CRC32C; must equal .cargo/config.toml
+FLAGS='-Ctarget-cpu=x86-64-v2' # hardware CRC32C
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/borealis"
 key="rocksdb-$VERSION-$(printf '%s|%s' "$FEATURES" "$FLAGS" | sha256sum | cut -c1-12)"
@@ -32,6 +34,7 @@ edition = "2024"
 
 [dependencies]
 rocksdb = { version = "=$VERSION", default-features = false, features = [$FEATURES] }
+librocksdb-sys = { version = "=$SYS_VERSION", default-features = false }
 
 [workspace]
 TOML

@@ -1,22 +1,28 @@
-//! Golden scenarios: a script, `----`, and the exact trace of what it does. `UPDATE_GOLDEN=1` rewrites them; read
-//! the difference before you commit it.
+//! Golden scenarios: a script, `----`, and the exact trace of what it does. The first line says which rule it shows.
+//! `UPDATE_GOLDEN=1` rewrites the traces; read the difference before you commit it.
 //!
 //! ```text
-//! host h1 cpu=4 ram=8192 ports=31000-31009 rack=a    registers; also machine= journal= boot= held=TASK,TASK
-//! submit web instances=2 cpu=1 service ports=http static=http|80 limit:host=1 value:rack=a|b not:rack=c by=alice id=r1
-//!                                  also tier= priority= role= together once, least:cores=16 less:cores=32 has:ssd=1 hasnot:ssd=1,
-//!                                  prefer:zone=a, spread:zone=a|60 spread:rack=, partition=wait or =SECONDS
-//! round | tick | wait SECONDS | lose HOST | freeze | thaw | session TERM | advance
-//! report HOST TASK STATUS [why]     a task is JOB/INSTANCE.ATTEMPT, as the trace names it
-//! kill | restart JOB [INSTANCE ...] [by=NAME] [why=WORD]
+//! host h1 cpu=4 ram=8192 disk=100000 gpus=2 ports=31000-31009 rack=a
+//!                                  registers; also machine= journal= boot= id=HOST held=TASK,TASK; the rest are attributes
+//! submit web instances=2 cpu=1 ram=128 disk=64 gpus=1 service ports=http,admin static=http|80 by=alice id=r1
+//!                                  also tier= priority= role= failures= together once, partition=wait or =SECONDS,
+//!                                  limit:host=1 value:rack=a|b not:rack=c, least:cores=16 less:cores=32, has:ssd=1
+//!                                  hasnot:ssd=1, prefer:zone=a, spread:zone=a|60 spread:rack=
+//! round                             decides, applies it, and displaces for what found no place
+//! round late                        the same, but decides whom to displace before its placements are applied
+//! tick | wait SECONDS | lose HOST | freeze | thaw | session TERM | advance
+//! report HOST TASK STATUS [why]     a task is JOB/INSTANCE.ATTEMPT, as the trace names it; also journal= seq=
+//! kill | restart JOB [INSTANCE ...] [by=NAME] [why=WORD] [role=NAME]
 //! add JOB INSTANCE COUNT            COUNT more like INSTANCE
-//! quota ROLE cpu=4 ram=8192 disk=1000 [add]
-//! drain | activate HOST ...
+//! quota ROLE cpu=4 ram=8192 disk=1000 gpus=1 [add]
+//! drain | activate HOST ... [by=NAME]
 //! unused HOST cpu=2 ram=512         what the host's tasks have reserved and do not use
 //! update JOB instances=3 cpu=2 ...  begins one, with the words of submit; move JOB INSTANCE ...; endupdate JOB
 //! cron JOB instances=3 ...          puts a template, with the words of submit; runcron JOB; dropcron JOB
-//! wanted HOST | show JOB | hosts | roles
+//! wanted HOST | show JOB [role=NAME] | hosts | roles
 //! ```
+//!
+//! A word that is none of these panics: a script says what it means.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,7 +30,9 @@ use std::path::PathBuf;
 
 use proto::{TaskId, wire};
 
-use super::make::{BEGIN, JobMaker, at_least, exists, host, identity, limit, session, spread, value};
+use super::make::{
+    BEGIN, JobMaker, compare as compares, exists, host_with, identity, limit, session, spread, value,
+};
 use crate::state::command::{Report, Request};
 use crate::state::host::HostMode;
 use crate::state::laws;
@@ -58,12 +66,13 @@ fn every_scenario_runs_as_written() {
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
         let script = text.split("----\n").next().unwrap_or_default();
+        assert!(script.starts_with("# "), "{} begins with a line that says its rule", path.display());
         let trace = Scenario::run(script);
         let name = format!("scenarios/{}", path.file_name().unwrap().to_string_lossy());
         compare(&name, &format!("{script}----\n{trace}"));
         ran += 1;
     }
-    assert!(ran >= 15, "only {ran} scenarios were found");
+    assert!(ran >= 60, "only {ran} scenarios were found");
 }
 
 /// `name=value` words of a line, and the bare ones.
@@ -82,6 +91,54 @@ impl<'a> Words<'a> {
             }
         }
         Words { bare, named }
+    }
+
+    /// Panics at a word that the command does not know.
+    fn check(&self, line: &str) {
+        const JOB_FLAGS: &[&str] = &["service", "together", "once"];
+        const JOB_NAMES: &[&str] = &[
+            "instances",
+            "cpu",
+            "ram",
+            "disk",
+            "gpus",
+            "ports",
+            "static",
+            "tier",
+            "priority",
+            "role",
+            "failures",
+            "partition",
+            "by",
+            "id",
+        ];
+        const RULES: [&str; 8] = ["limit", "value", "not", "least", "less", "has", "hasnot", "prefer"];
+        let command = self.bare[0];
+        // How many bare words follow, which of them are flags, and what has a value.
+        let (least, most, flags, names): (usize, usize, &[&str], &[&str]) = match command {
+            "submit" | "update" | "cron" => (1, 1, JOB_FLAGS, JOB_NAMES),
+            "host" => (1, 1, &[], &[]),
+            "round" => (0, 0, &["late"], &[]),
+            "tick" | "freeze" | "thaw" | "advance" | "hosts" | "roles" => (0, 0, &[], &[]),
+            "wait" | "lose" | "session" | "wanted" => (1, 1, &[], &[]),
+            "report" => (3, usize::MAX, &[], &["journal", "seq"]),
+            "kill" | "restart" => (1, usize::MAX, &[], &["by", "id", "why", "role"]),
+            "add" => (3, 3, &[], &["role"]),
+            "quota" => (1, 1, &["add"], &["cpu", "ram", "disk", "gpus"]),
+            "drain" | "activate" => (1, usize::MAX, &[], &["by", "id"]),
+            "unused" => (1, 1, &[], &["cpu", "ram", "disk", "gpus"]),
+            "move" => (2, usize::MAX, &[], &["by", "id", "role"]),
+            "endupdate" | "runcron" | "dropcron" | "show" => (1, 1, &[], &["role"]),
+            other => panic!("{other} is no command: {line}"),
+        };
+        let bare = self.bare[1..].iter().filter(|word| !flags.contains(word)).count();
+        assert!((least..=most).contains(&bare), "{command} takes {least} or more words, not {bare}: {line}");
+        for name in self.named.keys() {
+            let rule =
+                name.split_once(':').is_some_and(|(rule, _)| RULES.contains(&rule) || rule == "spread");
+            let known = names.contains(name) || command == "host" || (names == JOB_NAMES && rule);
+            assert!(known, "{command} knows no {name}=: {line}");
+        }
     }
 
     fn number(&self, name: &str, default: u64) -> u64 {
@@ -144,11 +201,12 @@ impl Scenario {
 
     fn step(&mut self, line: &str) {
         let words = Words::of(line);
+        words.check(line);
         let subject = words.bare.get(1).copied().unwrap_or_default();
         match words.bare[0] {
             "host" => self.host(subject, &words),
             "submit" => self.submit(subject, &words),
-            "round" => self.round(),
+            "round" => self.round(words.bare.contains(&"late")),
             "report" => self.report(subject, &words),
             "lose" => {
                 let found = self.state.host_by_name(subject).expect("a known host");
@@ -234,9 +292,9 @@ impl Scenario {
                 self.say(applied.reply.map_or_else(|no| no.to_string(), |_| "a new leader".to_owned()));
             }
             "wanted" => self.wanted(subject),
-            "show" => self.show(subject),
+            "show" => self.show(subject, &words),
             "hosts" => self.hosts(),
-            other => panic!("{other} is no command"),
+            other => unreachable!("{other} was checked"),
         }
     }
 
@@ -319,12 +377,18 @@ impl Scenario {
     }
 
     fn host(&mut self, name: &str, words: &Words) {
-        let known = ["cpu", "ram", "ports", "machine", "journal", "boot", "id", "held"];
+        let known = ["cpu", "ram", "disk", "gpus", "ports", "machine", "journal", "boot", "id", "held"];
         let attributes: Vec<(&str, &str)> =
             words.named.iter().filter(|(name, _)| !known.contains(name)).map(|(a, b)| (*a, *b)).collect();
         let ports = words.named.get("ports").and_then(|range| range.split_once('-'));
         let ports = ports.map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap()));
-        let spec = host(name, words.milli("cpu", "4"), words.number("ram", 8192), ports, &attributes);
+        let capacity = proto::Resources {
+            cpu_milli: words.milli("cpu", "4"),
+            ram_mib: words.number("ram", 8192),
+            disk_mib: words.number("disk", 100_000),
+            gpus: words.number("gpus", 0),
+        };
+        let spec = host_with(name, capacity, ports, &attributes);
         let or = |key: &str, default: &str| {
             words.named.get(key).map_or(default.to_owned(), |text| (*text).to_owned())
         };
@@ -385,14 +449,20 @@ impl Scenario {
                 Some(("limit", attribute)) => job.constraints.push(limit(attribute, text.parse().unwrap())),
                 Some(("value", attribute)) => job.constraints.push(value(attribute, text, false)),
                 Some(("not", attribute)) => job.constraints.push(value(attribute, text, true)),
-                Some(("least", attribute)) => job.constraints.push(at_least(attribute, text)),
+                Some(("least", attribute)) => {
+                    job.constraints.push(compares(attribute, wire::Comparison::AtLeast, text));
+                }
+                Some(("less", attribute)) => {
+                    job.constraints.push(compares(attribute, wire::Comparison::Less, text));
+                }
                 Some(("has", attribute)) => job.constraints.push(exists(attribute, false)),
                 Some(("hasnot", attribute)) => job.constraints.push(exists(attribute, true)),
                 Some(("prefer", attribute)) => job
                     .preferences
                     .push(wire::Preference { constraint: Some(value(attribute, text, false)), weight: 50 }),
                 Some(("spread", attribute)) => job.spreads.push(spread(attribute, text)),
-                _ => {}
+                Some((rule, _)) => unreachable!("{rule} was checked"),
+                None => {}
             }
         }
         job.spec()
@@ -406,9 +476,10 @@ impl Scenario {
         key
     }
 
-    fn round(&mut self) {
+    fn round(&mut self, late: bool) {
         let decided = round(&self.view, usize::MAX);
         self.view.launch(&decided);
+        let early = late.then(|| preemptions(&mut self.view, &self.state, &decided, 100));
         for assign in &decided.assigns {
             self.apply(Op::Assign(assign.clone()), None);
             self.view.settle(&self.state, assign);
@@ -417,7 +488,8 @@ impl Scenario {
             self.apply(Op::AssignTogether(together.clone()), None);
             together.iter().for_each(|assign| self.view.settle(&self.state, assign));
         }
-        for preempt in &preemptions(&mut self.view, &self.state, &decided, 100) {
+        let displaced = early.unwrap_or_else(|| preemptions(&mut self.view, &self.state, &decided, 100));
+        for preempt in &displaced {
             let host = self.state.host(preempt.host).unwrap().name().clone();
             let (taker, victims) = (self.names[&preempt.task].clone(), preempt.victims.len());
             self.say(format!("{taker} displaces {victims} on {host}"));
@@ -480,8 +552,8 @@ impl Scenario {
         }
     }
 
-    fn show(&mut self, name: &str) {
-        let key = JobMaker::new(name).spec().config.job.clone();
+    fn show(&mut self, name: &str, words: &Words) {
+        let key = self.key(name, words);
         let Some(job) = self.state.job(&key) else { return self.say("no such job") };
         let mut lines = vec![format!(
             "{} instances, {}",

@@ -117,11 +117,9 @@ pub(crate) fn limit(attribute: &str, count: u32) -> wire::Constraint {
 }
 
 /// A constraint on a number.
-pub(crate) fn at_least(attribute: &str, number: &str) -> wire::Constraint {
-    let compare = wire::CompareRule {
-        comparison: wire::Comparison::AtLeast.into(),
-        number: number.parse().expect("a number"),
-    };
+pub(crate) fn compare(attribute: &str, comparison: wire::Comparison, number: &str) -> wire::Constraint {
+    let compare =
+        wire::CompareRule { comparison: comparison.into(), number: number.parse().expect("a number") };
     wire::Constraint { attribute: attribute.into(), rule: Some(wire::constraint::Rule::Compare(compare)) }
 }
 
@@ -149,10 +147,22 @@ pub(crate) fn host(
     ports: Option<(u32, u32)>,
     attributes: &[(&str, &str)],
 ) -> HostSpec {
+    let capacity = proto::Resources { cpu_milli, ram_mib, disk_mib: 100_000, gpus: 0 };
+    host_with(name, capacity, ports, attributes)
+}
+
+/// The same, with all that it has.
+pub(crate) fn host_with(
+    name: &str,
+    capacity: proto::Resources,
+    ports: Option<(u32, u32)>,
+    attributes: &[(&str, &str)],
+) -> HostSpec {
+    let proto::Resources { cpu_milli, ram_mib, disk_mib, gpus } = capacity;
     check_host_spec(&wire::HostSpec {
         name: name.into(),
         address: format!("{name}:1"),
-        capacity: Some(wire::Resources { cpu_milli, ram_mib, disk_mib: 100_000, gpus: 0 }),
+        capacity: Some(wire::Resources { cpu_milli, ram_mib, disk_mib, gpus: gpus as u32 }),
         ports: ports.into_iter().map(|(first, last)| wire::PortRange { first, last }).collect(),
         attributes: attributes
             .iter()

@@ -7,5 +7,6 @@ mod make;
 mod plan;
 mod records;
 mod requests;
+mod rounds;
 mod sim;
 mod table;

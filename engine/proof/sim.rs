@@ -245,6 +245,8 @@ impl Sim {
         if stale && self.dice.one_in(2) {
             self.fire("placement by an old leader");
             let decided = round(&self.old_view, 1 + self.dice.below(5) as usize);
+            // It goes on from what it believes, and so parts from what the new one decides.
+            self.old_view.launch(&decided);
             self.proposed.extend(ops(&decided));
             return Ok(());
         }
@@ -399,7 +401,7 @@ impl Sim {
     fn register(&mut self, at: usize) -> Result<bool, String> {
         let agent = &self.agents[at];
         let rack = format!("r{}", at % 2);
-        let spec = host(&agent.name, 4000, 8192, Some((100, 105)), &[("rack", &rack)]);
+        let spec = host(&agent.name, 2500, 8192, Some((100, 105)), &[("rack", &rack)]);
         let op = Op::RegisterHost {
             identity: agent.identity.clone(),
             spec,

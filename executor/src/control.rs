@@ -80,3 +80,21 @@ pub fn short_path(path: &Path) -> io::Result<(File, PathBuf)> {
     let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
     Ok((directory, short))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn telling_never_waits_for_one_that_does_not_listen() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("control.sock");
+        assert_eq!(tell(&path, &lease(1)).unwrap_err().kind(), io::ErrorKind::NotFound);
+        // Open, and nobody accepts: a stopped executor.
+        let listener = listen(&path).unwrap();
+        let refused = (0..100_000).find_map(|_| tell(&path, &lease(1)).err());
+        assert_eq!(refused.unwrap().kind(), io::ErrorKind::WouldBlock);
+        drop(listener);
+        assert_eq!(tell(&path, &lease(1)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! The order of the start matters (see `claim`): read the launch, join the cgroups, claim, and only then anything
 //! that can be seen. The end too: a terminal status is written only when no process of the task is left, and this
-//! process ends only when that record is on the disk.
+//! process ends only when that record is on the disk. A task of which at most one copy may live is shut in a pid
+//! namespace, and killed with it when its lease is over (see `lease`).
 
 mod detach;
 mod journal;

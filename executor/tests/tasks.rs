@@ -570,17 +570,35 @@ fn sigterm_ends_the_task_as_a_kill_does_and_sighup_does_nothing() {
 
 #[test]
 fn an_idle_executor_is_small_and_sleeps() {
-    let mut task = task(vec![process("main", "sleep 600")]);
-    task.start();
-    task.until_running("main");
-    task.ask(&control::ping(Status::Unspecified, Duration::ZERO));
-    let pid = task.child.as_ref().unwrap().id();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let field =
-        |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
-    println!("{} {} {}", field("VmRSS"), field("RssAnon"), field("RssFile"));
-    assert!(field("Threads").ends_with("\t1"));
-    assert!(field("VmRSS").starts_with("VmRSS:"));
+    for lease in [None, Some(Duration::from_secs(600))] {
+        if lease.is_some() && !can_shut_in() {
+            return;
+        }
+        let processes = vec![process("main", "sleep 600")];
+        let mut task =
+            lease.map_or_else(|| task(processes.clone()), |lease| leased(processes.clone(), lease));
+        task.start();
+        let summary = task.until_running("main");
+        task.ask(&control::ping(Status::Unspecified, Duration::ZERO));
+        let mut pids = vec![task.child.as_ref().unwrap().id() as i32];
+        if lease.is_some() {
+            let main = summary.processes["main"].identity.clone().unwrap().pid;
+            let init =
+                shut_in(&summary, "main").into_iter().map(|process| process.pid).find(|pid| *pid != main);
+            pids.push(init.unwrap());
+        }
+        for pid in pids {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+            let (status, sums) = (read("status"), read("smaps_rollup"));
+            let field = |text: &str, name: &str| {
+                text.lines().find(|line| line.starts_with(name)).unwrap_or_default().replace(' ', "")
+            };
+            let private = ["Pss:", "Private_Clean:", "Private_Dirty:"].map(|name| field(&sums, name));
+            println!("{} {} {}", field(&status, "Name"), field(&status, "VmRSS"), private.join(" "));
+            assert!(field(&status, "Threads").ends_with("\t1"));
+            assert!(field(&status, "VmRSS").starts_with("VmRSS:"));
+        }
+    }
 }
 
 /// Deaf to SIGTERM; with a grandchild that has a session of its own, no environment, and is deaf as well.

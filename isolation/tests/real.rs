@@ -85,6 +85,39 @@ fn a_cgroup_from_making_to_removing() {
 }
 
 #[test]
+fn what_is_used_is_counted() {
+    let Some(cgroups) = root("used") else { return };
+    let cgroup = cgroups.create("busy", &Limits::default()).unwrap();
+    let before = cgroup.used();
+    // A file of 40 MB that is read once is no use that anybody would miss; the same in a variable is.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let script = format!(
+        "head -c 40000000 /dev/zero > {0}; cat {0} > /dev/null; x=$(tr '\\0' x < {0}); echo $(( $(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $i) )); read end",
+        file.path().display()
+    );
+    let mut child = shell(&script);
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    cgroup.join(child.id() as i32).unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"go\n").unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "300000\n");
+    let after = cgroup.used();
+    println!("{before:?} {after:?}");
+    if let (Some(before), Some(after)) = (before.cpu_ns, after.cpu_ns) {
+        assert!((20_000_000..60_000_000_000).contains(&(after - before)), "{before} {after}");
+    }
+    if let Some(bytes) = after.ram_bytes {
+        assert!((40_000_000..120_000_000).contains(&bytes), "{bytes}");
+    }
+    drop(input);
+    end(&mut child);
+    cgroup.remove().unwrap();
+    cgroups.remove().unwrap();
+}
+
+#[test]
 fn memory_and_processes_are_held_to_their_limits() {
     let Some(cgroups) = root("limits") else { return };
     let words = Host::detect().words();

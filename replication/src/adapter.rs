@@ -17,7 +17,10 @@ use crate::error::StoreError;
 use crate::identity::off_thread;
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Machine, Rows};
-use crate::raft::{Answer, Data, Entry, LEVEL, LogId, Payload, SnapshotMeta, StoredMembership, Types};
+use crate::raft::{
+    Answer, Data, Entry, LEVEL, LogId, Payload, SnapshotMeta, StoredMembership, Types, check_level,
+    decode_whole,
+};
 use crate::small_file::SmallFile;
 use crate::snapshot::{self, Snapshot};
 use crate::state::cut::{Pending, Point};
@@ -75,6 +78,8 @@ pub(crate) struct Adapter {
     pending: Arc<Pending>,
     writer: RowWriter,
     newest: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    /// Held while a snapshot is built or installed: while one is installed there are no rows to copy.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Adapter {
@@ -85,7 +90,7 @@ impl Adapter {
         writer: RowWriter,
         newest: Option<Arc<Snapshot>>,
     ) -> Self {
-        Adapter { dir, machine, pending, writer, newest: Arc::new(Mutex::new(newest)) }
+        Adapter { dir, machine, pending, writer, newest: Arc::new(Mutex::new(newest)), turn: Arc::default() }
     }
 
     fn apply_entry(&self, entry: &Entry) -> Result<Answer, Corrupt> {
@@ -128,6 +133,7 @@ impl Adapter {
     }
 
     async fn install(&self, snapshot: Arc<Snapshot>) -> Result<(), StoreError> {
+        let _turn = self.turn.lock().await;
         self.writer.release(self.dir.clone()).await?;
         let this = self.clone();
         let source = Arc::clone(&snapshot);
@@ -152,12 +158,22 @@ impl Adapter {
         tracing::info!(index = at.index(), "a snapshot was installed");
         telemetry::snapshot("installed");
         self.writer.resume(rows, at);
-        if let Some(old) = lock(&self.newest).replace(Arc::clone(&snapshot))
-            && old.dir != snapshot.dir
+        self.keep(&snapshot);
+        Ok(())
+    }
+
+    /// The newest snapshot stays; an older one goes once nobody holds it.
+    pub(crate) fn keep(&self, snapshot: &Arc<Snapshot>) {
+        let mut newest = lock(&self.newest);
+        let old = match newest.as_ref() {
+            Some(kept) if kept.last() > snapshot.last() => Some(Arc::clone(snapshot)),
+            _ => newest.replace(Arc::clone(snapshot)),
+        };
+        if let (Some(old), Some(kept)) = (old, newest.as_ref())
+            && old.dir != kept.dir
         {
             old.doom();
         }
-        Ok(())
     }
 }
 
@@ -172,11 +188,8 @@ fn next_directory(old: Option<&str>) -> String {
 fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
     let (file, bytes) = SmallFile::open(dir, "pointer")?;
     let Some(bytes) = bytes else { return Ok((file, None)) };
-    let pointer =
-        wire::RowsPointer::decode(&bytes[..]).map_err(|e| Corrupt::new("pointer", e.to_string()))?;
-    if pointer.level > LEVEL {
-        return Err(StoreError::Level { what: "pointer".into(), found: pointer.level, known: LEVEL });
-    }
+    let pointer: wire::RowsPointer = decode_whole("pointer", &bytes[..])?;
+    check_level("pointer", pointer.level)?;
     if pointer.directory.parse::<u64>().is_err() {
         return Err(Corrupt::new("pointer", format!("names {:?}", pointer.directory)).into());
     }
@@ -212,6 +225,7 @@ impl RaftSnapshotBuilder<Types> for Adapter {
     type SnapshotData = Arc<Snapshot>;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
+        let _turn = self.turn.lock().await;
         let home = snapshot::home(&self.dir);
         let copied = home.join(format!("{}.building", uuid::Uuid::new_v4().simple()));
         let at: Point = self.writer.checkpoint(copied.clone()).await.map_err(StoreError::into_io)?;
@@ -220,11 +234,7 @@ impl RaftSnapshotBuilder<Types> for Adapter {
         telemetry::snapshot("built");
         tracing::info!(id = snapshot.meta.id, files = snapshot.meta.files.len(), "a snapshot was taken");
         let meta = snapshot.raft_meta().map_err(io::Error::other)?;
-        if let Some(old) = lock(&self.newest).replace(Arc::clone(&snapshot))
-            && old.dir != snapshot.dir
-        {
-            old.doom();
-        }
+        self.keep(&snapshot);
         Ok(RaftSnapshot { meta, snapshot })
     }
 }

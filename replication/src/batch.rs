@@ -1,8 +1,13 @@
 //! Proposals become entries without waiting: one goes at once while few entries are in flight, else it joins the
 //! next entry. The queue is bounded in commands and bytes.
+//!
+//! A command is stamped with the term in which it was proposed, and never gets into the log of a later one, even if
+//! this replica leads again: openraft compares the leader of the stamp before it appends. So `NotLeader` is said only
+//! of what was not appended; of everything behind that, the fate is unknown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -13,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use crate::error::ProposeError;
 use crate::machine::Machine;
 use crate::membership::Leadership;
-use crate::raft::{Answer, Data, Types};
+use crate::raft::{Answer, Data, LeaderId, Types};
 use crate::replica::Proposed;
 use crate::service::Raft;
 use crate::telemetry;
@@ -37,6 +42,8 @@ const _: () = assert!(
 type Answered<R> = Result<Proposed<R>, ProposeError>;
 
 struct Waiting<R> {
+    /// In which this replica led when the command was proposed.
+    term: u64,
     command: Bytes,
     done: oneshot::Sender<Answered<R>>,
 }
@@ -51,16 +58,21 @@ impl<M: Machine> Batcher<M> {
     /// Starts the loop that makes entries.
     pub(crate) fn start(
         raft: Raft,
+        node_id: u64,
         leadership: watch::Receiver<Leadership>,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let bytes = Arc::new(AtomicUsize::new(0));
-        let batching = tokio::spawn(run::<M>(raft, leadership, waiting, Arc::clone(&bytes)));
+        let batching = tokio::spawn(run::<M>(raft, node_id, leadership, waiting, Arc::clone(&bytes)));
         (Batcher { queue, bytes }, batching)
     }
 
-    /// Queues a command; the answer comes through the receiver.
-    pub(crate) fn push(&self, command: Bytes) -> Result<oneshot::Receiver<Answered<M::Reply>>, ProposeError> {
+    /// Queues a command for the log of `term`; the answer comes through the receiver.
+    pub(crate) fn push(
+        &self,
+        term: u64,
+        command: Bytes,
+    ) -> Result<oneshot::Receiver<Answered<M::Reply>>, ProposeError> {
         if command.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max: ENTRY_BYTES_MAX });
         }
@@ -68,7 +80,7 @@ impl<M: Machine> Batcher<M> {
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
         let full = before + length > WAITING_BYTES_MAX;
-        let pushed = if full { None } else { self.queue.try_send(Waiting { command, done }).ok() };
+        let pushed = if full { None } else { self.queue.try_send(Waiting { term, command, done }).ok() };
         if pushed.is_none() {
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             if self.queue.is_closed() {
@@ -83,6 +95,7 @@ impl<M: Machine> Batcher<M> {
 
 async fn run<M: Machine>(
     raft: Raft,
+    node_id: u64,
     leadership: watch::Receiver<Leadership>,
     mut waiting: mpsc::Receiver<Waiting<M::Reply>>,
     bytes: Arc<AtomicUsize>,
@@ -98,11 +111,11 @@ async fn run<M: Machine>(
                 None => return,
             },
         };
-        let mut size = first.command.len();
+        let (term, mut size) = (first.term, first.command.len());
         let (mut commands, mut done) = (vec![first.command], vec![first.done]);
         while commands.len() < COMMANDS_MAX {
             let Ok(next) = waiting.try_recv() else { break };
-            if size + next.command.len() > ENTRY_BYTES_MAX {
+            if size + next.command.len() > ENTRY_BYTES_MAX || next.term != term {
                 held = Some(next);
                 break;
             }
@@ -111,18 +124,15 @@ async fn run<M: Machine>(
             done.push(next.done);
         }
         bytes.fetch_sub(size, Ordering::Relaxed);
-        let (term, leads) = {
-            let now = leadership.borrow();
-            (now.term, now.is_me)
-        };
-        if !leads {
+        if !leads_in(&leadership, term) {
             fail(done, || not_leader(&leadership));
             continue;
         }
         let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
         // In this loop, so that entries are proposed in the order in which their commands came.
-        let payload = Data::Batch(commands.into());
-        if let Err(fatal) = raft.client_write_ff(payload, Some(responder)).await {
+        let me = LeaderId { term, node_id };
+        let write = raft.write(Data::Batch(commands.into())).with_leader(me).responder(responder);
+        if let Err(fatal) = write.await {
             fail(done, || ProposeError::Stopped { why: fatal.to_string() });
             continue;
         }
@@ -138,7 +148,7 @@ async fn settle<M: Machine>(
     term: u64,
     _permit: OwnedSemaphorePermit,
 ) {
-    let count = done.len();
+    let (count, begun) = (done.len(), Instant::now());
     let lost = lost(&mut leadership, term);
     let answer = tokio::select! {
         // An answer that is there counts, even if the term ended at the same time.
@@ -152,6 +162,7 @@ async fn settle<M: Machine>(
     };
     match answer {
         Ok(Ok(response)) => {
+            telemetry::committed(begun.elapsed());
             let index = response.log_id.index;
             let Answer::Replies(replies) = response.data else {
                 fail(done, || ProposeError::Unknown {
@@ -172,6 +183,7 @@ async fn settle<M: Machine>(
                 }),
             }
         }
+        // Refused before it was appended; an entry that was cut off later is `LogEntryDiscarded`.
         Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
             telemetry::proposals("not_leader", count);
             fail(done, || not_leader(&leadership));
@@ -185,6 +197,12 @@ async fn settle<M: Machine>(
             fail(done, || ProposeError::Unknown { why: "this replica stopped before the answer".into() });
         }
     }
+}
+
+/// Whether this replica leads in `term`, as far as it knows.
+pub(crate) fn leads_in(leadership: &watch::Receiver<Leadership>, term: u64) -> bool {
+    let now = leadership.borrow();
+    now.is_me && now.term == term
 }
 
 /// Resolves when this replica does not lead in `term` any more.
@@ -203,7 +221,8 @@ fn fail<R>(done: Vec<oneshot::Sender<Answered<R>>>, error: impl Fn() -> ProposeE
     }
 }
 
-/// What a refused or lost entry of our own (not a batch) means to its proposer.
+/// What a refused or lost entry of our own (not a batch) means to its proposer. Not for changes of membership: they
+/// are two entries, and the second one's refusal says nothing of the first.
 pub(crate) fn explain(
     error: RaftError<Types, ClientWriteError<Types>>,
     leadership: &watch::Receiver<Leadership>,

@@ -63,7 +63,12 @@ pub enum StoreError {
         /// What RocksDB said.
         problem: String,
     },
-    /// The bytes were written by a newer version.
+    /// The bytes are whole, but they say what this program does not know. The store is sound and stays so.
+    #[error(
+        "{0}; its bytes are whole, so another version of this program wrote them: use that one or a newer"
+    )]
+    Foreign(Corrupt),
+    /// The bytes were written by a newer version. The store is sound and stays so.
     #[error("{what} has format level {found}, this program knows levels up to {known}; use a newer program")]
     Level {
         /// Which file or record.
@@ -79,6 +84,19 @@ impl StoreError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| StoreError::Io { action, path, source }
+    }
+
+    /// The same, said of something within `place`.
+    pub(crate) fn within(self, place: impl std::fmt::Display) -> Self {
+        let named = |c: Corrupt| Corrupt::new(format!("{place}: {}", c.what), c.why);
+        match self {
+            StoreError::Corrupt(corrupt) => StoreError::Corrupt(named(corrupt)),
+            StoreError::Foreign(corrupt) => StoreError::Foreign(named(corrupt)),
+            StoreError::Level { what, found, known } => {
+                StoreError::Level { what: format!("{place}: {what}"), found, known }
+            }
+            other => other,
+        }
     }
 
     /// As openraft wants it.
@@ -98,7 +116,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The disk syncs too slowly for the profile.
     #[error(
-        "syncing 4 KiB to {dir} takes {measured_ms:.1} ms, profile `{profile}` bears {limit_ms:.1} ms; choose a more patient profile or a faster disk"
+        "syncing 4 KiB to {dir} takes {measured_ms:.1} ms, profile `{profile}` bears {limit_ms:.1} ms; choose a more patient profile or a faster disk, or start with --accept-slow-disk if this is a trial"
     )]
     SlowDisk {
         /// The data directory.

@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::log;
 use crate::machine::Corrupt;
 use crate::options::Options;
-use crate::raft::{Entry, LEVEL, LeaderId, LogId, Membership, Node, Payload};
+use crate::raft::{Entry, LEVEL, LeaderId, LogId, Membership, Node, Payload, check_level, decode_whole};
 use crate::small_file::{SmallFile, sync_dir};
 
 /// 2025-01-01T00:00:00Z, in seconds of Unix time.
@@ -48,10 +48,8 @@ pub fn identity(dir: &Path) -> Result<Option<Identity>, StoreError> {
         }
         return Ok(None);
     };
-    let found = wire::Identity::decode(&bytes[..]).map_err(|e| Corrupt::new("identity", e.to_string()))?;
-    if found.level > LEVEL {
-        return Err(StoreError::Level { what: "identity".into(), found: found.level, known: LEVEL });
-    }
+    let found: wire::Identity = decode_whole("identity", &bytes[..])?;
+    check_level("identity", found.level)?;
     Ok(Some(Identity {
         cluster_id: found.cluster_id,
         node_id: found.node_id,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use openraft::alias::{LogIdOf, StoredMembershipOf};
 use proto::wire::raft as wire;
 
+use crate::error::StoreError;
 use crate::machine::Corrupt;
 
 openraft::declare_raft_types!(
@@ -76,6 +77,22 @@ pub(crate) struct Node {
 /// The newest level of the messages on disk that this program writes and reads.
 pub(crate) const LEVEL: u32 = 1;
 
+/// Refuses what a newer program wrote. Looked at before anything else of a message is believed.
+pub(crate) fn check_level(what: impl Into<String>, found: u32) -> Result<(), StoreError> {
+    if found > LEVEL {
+        return Err(StoreError::Level { what: what.into(), found, known: LEVEL });
+    }
+    Ok(())
+}
+
+/// Reads a message whose bytes were checked: if it cannot be read, another program wrote it.
+pub(crate) fn decode_whole<T: prost::Message + Default>(
+    what: impl Into<String>,
+    bytes: impl prost::bytes::Buf,
+) -> Result<T, StoreError> {
+    T::decode(bytes).map_err(|error| StoreError::Foreign(Corrupt::new(what, error.to_string())))
+}
+
 pub(crate) fn log_id_to_wire(id: &LogId) -> wire::LogId {
     wire::LogId {
         leader: Some(wire::LeaderId { term: id.leader_id.term, node: id.leader_id.node_id }),
@@ -92,6 +109,7 @@ pub(crate) fn vote_to_wire(vote: &Vote) -> wire::Vote {
     wire::Vote {
         leader: Some(wire::LeaderId { term: vote.leader_id.term, node: vote.leader_id.node_id }),
         committed: vote.committed,
+        level: LEVEL,
     }
 }
 
@@ -153,7 +171,7 @@ pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
 }
 
 /// An entry of a kind that this program does not know is refused: the replica stops and says so.
-pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Corrupt> {
+pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, StoreError> {
     use wire::entry::Payload as Wire;
     let id = entry.id.as_ref().map(log_id_from_wire).ok_or_else(|| Corrupt::new("entry", "has no log id"))?;
     let payload = match entry.payload {
@@ -163,10 +181,10 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Corrupt> {
         Some(Wire::Check(check)) => Payload::Normal(Data::Check(check.id)),
         Some(Wire::Reserve(reserve)) => Payload::Normal(Data::Reserve(reserve.store_uuid)),
         None => {
-            return Err(Corrupt::new(
+            return Err(StoreError::Foreign(Corrupt::new(
                 format!("entry {}", id.index),
-                "is of a kind that this program does not know; use a newer one",
-            ));
+                "it is of a kind that this program does not know",
+            )));
         }
     };
     Ok(Entry { log_id: id, payload })

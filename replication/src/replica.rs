@@ -108,7 +108,7 @@ impl<M: Machine> Replica<M> {
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
         let watcher = tokio::spawn(watch_raft(raft.clone(), told, stopped.clone()));
-        let (batcher, batching) = Batcher::start(raft.clone(), leadership.clone());
+        let (batcher, batching) = Batcher::start(raft.clone(), identity.node_id, leadership.clone());
         let inner = Arc::new(Inner {
             options,
             identity,
@@ -145,15 +145,22 @@ impl<M: Machine> Replica<M> {
 
     /// Proposes one command and waits until it was applied. Only the leader can.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed<M::Reply>, ProposeError> {
+        let term = self.inner.leadership.borrow().term;
+        self.propose_in(term, command).await
+    }
+
+    /// The same, if this replica leads in `term`: a decision of an earlier leadership never gets into the log of a
+    /// later one.
+    pub async fn propose_in(&self, term: u64, command: Bytes) -> Result<Proposed<M::Reply>, ProposeError> {
         if let Some(why) = self.inner.stopped.borrow().clone() {
             return Err(ProposeError::Stopped { why });
         }
-        if !self.inner.leadership.borrow().is_me {
+        if !batch::leads_in(&self.inner.leadership, term) {
             return Err(batch::not_leader(&self.inner.leadership));
         }
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
-        let answer = self.inner.batcher.push(command)?;
+        let answer = self.inner.batcher.push(term, command)?;
         answer
             .await
             .unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
@@ -373,6 +380,9 @@ impl<M: Machine> Replica<M> {
         use openraft::errors::{ChangeMembershipError, ClientWriteError};
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
+            if !self.inner.leadership.borrow().is_me {
+                return Err(batch::not_leader(&self.inner.leadership));
+            }
             let changing = self.inner.raft.change_membership(change.clone(), true);
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, changing).await {
@@ -380,7 +390,8 @@ impl<M: Machine> Replica<M> {
                 Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     ChangeMembershipError::InProgress(_),
                 )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-                Ok(Err(error)) => return Err(batch::explain(error, &self.inner.leadership)),
+                // Even if it is a refusal: the change may be half done, and another leader ends it.
+                Ok(Err(error)) => return Err(ProposeError::Unknown { why: error.to_string() }),
                 Err(_) => {
                     return Err(ProposeError::Unknown {
                         why: "the membership did not change in time".into(),
@@ -624,3 +635,6 @@ async fn watch_raft(raft: Raft, told: watch::Sender<Leadership>, stopped: watch:
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,9 @@ use crate::error::StoreError;
 use crate::freshness::Freshness;
 use crate::identity::off_thread;
 use crate::log::lock;
-use crate::raft::{Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire};
+use crate::raft::{
+    LEVEL, Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+};
 use crate::snapshot::{self, Incoming};
 use crate::telemetry;
 use crate::transport::answer_to_wire;
@@ -51,6 +53,16 @@ fn check_peer(me: &Identity, peer: Option<&wire::Peer>) -> Result<(), (&'static 
     let Some(peer) = peer else {
         return Err(("nobody", "the message does not say who speaks to whom".into()));
     };
+    if peer.level > LEVEL {
+        let newer = peer.level;
+        return Err((
+            "level",
+            format!(
+                "node {} speaks at level {newer}, this one understands levels up to {LEVEL}; upgrade this replica",
+                peer.from
+            ),
+        ));
+    }
     if peer.cluster_id != me.cluster_id {
         return Err(("cluster", format!("this is cluster {}, not {}", me.cluster_id, peer.cluster_id)));
     }
@@ -91,7 +103,7 @@ fn append_from_wire(message: wire::AppendRequest) -> Result<AppendEntriesRequest
         vote: vote_from_wire(vote),
         prev_log_id: message.previous.as_ref().map(log_id_from_wire),
         leader_commit: message.committed.as_ref().map(log_id_from_wire),
-        entries: entries.map_err(|corrupt| Status::invalid_argument(corrupt.to_string()))?,
+        entries: entries.map_err(|unread| Status::invalid_argument(unread.to_string()))?,
     })
 }
 
@@ -240,6 +252,7 @@ mod tests {
             from,
             to,
             to_store_uuid: store.into(),
+            level: LEVEL,
         };
         assert_eq!(check_peer(&me, Some(&peer("c", 1, 2, "s"))), Ok(()));
         for bad in [
@@ -250,6 +263,7 @@ mod tests {
             Some(peer("c", 1, 2, "")),
             Some(peer("c", 2, 2, "s")),
             Some(peer("c", 0, 2, "s")),
+            Some(wire::Peer { level: LEVEL + 1, ..peer("c", 1, 2, "s") }),
         ] {
             assert!(check_peer(&me, bad.as_ref()).is_err(), "{bad:?}");
         }

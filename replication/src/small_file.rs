@@ -1,8 +1,9 @@
 //! Small things that must never be lost: the vote, the identity, the pointer to the rows.
 //!
 //! Each is kept twice, in `NAME.a` and `NAME.b`, with a checksum and a sequence. A write changes one copy, syncs
-//! it, changes the other, syncs it, and only then returns: at every moment one copy is whole. A reader takes the
-//! whole copy with the higher sequence. Two damaged copies are corruption, never "nothing".
+//! it, changes the other, syncs it, and only then returns. The first is never the copy that a reader would take, so
+//! that one is whole at every moment, even if the other was damaged. A reader takes the whole copy with the higher
+//! sequence. Two damaged copies are corruption, never "nothing".
 //!
 //! Layout: magic `BLRS`, crc32c of all that follows, sequence u64, length u32, body, zeros up to 4 KiB; little endian.
 
@@ -22,14 +23,18 @@ pub(crate) struct SmallFile {
     dir: PathBuf,
     name: &'static str,
     sequence: u64,
+    /// The copy that a reader takes, of `COPIES`.
+    best: usize,
 }
+
+const COPIES: [&str; 2] = ["a", "b"];
 
 impl SmallFile {
     /// Opens both copies; the body is `None` if the thing was never written.
     pub(crate) fn open(dir: &Path, name: &'static str) -> Result<(Self, Option<Vec<u8>>), StoreError> {
-        let mut best: Option<(u64, Vec<u8>)> = None;
+        let mut best: Option<(u64, Vec<u8>, usize)> = None;
         let mut damaged = None;
-        for copy in ["a", "b"] {
+        for (at, copy) in COPIES.into_iter().enumerate() {
             let path = dir.join(format!("{name}.{copy}"));
             let bytes = match std::fs::read(&path) {
                 Ok(bytes) => bytes,
@@ -38,8 +43,8 @@ impl SmallFile {
             };
             match parse(&bytes) {
                 Ok((sequence, body)) => {
-                    if best.as_ref().is_none_or(|(newest, _)| sequence > *newest) {
-                        best = Some((sequence, body.to_vec()));
+                    if best.as_ref().is_none_or(|(newest, ..)| sequence > *newest) {
+                        best = Some((sequence, body.to_vec(), at));
                     }
                 }
                 Err(why) => damaged = Some(Corrupt::new(path.display().to_string(), why)),
@@ -48,36 +53,50 @@ impl SmallFile {
         if let (None, Some(corrupt)) = (&best, damaged) {
             return Err(corrupt.into());
         }
-        let file = SmallFile { dir: dir.to_owned(), name, sequence: best.as_ref().map_or(0, |(s, _)| *s) };
-        Ok((file, best.map(|(_, body)| body)))
+        let (sequence, body, best) = match best {
+            Some((sequence, body, best)) => (sequence, Some(body), best),
+            None => (0, None, 1),
+        };
+        Ok((SmallFile { dir: dir.to_owned(), name, sequence, best }, body))
     }
 
     /// Replaces the thing; both copies are synced when this returns.
     pub(crate) fn write(&mut self, body: &[u8]) -> Result<(), StoreError> {
-        let sequence = self.sequence + 1;
-        let image = image(sequence, body).map_err(StoreError::io("writing", self.path("a")))?;
-        for copy in ["a", "b"] {
-            let path = self.path(copy);
-            if path.exists() {
-                let file =
-                    OpenOptions::new().write(true).open(&path).map_err(StoreError::io("opening", &path))?;
-                file.write_all_at(&image, 0).map_err(StoreError::io("writing", &path))?;
-                file.sync_data().map_err(StoreError::io("syncing", &path))?;
-            } else {
-                let new = self.dir.join(format!("{}.{copy}.new", self.name));
-                let file = File::create(&new).map_err(StoreError::io("creating", &new))?;
-                file.write_all_at(&image, 0).map_err(StoreError::io("writing", &new))?;
-                file.sync_all().map_err(StoreError::io("syncing", &new))?;
-                std::fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
-                sync_dir(&self.dir)?;
-            }
+        let image =
+            image(self.sequence + 1, body).map_err(StoreError::io("writing", self.path(self.best)))?;
+        for copy in self.order() {
+            self.write_copy(copy, &image)?;
+            // From the first one on: if the other fails, this is the one to keep.
+            self.best = copy;
         }
-        self.sequence = sequence;
+        self.sequence += 1;
         Ok(())
     }
 
-    fn path(&self, copy: &str) -> PathBuf {
-        self.dir.join(format!("{}.{copy}", self.name))
+    /// Which copy is written first, and which then.
+    fn order(&self) -> [usize; 2] {
+        [1 - self.best, self.best]
+    }
+
+    fn write_copy(&self, copy: usize, image: &[u8]) -> Result<(), StoreError> {
+        let path = self.path(copy);
+        if std::fs::metadata(&path).is_ok_and(|file| file.len() == FILE_BYTES as u64) {
+            let file =
+                OpenOptions::new().write(true).open(&path).map_err(StoreError::io("opening", &path))?;
+            file.write_all_at(image, 0).map_err(StoreError::io("writing", &path))?;
+            file.sync_data().map_err(StoreError::io("syncing", &path))
+        } else {
+            let new = self.dir.join(format!("{}.{}.new", self.name, COPIES[copy]));
+            let file = File::create(&new).map_err(StoreError::io("creating", &new))?;
+            file.write_all_at(image, 0).map_err(StoreError::io("writing", &new))?;
+            file.sync_all().map_err(StoreError::io("syncing", &new))?;
+            std::fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
+            sync_dir(&self.dir)
+        }
+    }
+
+    fn path(&self, copy: usize) -> PathBuf {
+        self.dir.join(format!("{}.{}", self.name, COPIES[copy]))
     }
 }
 
@@ -158,18 +177,52 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_between_the_copies_keeps_a_whole_one() {
+    fn a_write_cut_at_any_byte_leaves_the_old_or_the_new_whatever_was_damaged_before() {
+        for damaged in [None, Some("vote.a"), Some("vote.b")] {
+            let dir = tempfile::tempdir().unwrap();
+            SmallFile::open(dir.path(), "vote").unwrap().0.write(b"old").unwrap();
+            if let Some(copy) = damaged {
+                flip(&dir.path().join(copy), 21);
+            }
+            let read = || SmallFile::open(dir.path(), "vote").unwrap().1.unwrap();
+            let file = SmallFile::open(dir.path(), "vote").unwrap().0;
+            let (sequence, image) = (file.sequence + 1, image(file.sequence + 1, b"new").unwrap());
+            for copy in file.order() {
+                let before = std::fs::read(file.path(copy)).unwrap();
+                // The front of the new image over the old one, and its end before its front: a disk may do either.
+                // Cuts within what did not change leave the same bytes.
+                let changes = |cut: &usize| *cut == 0 || before[cut - 1] != image[cut - 1];
+                for cut in (0..=FILE_BYTES).filter(changes) {
+                    for torn in
+                        [[&image[..cut], &before[cut..]].concat(), [&before[..cut], &image[cut..]].concat()]
+                    {
+                        std::fs::write(file.path(copy), &torn).unwrap();
+                        let body = read();
+                        assert!(body == b"old" || body == b"new", "{damaged:?} {copy} {cut}");
+                    }
+                }
+                file.write_copy(copy, &image).unwrap();
+                assert_eq!(read(), b"new", "{damaged:?} {copy}");
+            }
+            assert_eq!(SmallFile::open(dir.path(), "vote").unwrap().0.sequence, sequence);
+        }
+    }
+
+    #[test]
+    fn a_write_that_failed_half_way_does_not_endanger_what_it_wrote() {
         let dir = tempfile::tempdir().unwrap();
         let (mut file, _) = SmallFile::open(dir.path(), "vote").unwrap();
         file.write(b"old").unwrap();
-        // The first copy was being overwritten: any prefix of the new image over the old one.
-        let (old, new) = (image(1, b"old").unwrap(), image(2, b"new").unwrap());
-        for cut in 0..64 {
-            let mut torn = new[..cut].to_vec();
-            torn.extend_from_slice(&old[cut..]);
-            std::fs::write(dir.path().join("vote.a"), &torn).unwrap();
-            let body = SmallFile::open(dir.path(), "vote").unwrap().1.unwrap();
-            assert!(body == b"old" || body == b"new");
-        }
+        let [first, second] = file.order();
+        // The second copy cannot be written: something else has the name of its new file, and it is too short.
+        let new = dir.path().join(format!("vote.{}.new", COPIES[second]));
+        std::fs::create_dir(&new).unwrap();
+        std::fs::write(file.path(second), "short").unwrap();
+        assert!(file.write(b"new").is_err());
+        assert_eq!(file.order(), [second, first], "the whole copy is not touched first");
+        std::fs::remove_dir(&new).unwrap();
+        file.write(b"newer").unwrap();
+        flip(&file.path(first), 21);
+        assert_eq!(SmallFile::open(dir.path(), "vote").unwrap().1.unwrap(), b"newer", "both were written");
     }
 }

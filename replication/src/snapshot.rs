@@ -17,8 +17,8 @@ use proto::wire::raft as wire;
 use crate::error::StoreError;
 use crate::machine::Corrupt;
 use crate::raft::{
-    SnapshotMeta, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
-    membership_to_wire,
+    LEVEL, LogId, SnapshotMeta, StoredMembership, check_level, decode_whole, log_id_from_wire,
+    log_id_to_wire, membership_from_wire, membership_to_wire,
 };
 use crate::small_file::sync_dir;
 use crate::state::cut::Point;
@@ -53,6 +53,11 @@ impl Snapshot {
     /// To be removed when nobody holds it any more.
     pub(crate) fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    /// The last entry that is in it.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.meta.last.as_ref().map(log_id_from_wire)
     }
 
     /// As openraft wants it.
@@ -99,6 +104,7 @@ pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapsho
         membership: Some(membership_to_wire(at.membership.membership())),
         id,
         files,
+        level: LEVEL,
     };
     publish(home, copied, meta)
 }
@@ -155,7 +161,8 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     if crc32c::crc32c(body).to_le_bytes() != bytes[..4] {
         return Err(corrupt("fails its checksum").into());
     }
-    let meta = wire::SnapshotMeta::decode(body).map_err(|e| corrupt(&e.to_string()))?;
+    let meta: wire::SnapshotMeta = decode_whole(path.display().to_string(), body)?;
+    check_level(path.display().to_string(), meta.level)?;
     Ok(Some(Snapshot::new(dir.to_owned(), meta)))
 }
 
@@ -170,9 +177,8 @@ pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
             std::fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
             continue;
         };
-        let index = |s: &Snapshot| s.meta.last.as_ref().map(log_id_from_wire);
         match &newest {
-            Some(best) if index(best) >= index(&found) => found.doom(),
+            Some(best) if best.last() >= found.last() => found.doom(),
             _ => {
                 if let Some(old) = newest.replace(found) {
                     old.doom();
@@ -243,6 +249,7 @@ impl Drop for Incoming {
 impl Incoming {
     /// Begins to receive `meta`.
     pub(crate) fn begin(home: &Path, meta: wire::SnapshotMeta) -> Result<Self, StoreError> {
+        check_level("the snapshot", meta.level)?;
         if meta.files.len() > FILES_MAX {
             return Err(Corrupt::new("the snapshot", "has too many files").into());
         }

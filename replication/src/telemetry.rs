@@ -17,6 +17,11 @@ pub fn describe() {
         Unit::Bytes,
         "Bytes of entries written to the replicated log."
     );
+    describe_histogram!(
+        "borealis_raft_commit_seconds",
+        Unit::Seconds,
+        "Time from proposing one entry of commands to its answer."
+    );
     describe_histogram!("borealis_raft_apply_seconds", Unit::Seconds, "Time to apply one entry to memory.");
     describe_histogram!("borealis_raft_cut_seconds", Unit::Seconds, "Time to write one cut of rows.");
     describe_histogram!("borealis_raft_flush_seconds", Unit::Seconds, "Time to flush and sync the rows.");
@@ -54,6 +59,10 @@ pub(crate) fn appended(entries: u64, bytes: usize) {
 
 pub(crate) fn synced(took: Duration) {
     histogram!("borealis_raft_fsync_seconds").record(took.as_secs_f64());
+}
+
+pub(crate) fn committed(took: Duration) {
+    histogram!("borealis_raft_commit_seconds").record(took.as_secs_f64());
 }
 
 pub(crate) fn applied(took: Duration) {

@@ -26,7 +26,7 @@ use crate::Identity;
 use crate::log::lock;
 use crate::options::Profile;
 use crate::raft::{
-    Node, Types, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+    LEVEL, Node, Types, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::snapshot::{self, Snapshot};
 use crate::telemetry;
@@ -81,6 +81,7 @@ impl Transport {
                 from: self.identity.node_id,
                 to,
                 to_store_uuid: node.store_uuid.clone(),
+                level: LEVEL,
             },
             client: channel.map(|channel| {
                 RaftClient::new(channel)

@@ -158,6 +158,93 @@ async fn a_damaged_log_condemns_the_directory() {
     assert!(error.to_string().contains("condemned"), "{error}");
 }
 
+/// Words of a later version, which counts in rows of nine bytes.
+struct LaterWords;
+
+impl Machine for LaterWords {
+    type Command = Vec<u8>;
+    type Reply = ();
+
+    fn decode(bytes: &[u8]) -> Result<Vec<u8>, Corrupt> {
+        Ok(bytes.to_vec())
+    }
+
+    fn apply(&mut self, word: Vec<u8>, changed: &mut Changes) {
+        changed.put(word, Arc::new(vec![0; 9]));
+    }
+
+    fn load(rows: &mut Rows<'_>) -> Result<Self, Corrupt> {
+        for row in rows {
+            let bytes = row?.1.len();
+            if bytes != 9 {
+                return Err(Corrupt::new("count", format!("it is of {bytes} bytes, and not of 9")));
+            }
+        }
+        Ok(LaterWords)
+    }
+}
+
+fn condemned(dir: &Path) -> bool {
+    dir.join("condemned").exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_another_version_wrote_condemn_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    replication::init(&options(dir.path())).await.unwrap();
+    let replica = leading(dir.path()).await;
+    replica.propose(bytes::Bytes::from_static(b"word")).await.unwrap();
+    replica.shutdown().await;
+    let error = Replica::<LaterWords>::start(options(dir.path())).await.map(drop).unwrap_err();
+    assert!(matches!(error, StartError::Store(StoreError::Foreign(_))), "{error}");
+    assert!(error.to_string().contains("another version"), "{error}");
+    assert!(!condemned(dir.path()));
+    // Whoever wrote them reads them still.
+    let replica = leading(dir.path()).await;
+    assert_eq!(replica.read(|words| words.0.get(&b"word"[..]).copied()), Some(1));
+    replica.shutdown().await;
+}
+
+/// Writes another format level into the last record of the first segment, as a program of that level would have.
+fn set_level_of_last_record(dir: &Path, level: u8) {
+    let path = dir.join("log/0000000000000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let total = |bytes: &[u8], at: usize| (32 + word(bytes, at + 8) as usize).next_multiple_of(8);
+    let mut at = 512;
+    while word(&bytes, at + total(&bytes, at)) != 0 {
+        at += total(&bytes, at);
+    }
+    bytes[at + 28] = level;
+    let crc = crc32c::crc32c(&bytes[at + 8..at + total(&bytes, at)]);
+    bytes[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_newer_level_condemns_nothing_and_is_not_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    replication::init(&options(dir.path())).await.unwrap();
+    let replica = leading(dir.path()).await;
+    replica.propose(bytes::Bytes::from_static(b"word")).await.unwrap();
+    let last = replica.status().last_log;
+    replica.shutdown().await;
+    set_level_of_last_record(dir.path(), 2);
+    // The mark says that it was synced; a mark that was lost says nothing. Neither makes it damage or a torn tail.
+    for _ in 0..2 {
+        let error = start(dir.path()).await.map(drop).unwrap_err();
+        assert!(matches!(error, StartError::Store(StoreError::Level { found: 2, known: 1, .. })), "{error}");
+        assert!(!condemned(dir.path()));
+        let _ = std::fs::remove_file(dir.path().join("log/synced"));
+    }
+    set_level_of_last_record(dir.path(), 1);
+    let replica = leading(dir.path()).await;
+    replica.barrier().await.unwrap();
+    assert!(replica.status().last_log > last, "nothing was cut off");
+    assert_eq!(replica.read(|words| words.0.get(&b"word"[..]).copied()), Some(1));
+    replica.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_without_its_log_is_damage() {
     let dir = tempfile::tempdir().unwrap();

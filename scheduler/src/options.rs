@@ -1,5 +1,6 @@
 //! The command line of `borealis-scheduler`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// A scheduler replica of Borealis.
@@ -27,6 +28,9 @@ pub struct Options {
     /// Timers: `fast` (NVMe, one datacentre), `lan`, `wan`.
     #[arg(long, default_value = "lan")]
     pub profile: String,
+    /// Start even if the disk syncs too slowly for the profile. For tests and trials: elections may follow.
+    #[arg(long)]
+    pub accept_slow_disk: bool,
     /// `text` or `json`.
     #[arg(long, default_value = "text")]
     pub log_format: String,
@@ -41,5 +45,53 @@ impl Options {
     /// Where other replicas reach this one.
     pub fn raft_address(&self) -> &str {
         self.advertise_raft.as_deref().unwrap_or(&self.raft)
+    }
+
+    /// Refuses addresses that others cannot use: membership would record them for good.
+    pub fn check(&self) -> Result<(), String> {
+        for (flag, address) in [("api", self.api_address()), ("raft", self.raft_address())] {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+            let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            if host.is_empty()
+                || ip.is_ok_and(|ip| ip.is_unspecified())
+                || !port.parse::<u16>().is_ok_and(|p| p > 0)
+            {
+                return Err(format!(
+                    "nobody can reach this replica at {address}: say under which address others do, as in --advertise-{flag} 10.0.0.1:{}",
+                    if flag == "api" { 8081 } else { 8091 }
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_nobody_can_reach_is_refused() {
+        for (words, flag) in [
+            ("", None),
+            ("--api 0.0.0.0:8081", Some("--advertise-api")),
+            ("--api [::]:8081", Some("--advertise-api")),
+            ("--api :8081", Some("--advertise-api")),
+            ("--api 127.0.0.1:0", Some("--advertise-api")),
+            ("--api 127.0.0.1", Some("--advertise-api")),
+            ("--raft 0.0.0.0:8091", Some("--advertise-raft")),
+            ("--api 0.0.0.0:8081 --advertise-api 0.0.0.0:8081", Some("--advertise-api")),
+            ("--api 0.0.0.0:8081 --advertise-api a.example:80", None),
+            ("--raft [::]:8091 --advertise-raft [2001:db8::1]:8091", None),
+        ] {
+            let all = format!("borealis-scheduler --dir d --cluster c {words}");
+            let checked = Options::parse_from(all.split_whitespace()).check();
+            match flag {
+                None => assert_eq!(checked, Ok(()), "{words}"),
+                Some(flag) => assert!(checked.unwrap_err().contains(flag), "{words}"),
+            }
+        }
     }
 }

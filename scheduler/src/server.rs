@@ -54,13 +54,15 @@ impl Node {
     pub fn replication(&self) -> anyhow::Result<replication::Options> {
         let profile =
             self.options.profile.parse().map_err(|why: String| anyhow::anyhow!("--profile: {why}"))?;
-        Ok(replication::Options::new(
+        let mut options = replication::Options::new(
             self.options.dir.clone(),
             &self.options.cluster,
             self.options.raft_address(),
             self.options.api_address(),
             profile,
-        ))
+        );
+        options.accept_slow_disk = self.options.accept_slow_disk;
+        Ok(options)
     }
 
     /// Starts the replica; its directory has an identity by now.
@@ -132,6 +134,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Runs the process until it is told to stop.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    options.check().map_err(anyhow::Error::msg)?;
     let metrics = install_metrics()?;
     let api = listen("--api", &options.api).await?;
     let raft = listen("--raft", &options.raft).await?;

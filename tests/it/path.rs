@@ -43,7 +43,7 @@ async fn consistent(cluster: &Cluster) -> Result<()> {
 
 /// The last steps of a test with three replicas: they are equal, no promise is broken, and all that should live does.
 async fn ends_sound(mut cluster: Cluster) -> Result<()> {
-    same_sums(&cluster).await?;
+    cluster.equal_sums().await?;
     consistent(&cluster).await?;
     cluster.must_live()?;
     cluster.stop()
@@ -120,17 +120,6 @@ async fn a_killed_leader_is_replaced_and_tasks_do_not_notice() -> Result<()> {
     cluster.replicas[old].start()?;
     cluster.serves(old).await?;
     ends_sound(cluster).await
-}
-
-/// All replicas have the same State at one point of the log.
-async fn same_sums(cluster: &Cluster) -> Result<()> {
-    wait::until("equal fingerprints", PATIENCE, async || {
-        let breaches =
-            verdict::sums_equal(&cluster.any_api().fingerprint().await.done()?, cluster.replicas.len());
-        ensure!(breaches.is_empty(), "{breaches:?}");
-        Ok(())
-    })
-    .await
 }
 
 /// A leader that is stopped for a while, and then goes on, commands nobody.

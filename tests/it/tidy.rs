@@ -184,6 +184,27 @@ fn the_map_names_every_room_and_no_file_is_large() {
 }
 
 #[test]
+fn the_set_up_builds_the_rocksdb_that_is_linked() {
+    let [script, manifest, lock, config] =
+        ["deploy/setup/rocksdb.sh", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"].map(read);
+    complain(tidy::check_rocksdb(&script, &manifest, &lock, &config));
+    for (what, complaints) in [
+        (
+            "another version",
+            tidy::check_rocksdb(&script.replace("VERSION=0", "VERSION=9"), &manifest, &lock, &config),
+        ),
+        (
+            "other features",
+            tidy::check_rocksdb(&script.replace("\"lz4\"", "\"zstd\""), &manifest, &lock, &config),
+        ),
+        ("other flags", tidy::check_rocksdb(&script, &manifest, &lock, &config.replace("v2", "v3"))),
+        ("no lock", tidy::check_rocksdb(&script, &manifest, "", &config)),
+    ] {
+        assert!(!complaints.is_empty(), "{what} is not seen");
+    }
+}
+
+#[test]
 fn a_broken_table_is_seen() {
     let cases = [
         ("engine", "engine v0.1.0\nproto v0.1.0 (/x/proto)\nprost v0.14.6", 0),

@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::journal::{self, Journal, TaskOnDisk};
 use crate::processes::{self, Identity};
 use crate::programs::{AGENT, Programs, SCHEDULER};
-use crate::wait;
+use crate::{verdict, wait};
 
 /// One test at a time has a cluster.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -35,6 +35,8 @@ pub struct Setup {
     pub replicas: usize,
     /// Agents.
     pub agents: usize,
+    /// Each agent speaks for so many simulated hosts; 0 = it runs real tasks as one host.
+    pub simulated: usize,
     /// Raft timers: `fast` or `lan`.
     pub profile: &'static str,
     /// CPUs that each agent offers.
@@ -43,7 +45,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { replicas: 3, agents: 2, profile: "fast", cpus: 4 }
+        Setup { replicas: 3, agents: 2, simulated: 0, profile: "fast", cpus: 4 }
     }
 }
 
@@ -135,6 +137,7 @@ pub struct Cluster {
     /// The agents.
     pub agents: Vec<Member>,
     apis: Vec<Api>,
+    hosts: usize,
     dir: Option<tempfile::TempDir>,
     /// A test that ends without having stopped its cluster has failed.
     stopped: bool,
@@ -166,6 +169,7 @@ impl Cluster {
                 &raft,
                 "--profile",
                 setup.profile,
+                "--accept-slow-disk",
             ];
             replicas.push(new_member(&programs, SCHEDULER, &member, &arguments, (&api, &raft)));
         }
@@ -192,10 +196,27 @@ impl Cluster {
                 "--cpus",
                 &setup.cpus.to_string(),
             ];
+            let hosts = setup.simulated.to_string();
+            let more = ["--simulated", &hosts];
+            // Simulated hosts make up their racks.
+            let arguments = match setup.simulated {
+                0 => arguments.to_vec(),
+                _ => without_attribute(&arguments).into_iter().chain(more).collect(),
+            };
             agents.push(new_member(&programs, AGENT, &member, &arguments, ("", "")));
         }
-        let mut cluster =
-            Cluster { programs, name, replicas, agents, apis, dir: Some(dir), stopped: false, _turn: turn };
+        let hosts = setup.agents * setup.simulated.max(1);
+        let mut cluster = Cluster {
+            programs,
+            name,
+            replicas,
+            agents,
+            apis,
+            hosts,
+            dir: Some(dir),
+            stopped: false,
+            _turn: turn,
+        };
         cluster.found().await?;
         Ok(cluster)
     }
@@ -245,7 +266,7 @@ impl Cluster {
         wait::until("all agents to be known", PATIENCE, async || {
             let hosts = self.any_api().list_hosts().await.done()?.hosts;
             let loud = hosts.iter().filter(|host| !host.silent).count();
-            ensure!(loud == self.agents.len(), "{loud} of {} hosts are heard", self.agents.len());
+            ensure!(loud == self.hosts, "{loud} of {} hosts are heard", self.hosts);
             Ok(())
         })
         .await
@@ -305,6 +326,32 @@ impl Cluster {
             self.replicas[*n].name
         );
         Ok(*n)
+    }
+
+    /// The replica that leads by its own word of this moment, and its term; waits for one.
+    pub async fn leader_and_term(&self) -> Result<(usize, u64)> {
+        wait::until("a leader that says so itself", PATIENCE, async || {
+            let leader = self.leader_now().await?;
+            let status = self.apis[leader].within(Duration::from_secs(2)).status().await.done()?;
+            ensure!(status.leader == status.node_id, "{} leads no more", self.replicas[leader].name);
+            Ok((leader, status.term))
+        })
+        .await
+    }
+
+    /// The replicas' equal sums at one point of the log. A sum that is missing is asked for again; a sum that differs
+    /// is an error at once.
+    pub async fn equal_sums(&self) -> Result<wire::FingerprintReply> {
+        let reply = wait::until("a sum of every replica", PATIENCE, async || {
+            let reply = self.any_api().fingerprint().await.done()?;
+            let missing = verdict::sums_missing(&reply, self.replicas.len());
+            ensure!(missing.is_empty() || !verdict::sums_differ(&reply).is_empty(), "{missing:?}");
+            Ok(reply)
+        })
+        .await?;
+        let differ = verdict::sums_differ(&reply);
+        ensure!(differ.is_empty(), "the replicas' States differ: {differ:?}");
+        Ok(reply)
     }
 
     /// A job, asked of a running replica until one answers.
@@ -439,6 +486,16 @@ impl Drop for Cluster {
 /// Ports for tasks on each agent.
 const TASK_PORTS: u16 = 50;
 
+/// The arguments but `--attribute` and its value.
+fn without_attribute<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let at = arguments.iter().position(|argument| *argument == "--attribute");
+    let mut rest = arguments.to_vec();
+    if let Some(at) = at {
+        rest.drain(at..at + 2);
+    }
+    rest
+}
+
 fn new_member(
     programs: &Programs,
     program: &str,
@@ -458,7 +515,8 @@ fn new_member(
     }
 }
 
-/// Ports that nobody listens on now, below those that the kernel hands out for outgoing connections: a replica that
+/// Ports that nobody listens on now. Tests that run at the same time look in ranges of their own: `free_range` from
+/// 12000, this from 20000, those of `replication` from 26000, those of `client` from 29000; all below those that the kernel hands out for outgoing connections: a replica that
 /// is down for a while must find its port free.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut held = Vec::new();
@@ -466,22 +524,22 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
         if held.len() == count {
             break;
         }
-        let port = rand::random_range(20_000..30_000);
+        let port = rand::random_range(20_000..26_000);
         held.extend(TcpListener::bind(("127.0.0.1", port)));
     }
-    ensure!(held.len() == count, "no {count} free ports between 20000 and 30000");
+    ensure!(held.len() == count, "no {count} free ports between 20000 and 26000");
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 /// The first of `count` adjacent ports, all free now.
 pub fn free_range(count: u16) -> Result<u16> {
     for _ in 0..1000 {
-        let first: u16 = rand::random_range(12_000..19_000);
+        let first: u16 = rand::random_range(12_000..19_900 - count);
         if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok(first);
         }
     }
-    bail!("no {count} adjacent free ports between 12000 and 19000")
+    bail!("no {count} adjacent free ports between 12000 and 19900")
 }
 
 /// The last lines of a log.

@@ -8,14 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use engine::state::command::{Assign, Placement, StartSession};
 use engine::state::laws;
 use engine::validate::{check_host_spec, check_job_spec};
-use engine::{Command, Hint, HostIdentity, JobSpec, Op, State, Timestamp, View, round};
+use engine::{Command, Hint, HostIdentity, Op, State, Timestamp, View, round};
 use proto::{HostId, Resources, wire};
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 
-const BEGIN: Timestamp = Timestamp(1_800_000_000_000);
+pub(crate) const BEGIN: Timestamp = Timestamp(1_800_000_000_000);
 /// What every host has: 64 cores, 256 GiB, 1 TiB.
-const HOST: Resources = Resources { cpu_milli: 64_000, ram_mib: 256 * 1024, disk_mib: 1024 * 1024, gpus: 0 };
+pub(crate) const HOST: Resources =
+    Resources { cpu_milli: 64_000, ram_mib: 256 * 1024, disk_mib: 1024 * 1024, gpus: 0 };
 /// Roles among which jobs are dealt out.
 const ROLES: usize = 20;
 
@@ -52,14 +51,20 @@ impl Demand {
 pub struct Memory {
     /// All of it.
     pub state: State,
-    hints: Vec<Hint>,
-    hosts: Vec<HostId>,
+    pub(crate) hints: Vec<Hint>,
+    pub(crate) hosts: Vec<HostId>,
+    capacity: Resources,
 }
 
 impl Memory {
-    /// So many equal hosts, two to a rack, in ten zones.
+    /// So many hosts of 64 cores, 256 GiB and 1 TiB, two to a rack, in ten zones.
     pub fn with_hosts(hosts: usize) -> Result<Memory> {
-        let mut memory = Memory { state: State::default(), hints: Vec::new(), hosts: Vec::new() };
+        Memory::of(hosts, HOST)
+    }
+
+    /// The same, of another size.
+    pub fn of(hosts: usize, capacity: Resources) -> Result<Memory> {
+        let mut memory = Memory { state: State::default(), hints: Vec::new(), hosts: Vec::new(), capacity };
         let session = StartSession {
             term: 1,
             leader: 1,
@@ -74,7 +79,7 @@ impl Memory {
             let spec = wire::HostSpec {
                 name: format!("host-{number}"),
                 address: "127.0.0.1:1".into(),
-                capacity: Some(HOST.into()),
+                capacity: Some(capacity.into()),
                 ports: vec![wire::PortRange { first: 31_000, last: 32_000 }],
                 attributes: vec![
                     attribute("rack", format!("r{}", number / 2)),
@@ -109,21 +114,28 @@ impl Memory {
         }
         let part = |amount: u64| amount * percent / 100;
         let demand = Resources {
-            cpu_milli: part(HOST.cpu_milli),
-            ram_mib: part(HOST.ram_mib),
-            disk_mib: part(HOST.disk_mib),
+            cpu_milli: part(self.capacity.cpu_milli),
+            ram_mib: part(self.capacity.ram_mib),
+            disk_mib: part(self.capacity.disk_mib),
             gpus: 0,
         };
         let hosts = self.hosts.clone();
         for (number, hosts) in hosts.chunks(10_000).enumerate() {
-            let spec = job("filler", &format!("filler-{number}"), demand, hosts.len() as u32)?;
-            self.apply(Op::CreateJob(spec.clone()))?;
-            let job = self.state.job(&spec.config.job).context("the filler was made")?;
-            let tasks: Vec<_> = self.state.tasks_of(job).map(|task| task.id).collect();
-            for (&host, task) in hosts.iter().zip(tasks) {
-                let placements = vec![Placement { task, ports: Vec::new() }];
-                self.apply(Op::Assign(Assign { host, placements }))?;
-            }
+            let spec = wire_job("filler", &format!("filler-{number}"), demand, hosts.len() as u32);
+            self.run_on(&spec, hosts)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a job, and places its first tasks on these hosts, one each.
+    pub(crate) fn run_on(&mut self, spec: &wire::JobSpec, hosts: &[HostId]) -> Result<()> {
+        let spec = check_job_spec(spec)?;
+        self.apply(Op::CreateJob(spec.clone()))?;
+        let job = self.state.job(&spec.config.job).context("the job was made")?;
+        let tasks: Vec<_> = self.state.tasks_of(job).map(|task| task.id).collect();
+        for (&host, task) in hosts.iter().zip(tasks) {
+            let placements = vec![Placement { task, ports: Vec::new() }];
+            self.apply(Op::Assign(Assign { host, placements }))?;
         }
         Ok(())
     }
@@ -171,7 +183,7 @@ fn demand_of(config: &mut wire::TaskConfig, demand: Demand, number: usize) {
     }
 }
 
-fn wire_job(role: &str, name: &str, demand: Resources, instances: u32) -> wire::JobSpec {
+pub(crate) fn wire_job(role: &str, name: &str, demand: Resources, instances: u32) -> wire::JobSpec {
     let process = wire::Process { name: "main".into(), cmdline: "run".into(), ..wire::Process::default() };
     let task = wire::TaskSpec {
         name: "task".into(),
@@ -194,10 +206,6 @@ fn wire_job(role: &str, name: &str, demand: Resources, instances: u32) -> wire::
         ..wire::TaskConfig::default()
     };
     wire::JobSpec { config: Some(config), instances }
-}
-
-fn job(role: &str, name: &str, demand: Resources, instances: u32) -> Result<JobSpec> {
-    Ok(check_job_spec(&wire_job(role, name, demand, instances))?)
 }
 
 /// What placing all pending tasks took.
@@ -248,109 +256,11 @@ pub fn place_all(memory: &mut Memory) -> Result<Placed> {
     Ok(placed)
 }
 
-fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> T) -> T {
+pub(crate) fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let done = work();
     *sum += begun.elapsed();
     done
-}
-
-/// How tasks are packed until the first large one fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
-    /// The engine's rounds.
-    BinPack,
-    /// The first host that has room, in a fixed order.
-    FirstFit,
-    /// Any host that has room.
-    Random,
-}
-
-impl Policy {
-    /// All of them.
-    pub const ALL: [Policy; 3] = [Policy::BinPack, Policy::FirstFit, Policy::Random];
-
-    /// As the figures call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Policy::BinPack => "bin-pack",
-            Policy::FirstFit => "first-fit",
-            Policy::Random => "random",
-        }
-    }
-}
-
-/// One job of the mix: what a task takes, how many, and whether it is a large one.
-type Job = (Resources, u32, bool);
-
-/// A mix as traces of large clusters show it in kind (many small tasks, few large ones): of 100 jobs 90 are of 1 to 50
-/// tasks of up to a core, 9 of 1 to 10 tasks of 1 to 4 cores, and one is a single task of half a host. Ram goes from
-/// 1 to 6 GiB a core.
-fn mix(dice: &mut StdRng) -> Job {
-    let kind: u32 = dice.random_range(0..100);
-    let (cpu_milli, count, large): (u64, u32, bool) = match kind {
-        0..90 => (dice.random_range(50..1_000), dice.random_range(1..=50), false),
-        90..99 => (dice.random_range(1_000..4_000), dice.random_range(1..=10), false),
-        _ => (HOST.cpu_milli / 2, 1, true),
-    };
-    let ram_mib = if large { HOST.ram_mib / 2 } else { cpu_milli * dice.random_range(1..=6) * 1024 / 1000 };
-    (Resources { cpu_milli, ram_mib: ram_mib.max(32), disk_mib: 64, gpus: 0 }, count, large)
-}
-
-/// The share of all cores in use when the first large task fails, on `hosts` hosts.
-pub fn packed(policy: Policy, hosts: usize, seed: u64) -> Result<f64> {
-    let mut dice = StdRng::seed_from_u64(seed);
-    let mut chance = StdRng::seed_from_u64(seed.wrapping_add(1));
-    let mut memory = if policy == Policy::BinPack { Some(Memory::with_hosts(hosts)?) } else { None };
-    let mut view = memory.as_ref().map(|memory| View::new(&memory.state)).unwrap_or_default();
-    let mut free = vec![HOST; hosts];
-    let mut used = 0;
-    for number in 0_u64.. {
-        let (demand, count, large) = mix(&mut dice);
-        let placed = match &mut memory {
-            Some(memory) => {
-                memory.hints.clear();
-                let spec = job("mix", &format!("job-{number}"), demand, count)?;
-                let key = spec.config.job.clone();
-                memory.apply(Op::CreateJob(spec))?;
-                view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
-                let decided = round(&view, usize::MAX);
-                view.launch(&decided);
-                let mut placed = 0;
-                for assign in decided.assigns {
-                    placed += memory.apply(Op::Assign(assign))?.tasks;
-                }
-                view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
-                // What found no place is not waited for, so that all policies see the same tasks.
-                if placed < count && !large {
-                    let waiting = memory.state.tasks().filter(|task| task.host.is_none());
-                    let instances = waiting.map(|task| task.instance).collect();
-                    memory.apply(Op::KillTasks { job: key, instances, message: String::new() })?;
-                    view.absorb(&memory.state, &std::mem::take(&mut memory.hints));
-                }
-                placed
-            }
-            None => (0..count).filter(|_| fit(policy, &mut free, demand, &mut chance)).count() as u32,
-        };
-        used += demand.cpu_milli * u64::from(placed);
-        if large && placed == 0 {
-            break;
-        }
-    }
-    Ok(used as f64 / (HOST.cpu_milli * hosts as u64) as f64)
-}
-
-fn fit(policy: Policy, free: &mut [Resources], demand: Resources, chance: &mut StdRng) -> bool {
-    let fits: Vec<usize> = match policy {
-        Policy::Random => (0..free.len()).filter(|&at| demand.fits_in(&free[at])).collect(),
-        _ => (0..free.len()).find(|&at| demand.fits_in(&free[at])).into_iter().collect(),
-    };
-    if fits.is_empty() {
-        return false;
-    }
-    let at = fits[chance.random_range(0..fits.len())];
-    free[at] = free[at].minus_or_zero(demand);
-    true
 }
 
 #[cfg(test)]
@@ -367,15 +277,6 @@ mod tests {
                 let placed = place_all(&mut memory)?;
                 ensure!((placed.tasks, placed.waiting) == (500, 0), "{demand:?} at {percent}%: {placed:?}");
             }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn packing_ends_at_the_first_large_task() -> Result<()> {
-        for policy in Policy::ALL {
-            let share = packed(policy, 20, 1)?;
-            ensure!((0.2..1.0).contains(&share), "{policy:?} used {share}");
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! values, so that each is itself tested with broken histories. Nothing here is used by the product.
 
 pub mod api;
+pub mod cases;
 pub mod client;
 pub mod cluster;
 pub mod decisions;
@@ -13,9 +14,12 @@ pub mod fsync;
 pub mod jobs;
 pub mod journal;
 pub mod load;
+pub mod million;
 pub mod oracle;
+pub mod packing;
 pub mod processes;
 pub mod programs;
+pub mod scrape;
 pub mod tidy;
 pub mod verdict;
 pub mod wait;

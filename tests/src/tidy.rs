@@ -348,6 +348,45 @@ pub fn check_map(readme: &str) -> Vec<String> {
     missing.map(|folder| format!("README.md: the map has no row for `{folder}/`; add one")).collect()
 }
 
+/// The set-up script builds RocksDB by itself: its versions, features and flags must be those that the workspace links.
+pub fn check_rocksdb(script: &str, manifest: &str, lock: &str, config: &str) -> Vec<String> {
+    let value = |name: &str| {
+        let line = script.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+        let value = match line.strip_prefix('\'') {
+            Some(quoted) => quoted.split('\'').next(),
+            None => line.split_whitespace().next(),
+        };
+        value.map(str::to_owned)
+    };
+    let locked = |name: &str| {
+        let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{name}\""));
+        let version = lines.nth(1)?.strip_prefix("version = \"")?.strip_suffix('"')?;
+        version.split('+').next().map(str::to_owned)
+    };
+    let table = manifest.lines().find(|line| line.starts_with("rocksdb = ")).unwrap_or_default();
+    let list = |text: &str, name: &str| {
+        let (_, rest) = text.split_once(&format!("{name} = ["))?;
+        rest.split(']').next().map(str::to_owned)
+    };
+    let pinned = table.split_once("version = \"=").and_then(|(_, rest)| rest.split('"').next());
+    let flags = list(config, "rustflags").map(|flags| flags.trim_matches('"').to_owned());
+    let pairs = [
+        ("VERSION", "Cargo.toml", pinned.map(str::to_owned)),
+        ("VERSION", "Cargo.lock", locked("rocksdb")),
+        ("SYS_VERSION", "Cargo.lock", locked("librocksdb-sys")),
+        ("FEATURES", "Cargo.toml", list(table, "features")),
+        ("FLAGS", ".cargo/config.toml", flags),
+    ];
+    let differ = pairs.into_iter().filter(|(name, _, wanted)| wanted.is_none() || value(name) != *wanted);
+    let told = differ.map(|(name, file, wanted)| {
+        format!(
+            "deploy/setup/rocksdb.sh: {name} is {:?}, and {file} says {wanted:?}; make them equal",
+            value(name)
+        )
+    });
+    told.collect()
+}
+
 /// Files may not be large: test data of size is made by the test.
 pub fn check_size(path: &str, bytes: u64) -> Option<String> {
     const BYTES_MAX: u64 = 200 * 1024;

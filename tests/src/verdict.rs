@@ -71,23 +71,27 @@ pub fn agents_agree(running: &BTreeSet<u64>, living: &[Living]) -> Vec<String> {
     breaches
 }
 
-/// All replicas had the same State at the point of the log that the reply names. `replicas` = how many there are.
-pub fn sums_equal(reply: &wire::FingerprintReply, replicas: usize) -> Vec<String> {
-    let mut breaches: Vec<String> = Vec::new();
+/// Replicas whose State was another than the leader's at the point of the log that the reply names.
+pub fn sums_differ(reply: &wire::FingerprintReply) -> Vec<String> {
+    let differ = reply.replicas.iter().filter(|sum| !sum.sum.is_empty() && sum.sum != reply.sum);
+    let told = differ.map(|sum| {
+        format!(
+            "node {} has the sum {} at log index {}, the leader {}",
+            sum.node_id, sum.sum, reply.log_index, reply.sum
+        )
+    });
+    told.collect()
+}
+
+/// Replicas that have no sum there (yet). `replicas` = how many there are.
+pub fn sums_missing(reply: &wire::FingerprintReply, replicas: usize) -> Vec<String> {
+    let mut missing: Vec<String> = Vec::new();
     if reply.replicas.len() != replicas {
-        breaches.push(format!("{} sums for {replicas} replicas", reply.replicas.len()));
+        missing.push(format!("{} sums for {replicas} replicas", reply.replicas.len()));
     }
-    for sum in &reply.replicas {
-        if !sum.problem.is_empty() || sum.sum.is_empty() {
-            breaches.push(format!("node {} has no sum: {}", sum.node_id, sum.problem));
-        } else if sum.sum != reply.sum {
-            breaches.push(format!(
-                "node {} has the sum {} at log index {}, the leader {}",
-                sum.node_id, sum.sum, reply.log_index, reply.sum
-            ));
-        }
-    }
-    breaches
+    let without = reply.replicas.iter().filter(|sum| !sum.problem.is_empty() || sum.sum.is_empty());
+    missing.extend(without.map(|sum| format!("node {} has no sum: {}", sum.node_id, sum.problem)));
+    missing
 }
 
 #[cfg(test)]
@@ -142,9 +146,16 @@ mod tests {
         };
         let reply = |replicas| wire::FingerprintReply { log_index: 9, sum: "aa".into(), replicas };
         let (one, two) = (sum(1, "aa", ""), sum(2, "aa", ""));
-        assert_eq!(sums_equal(&reply(vec![one.clone(), two.clone()]), 2), [""; 0]);
-        assert_eq!(sums_equal(&reply(vec![one.clone()]), 2).len(), 1);
-        assert_eq!(sums_equal(&reply(vec![one.clone(), sum(2, "ab", "")]), 2).len(), 1);
-        assert_eq!(sums_equal(&reply(vec![one, sum(2, "", "no answer")]), 2).len(), 1);
+        for (sums, differ, missing) in [
+            (vec![one.clone(), two.clone()], 0, 0),
+            (vec![one.clone()], 0, 1),
+            (vec![one.clone(), sum(2, "ab", "")], 1, 0),
+            (vec![one.clone(), sum(2, "", "no answer")], 0, 1),
+            (vec![one, sum(2, "ab", ""), sum(3, "", "no answer")], 1, 1),
+        ] {
+            let (replicas, reply) = (sums.len().max(2), reply(sums));
+            assert_eq!(sums_differ(&reply).len(), differ, "{reply:?}");
+            assert_eq!(sums_missing(&reply, replicas).len(), missing, "{reply:?}");
+        }
     }
 }

@@ -123,7 +123,7 @@ impl Host {
                 let limits = Limits {
                     cpu_milli: need.cpu_milli,
                     cpu_hard: false,
-                    ram_mib: need.ram_mib,
+                    ram_mib: need.ram_mib + proto::resources::EXECUTOR_RAM_MIB,
                     pids_max: PIDS_MAX,
                 };
                 Some(cgroups.create(&id.to_string(), &limits).map_err(|e| lost("hold the task")(&e))?)

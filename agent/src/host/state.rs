@@ -5,6 +5,7 @@ use proto::digest;
 use proto::wire::Status;
 
 use super::Host;
+use super::tasks::Task;
 use crate::clock;
 
 impl Host {
@@ -34,6 +35,13 @@ impl Host {
             Some((*id, reserved, cgroup.used()))
         });
         self.usage.sample(now_ms, tasks);
+        self.lend();
+    }
+
+    /// What may be lent, now that samples were taken or tasks have come or gone.
+    pub(super) fn lend(&mut self) {
+        self.usage.retain(|task| self.tasks.get(&task).is_some_and(Task::is_alive));
+        self.unused = self.setup.cgroups.as_ref().map(|_| self.usage.unused(clock::boottime_ms()));
     }
 
     /// The digest of the journal's live tasks. One whose executor has not said a word yet is ASSIGNED.
@@ -48,7 +56,6 @@ impl Host {
         let Some(session) = &self.session else { return };
         let obeys = self.wanted.as_ref().is_some_and(|wanted| wanted.generation == session.generation());
         let digest = if obeys && self.outbox.is_empty() { self.digest } else { 0 };
-        let unused = self.setup.cgroups.as_ref().map(|_| self.usage.unused(clock::boottime_ms()));
-        session.set_state(unused, digest);
+        session.set_state(self.unused, digest);
     }
 }

@@ -12,13 +12,17 @@ use proto::HostId;
 use proto::wire::{self, SchedulerFrame, scheduler_frame::Body};
 use tokio::time::Instant;
 
-use super::Fleet;
 use super::host::{Counts, Host};
 use super::journal::Batch;
+use super::{Fleet, HOSTS_PER_LINE};
 use crate::clock;
 use crate::limits::{HEARTBEAT_EVERY, RESEND_AFTER, WANTED_TASKS_MAX};
 use crate::link::{Ear, Gone, Session};
 use crate::telemetry;
+
+/// Hosts that send their heartbeats at the same moment.
+const BEATS_TOGETHER: u32 = 25;
+const _: () = assert!(HOSTS_PER_LINE.is_multiple_of(BEATS_TOGETHER), "they share a connection");
 
 /// The voice of one host.
 #[derive(Debug)]
@@ -220,10 +224,11 @@ impl Ear for Voice {
         Ok(())
     }
 
-    /// Every host has its own moment of the second.
+    /// Heartbeats are spread over the second. A few hosts that share a connection have the same moment, and so one
+    /// write carries them all.
     fn first_beat(&self) -> Duration {
         let (every, hosts) = (HEARTBEAT_EVERY, self.fleet.views.len().max(1) as u32);
-        let moment = every * self.host.index / hosts;
+        let moment = every * (self.host.index / BEATS_TOGETHER * BEATS_TOGETHER) / hosts;
         let passed = self.fleet.begun.elapsed().as_nanos() % every.as_nanos();
         (every + moment - Duration::from_nanos(passed as u64)).min(every + moment)
     }

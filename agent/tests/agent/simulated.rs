@@ -61,11 +61,10 @@ impl Fleet {
     /// Statuses of a task that are on the disk, in the order written.
     fn written(&self, task: u64) -> Vec<Status> {
         let mut statuses = Vec::new();
-        let mut note = |_, record: wire::JournalRecord| match record.body {
-            Some(wire::journal_record::Body::Report(made)) => {
+        let mut note = |_, record: wire::JournalRecord| {
+            if let Some(wire::journal_record::Body::Report(made)) = record.body {
                 statuses.extend(made.report.filter(|report| report.task_id == task).map(|r| r.status()));
             }
-            _ => {}
         };
         shared::replay(self.dir.path(), &mut note).unwrap();
         statuses

@@ -171,13 +171,15 @@ pub(crate) fn members(
         let name = format!("scheduler-{}", index + 1);
         let (api, raft) = (settings.base_port + index, settings.base_port + index + RAFT_PORT_OFFSET);
         let (api, raft) = (local(api), local(raft));
-        let arguments = words(&[
+        let mut arguments = words(&[
             ("--dir", dir.join(&name).into()),
             ("--cluster", (&settings.cluster).into()),
             ("--api", (&api).into()),
             ("--raft", (&raft).into()),
             ("--profile", profile.into()),
         ]);
+        // It is a trial on one machine, which all parts share.
+        arguments.push("--accept-slow-disk".into());
         members.push(member(name, Role::Replica { api, raft }, "borealis-scheduler", arguments));
     }
     let agents = u64::from(settings.agents);
@@ -312,8 +314,8 @@ mod tests {
             })
             .collect();
         expect_test::expect![[r#"
-            borealis-scheduler --dir /d/scheduler-1 --cluster devcluster --api 127.0.0.1:8081 --raft 127.0.0.1:8091 --profile fast
-            borealis-scheduler --dir /d/scheduler-2 --cluster devcluster --api 127.0.0.1:8082 --raft 127.0.0.1:8092 --profile fast
+            borealis-scheduler --dir /d/scheduler-1 --cluster devcluster --api 127.0.0.1:8081 --raft 127.0.0.1:8091 --profile fast --accept-slow-disk
+            borealis-scheduler --dir /d/scheduler-2 --cluster devcluster --api 127.0.0.1:8082 --raft 127.0.0.1:8092 --profile fast --accept-slow-disk
             borealis-agent --dir /d/agent-1 --name agent-1 --schedulers 127.0.0.1:8081,127.0.0.1:8082 --http 127.0.0.1:0 --attribute rack=r1 --cpus 0.666 --ram-mib 1000 --disk-mib 10000 --ports 31000-31002
             borealis-agent --dir /d/agent-2 --name agent-2 --schedulers 127.0.0.1:8081,127.0.0.1:8082 --http 127.0.0.1:0 --attribute rack=r2 --cpus 0.666 --ram-mib 1000 --disk-mib 10000 --ports 31003-31005
             borealis-agent --dir /d/agent-3 --name agent-3 --schedulers 127.0.0.1:8081,127.0.0.1:8082 --http 127.0.0.1:0 --attribute rack=r3 --cpus 0.666 --ram-mib 1000 --disk-mib 10000 --ports 31006-31009

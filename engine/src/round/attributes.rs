@@ -205,7 +205,7 @@ mod tests {
         let mut attributes = Attributes::default();
         let spec = |slot: usize| HostSpec {
             name: format!("h{slot}").as_str().into(),
-            attributes: vec![("zone".into(), if slot % 3 == 0 { "a".into() } else { "b".into() })],
+            attributes: vec![("zone".into(), if slot.is_multiple_of(3) { "a".into() } else { "b".into() })],
             ..HostSpec::default()
         };
         let rule = |negated| Rule::Value { negated, values: vec!["a".into()] };
@@ -215,7 +215,7 @@ mod tests {
                 let mut all = Bits::empty(slots);
                 (0..slots).for_each(|slot| all.set(slot, true));
                 attributes.narrow(&Constraint { attribute: "zone".into(), rule: rule(negated) }, &mut all);
-                assert!(all.slots().eq((0..slots).filter(|slot| (slot % 3 == 0) != negated)));
+                assert!(all.slots().eq((0..slots).filter(|slot| slot.is_multiple_of(3) != negated)));
             }
             (0..slots).for_each(|slot| attributes.leave(slot, &spec(slot)));
             let mut none = Bits::empty(slots);

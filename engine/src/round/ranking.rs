@@ -14,14 +14,6 @@ const SHELF: usize = 64;
 /// A host in its place: the smaller rank is tried first.
 pub(super) type Entry = (u64, u32);
 
-/// Spreads the bits of a number.
-fn mix(number: u64) -> u64 {
-    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
 /// What share of a host is free, in 1024ths, summed over cpu, ram and disk; the fullest host has the least.
 fn free_share(free: Resources, capacity: Resources) -> u64 {
     let share = |free: u64, capacity: u64| free.saturating_mul(1024).checked_div(capacity).unwrap_or(0);
@@ -30,13 +22,13 @@ fn free_share(free: Resources, capacity: Resources) -> u64 {
         + share(free.disk_mib, capacity.disk_mib)
 }
 
-/// Where a host belongs. Equal hosts lie in an order that is drawn anew whenever one of them moves, so that one that
-/// fails whatever it is given does not stay the first of them.
-pub(super) fn rank(free: Resources, capacity: Resources, known: Option<u64>, draw: u64) -> u64 {
-    let share = free_share(free, capacity).min(u64::from(u32::MAX));
+/// Where a host belongs that moves as the `moves`th. Of equal hosts the last one to come is tried last, so one that
+/// fails whatever it is given is not given more before the others.
+pub(super) fn rank(free: Resources, capacity: Resources, known: Option<u64>, moves: u64) -> u64 {
+    let share = free_share(free, capacity).min(0xffff);
     match known {
-        Some(known) if known >> 32 == share => known,
-        _ => share << 32 | mix(draw) >> 32,
+        Some(known) if known >> 48 == share => known,
+        _ => share << 48 | moves & 0xffff_ffff_ffff,
     }
 }
 
@@ -279,9 +271,10 @@ mod tests {
         let (mut ranking, mut free) = (Ranking::default(), Pages::default());
         free.grow(1_000);
         let mut want: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut chance = 1_u64;
         for step in 0..20_000_u64 {
-            let slot = (mix(step) % 1_000) as u32;
-            let amount = mix(step ^ 1 << 40) % 4_000;
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (slot, amount) = ((chance >> 33) as u32 % 1_000, chance >> 50 & 0xfff);
             let old = want.get(&slot).copied();
             let was_there = old.is_some();
             if let Some(old) = old {
@@ -289,18 +282,18 @@ mod tests {
                 ranking.leave((old, slot), &free);
                 want.remove(&slot);
             }
-            if !was_there || step % 3 > 0 {
+            if !was_there || !step.is_multiple_of(3) {
                 free[slot as usize] = cores(amount);
-                let new = rank(cores(amount), cores(4_000), old, step);
-                assert!(new >> 32 == amount * 1024 / 4_000);
+                let new = rank(cores(amount), cores(4_096), old, step);
+                assert!(new >> 48 == amount * 1024 / 4_096);
                 assert!(
-                    old.is_none_or(|old| old >> 32 != new >> 32 || old == new),
+                    old.is_none_or(|old| old >> 48 != new >> 48 || old == new),
                     "an equal share keeps its place"
                 );
                 ranking.enter((new, slot), &free);
                 want.insert(slot, new);
             }
-            if step % 1_000 == 0 || step > 19_990 {
+            if step.is_multiple_of(1_000) || step > 19_990 {
                 let mut sorted: Vec<Entry> = want.iter().map(|(&slot, &rank)| (rank, slot)).collect();
                 sorted.sort_unstable();
                 assert!(ranking.entries().eq(sorted.iter().copied()) && ranking.len() == sorted.len());
@@ -321,7 +314,7 @@ mod tests {
             ranking.enter((u64::from(slot), slot), &free);
         }
         let (mut lane, mut cursor) = (Lane::all(&ranking), Cursor::new(false));
-        let mut next = |free: &Pages<Resources>, lane: &mut Lane<'_>, cursor: &mut Cursor, demand: u64| {
+        let next = |free: &Pages<Resources>, lane: &mut Lane<'_>, cursor: &mut Cursor, demand: u64| {
             lane.next(cursor, &cores(demand), free, |slot| free[slot].cpu_milli >= demand)
         };
         assert_eq!(next(&free, &mut lane, &mut cursor, 300), Some(300));

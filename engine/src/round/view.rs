@@ -107,8 +107,8 @@ pub struct View {
     pub(super) attributes: Attributes,
     /// Open hosts, fullest first.
     pub(super) ranking: Ranking,
-    /// How often a place in the ranking was drawn.
-    draws: u64,
+    /// How often a host moved in it.
+    moves: u64,
     pub(super) slots: BTreeMap<HostId, usize>,
     vacant: Vec<usize>,
     pub(super) groups: BTreeMap<ConfigHash, Group>,
@@ -503,15 +503,15 @@ impl View {
     fn rank(&mut self, slot: usize) {
         let columns = &self.columns;
         let (known, free) = (columns.rank[slot], &columns.free);
-        let id = columns.ids[slot].filter(|_| columns.open.has(slot));
-        let new = id.map(|id| rank(free[slot], columns.capacity[slot], known, id.0 ^ self.draws << 32));
+        let open = columns.open.has(slot);
+        let new = open.then(|| rank(free[slot], columns.capacity[slot], known, self.moves));
         if new == known {
             new.into_iter().for_each(|rank| self.ranking.renew((rank, slot as u32), free));
             return;
         }
         known.into_iter().for_each(|rank| self.ranking.leave((rank, slot as u32), free));
         new.into_iter().for_each(|rank| self.ranking.enter((rank, slot as u32), free));
-        self.draws += 1;
+        self.moves += 1;
         self.columns.rank[slot] = new;
     }
 

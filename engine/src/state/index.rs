@@ -53,12 +53,13 @@ impl State {
         if let Some(host) = task.host {
             self.occupy(host, &task);
         }
-        self.tasks.insert(task.id, task);
+        self.tasks.insert(task.id, Arc::new(task));
     }
 
     /// Takes a task out of all look-ups.
     pub(super) fn unlink_task(&mut self, id: proto::TaskId) -> Task {
         let task = self.tasks.remove(&id).expect("the caller has found the task");
+        let task = Arc::unwrap_or_clone(task);
         let job = self.jobs.get_mut(&task.job).expect("law: a task's job exists");
         job.live.remove(&task.instance);
         job.counts.remove(task.status);
@@ -74,7 +75,7 @@ impl State {
 
     /// Changes a task's own fields; not its id, job, instance, config, host or ports.
     pub(super) fn alter_task(&mut self, id: proto::TaskId, change: impl FnOnce(&mut Task)) {
-        let task = self.tasks.get_mut(&id).expect("the caller has found the task");
+        let task = Arc::make_mut(self.tasks.get_mut(&id).expect("the caller has found the task"));
         let (status, due): (Status, _) = (task.status, task.due());
         change(task);
         let (new_status, new_due) = (task.status, task.due());

@@ -125,7 +125,8 @@ pub struct State {
     pub(crate) configs: BTreeMap<ConfigHash, StoredConfig>,
     pub(crate) jobs: BTreeMap<JobId, Job>,
     pub(crate) keys: BTreeMap<Arc<JobKey>, JobId>,
-    pub(crate) tasks: BTreeMap<TaskId, Task>,
+    /// Each in an allocation of its own, shared with its row until that is written: nodes of a tree are half empty.
+    pub(crate) tasks: BTreeMap<TaskId, Arc<Task>>,
     pub(crate) hosts: BTreeMap<HostId, Host>,
     pub(crate) names: BTreeMap<Arc<str>, HostId>,
     pub(crate) requests: BTreeMap<Arc<RequestKey>, Arc<Remembered>>,
@@ -188,17 +189,17 @@ impl State {
 
     /// The live task of that id.
     pub fn task(&self, id: TaskId) -> Option<&Task> {
-        self.tasks.get(&id)
+        self.tasks.get(&id).map(AsRef::as_ref)
     }
 
     /// All live tasks, in id order.
     pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
-        self.tasks.values()
+        self.tasks.values().map(AsRef::as_ref)
     }
 
     /// Live tasks of a job, by instance.
     pub fn tasks_of<'a>(&'a self, job: &'a Job) -> impl Iterator<Item = &'a Task> + 'a {
-        job.live.values().filter_map(|id| self.tasks.get(id))
+        job.live.values().filter_map(|id| self.task(*id))
     }
 
     /// The host of that id.

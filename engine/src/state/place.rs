@@ -111,8 +111,9 @@ impl State {
     fn place(&mut self, host: HostId, placement: Placement, touch: &mut Touch) {
         self.unreserve(placement.task, touch);
         let task = self.tasks.get_mut(&placement.task).expect("checked: the task is pending");
-        task.host = Some(host);
-        task.ports = Arc::from(placement.ports);
+        let placed = Arc::make_mut(task);
+        placed.host = Some(host);
+        placed.ports = placement.ports.into();
         let task = task.clone();
         self.occupy(host, &task);
         self.step_task(task.id, Event::Place, None, touch);

@@ -85,7 +85,7 @@ impl State {
         }
         let without = |spared: Option<TaskId>| {
             let gone = victims.iter().filter(|victim| Some(**victim) != spared);
-            self.fits_without(host, task, gone.filter_map(|victim| self.tasks.get(victim)))
+            self.fits_without(host, task, gone.filter_map(|victim| self.task(*victim)))
         };
         if !without(None) {
             return Err(format!("{id} would not fit on host {} without them", host.name()));

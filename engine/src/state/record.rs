@@ -79,7 +79,7 @@ pub enum RowValue {
     /// A job.
     Job(JobRecord),
     /// A live task.
-    Task(Task),
+    Task(Arc<Task>),
     /// A host.
     Host(HostRecord),
     /// A remembered request.
@@ -110,7 +110,8 @@ impl RowValue {
             RowValue::Cluster(row) => cluster_row(row).encode(buffer),
             RowValue::Config(row) => row.wire.encode(buffer),
             RowValue::Job(row) => job_row(row).encode(buffer),
-            RowValue::Task(row) | RowValue::History(row) => task_row(row).encode(buffer),
+            RowValue::Task(row) => task_row(row).encode(buffer),
+            RowValue::History(row) => task_row(row).encode(buffer),
             RowValue::Host(row) => host_row(row).encode(buffer),
             RowValue::Request(row) => request_row(row).encode(buffer),
             RowValue::Work(row) => work_row(row).encode(buffer),

@@ -34,7 +34,7 @@ pub struct Task {
     /// Where it runs.
     pub host: Option<HostId>,
     /// Those it was given, in the order of the config's names.
-    pub ports: Arc<[u16]>,
+    pub ports: Box<[u16]>,
     /// Failures of the instance that count.
     pub failures: u32,
     /// Quick deaths of the instance in a row, before this task.

@@ -124,7 +124,7 @@ impl State {
             since: clock,
             until: if birth.penalty_ms > 0 { clock.plus_ms(birth.penalty_ms) } else { Timestamp(0) },
             host: None,
-            ports: Arc::from([]),
+            ports: Box::default(),
             failures: birth.failures,
             flaps: birth.flaps,
             partitions: 0,
@@ -319,7 +319,7 @@ impl State {
 
     fn note_event(&mut self, id: TaskId, touch: &mut Touch) {
         let task = self.tasks.get_mut(&id).expect("the caller has found the task");
-        push_event(task, touch);
+        push_event(Arc::make_mut(task), touch);
         touch.row(Key::Task(id));
         touch.hint(Hint::JobChanged(task.job));
     }

@@ -146,6 +146,7 @@ impl Spawner {
     }
 }
 
+/// The task's id is a fencing token too: of one instance, a later task has the higher id.
 fn environment(values: &Values, sandbox: &Path) -> Vec<(String, String)> {
     let sandbox = sandbox.display().to_string();
     let mut environment = vec![

@@ -25,7 +25,9 @@ pub(crate) use self::writer::lock;
 use self::writer::{Order, Writer};
 use crate::error::StoreError;
 use crate::machine::Corrupt;
-use crate::raft::{Entry, LogId, Types, Vote, entry_from_wire, vote_from_wire, vote_to_wire};
+use crate::raft::{
+    Entry, LogId, Types, Vote, check_level, decode_whole, entry_from_wire, vote_from_wire, vote_to_wire,
+};
 use crate::small_file::SmallFile;
 
 /// Newest entries kept in memory, in bytes.
@@ -71,7 +73,9 @@ impl Log {
         let (file, bytes) = SmallFile::open(dir, "vote")?;
         let vote = match bytes {
             Some(bytes) => {
-                Some(wire::Vote::decode(&bytes[..]).map_err(|e| Corrupt::new("vote", e.to_string()))?)
+                let vote: wire::Vote = decode_whole("vote", &bytes[..])?;
+                check_level("vote", vote.level)?;
+                Some(vote)
             }
             None => None,
         };
@@ -93,14 +97,17 @@ impl Log {
         Ok(Log { index, orders, vote, appended_bytes })
     }
 
-    /// Whatever came from an elected leader was written after the vote for it: a log without one has lost it.
+    /// Whatever came from an elected leader was written after the vote for it: a vote that is missing, or for an
+    /// earlier leader than the last entry's, was lost.
     pub(crate) fn check_vote(&self) -> Result<(), Corrupt> {
-        let voted = lock(&self.vote).1.is_some();
-        match self.ends().0 {
-            Some(last) if last.leader_id.term > 0 && !voted => {
-                Err(Corrupt::new("vote", "it is missing beside a log that has voted"))
-            }
-            _ => Ok(()),
+        let Some(last) = self.ends().0.filter(|last| last.leader_id.term > 0) else { return Ok(()) };
+        match lock(&self.vote).1 {
+            None => Err(Corrupt::new("vote", "it is missing beside a log that has voted")),
+            Some(vote) if vote.leader_id < last.leader_id => Err(Corrupt::new(
+                "vote",
+                format!("it is for {}, but the last entry is of {}", vote.leader_id, last.leader_id),
+            )),
+            Some(_) => Ok(()),
         }
     }
 
@@ -154,7 +161,7 @@ fn read_entry(id: LogId, place: &Place) -> Result<Entry, StoreError> {
     place.segment.file.read_exact_at(&mut bytes, at).map_err(StoreError::io("reading", path))?;
     record::decode(&bytes, 0, place.segment.sequence).map_err(corrupt)?;
     let body = Bytes::from(bytes).slice(record::HEAD_BYTES..record::HEAD_BYTES + length);
-    let entry = entry_from_wire(wire::Entry::decode(body).map_err(|e| corrupt(&e.to_string()))?)?;
+    let entry = entry_from_wire(decode_whole("entry", body)?)?;
     if entry.log_id != id {
         return Err(corrupt("another entry stands here").into());
     }

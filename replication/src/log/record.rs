@@ -9,7 +9,7 @@
 //!
 //! | at | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `BLRR` |
+//! | 0 | 4 | magic: FF `BLR`, which no text in a command contains, so that nobody can forge a record behind a torn one |
 //! | 4 | 4 | crc32c of all that follows, padding included |
 //! | 8 | 4 | length of the body |
 //! | 12 | 4 | crc32c of the record before (across segments): the chain |
@@ -24,16 +24,20 @@
 //! before was synced, so a record whose write began behind an offset proves that the bytes before were synced.
 //!
 //! **Recovery** reads all records in order. The first bad one is
+//! - *another program's*, if it is whole, continues the chain, and is of a newer level or an unknown kind, or if such
+//!   a record lies behind it in the last segment: the start fails and nothing is changed;
 //! - the end of its segment, if the next segment's header continues the chain there;
 //! - *corruption*, if it lies before the mark, or a whole record of a later write lies behind it, or it is in any
 //!   other segment than the last: the store is condemned, since it may have acknowledged what it now lacks;
 //! - otherwise the *torn tail* of a write that was never answered: the log ends there and the rest is wiped.
 
+use crate::error::StoreError;
 use crate::machine::Corrupt;
+use crate::raft::decode_whole;
 
 pub(crate) const HEAD_BYTES: usize = 32;
 pub(crate) const SEGMENT_HEAD_BYTES: usize = 512;
-const MAGIC: &[u8; 4] = b"BLRR";
+const MAGIC: &[u8; 4] = b"\xffBLR";
 const SEGMENT_MAGIC: &[u8; 8] = b"BLRGSEG1";
 /// The format level that this program writes, and the highest it reads.
 pub(crate) const LEVEL: u8 = 1;
@@ -52,7 +56,9 @@ pub(crate) enum Kind {
 /// A whole record within a segment's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
-    pub(crate) kind: Kind,
+    /// `None`: this program does not know its level or its kind.
+    pub(crate) kind: Option<Kind>,
+    pub(crate) level: u8,
     pub(crate) crc: u32,
     pub(crate) previous: u32,
     /// Offset at which the write began.
@@ -109,17 +115,17 @@ pub(crate) fn decode(segment: &[u8], at: usize, sequence: u64) -> Result<Record<
     if crc32c::crc32c(&bytes[8..total]) != u32_at(bytes, 4) {
         return Err("the record fails its checksum");
     }
+    let level = bytes[28];
     let kind = match bytes[29] {
-        1 => Kind::Entry,
-        2 => Kind::Truncate,
-        3 => Kind::Purge,
-        _ => return Err("the record is of an unknown kind"),
+        _ if level > LEVEL => None,
+        1 => Some(Kind::Entry),
+        2 => Some(Kind::Truncate),
+        3 => Some(Kind::Purge),
+        _ => None,
     };
-    if bytes[28] > LEVEL {
-        return Err("the record has a newer format level; use a newer program");
-    }
     Ok(Record {
         kind,
+        level,
         crc: u32_at(bytes, 4),
         previous: u32_at(bytes, 12),
         write_start: u32_at(bytes, 24),
@@ -144,20 +150,20 @@ pub(crate) fn encode_segment_head(header: &proto::wire::raft::SegmentHeader) -> 
 }
 
 /// Reads a segment's first block.
-pub(crate) fn decode_segment_head(segment: &[u8]) -> Result<proto::wire::raft::SegmentHeader, Corrupt> {
-    use prost::Message as _;
-    let bad = |why: &str| Corrupt::new("the head of a segment", why);
+pub(crate) fn decode_segment_head(segment: &[u8]) -> Result<proto::wire::raft::SegmentHeader, StoreError> {
+    const WHAT: &str = "the head of a segment";
+    let bad = |why: &str| Corrupt::new(WHAT, why);
     let block = segment.get(..SEGMENT_HEAD_BYTES).ok_or_else(|| bad("is cut off"))?;
     if &block[..8] != SEGMENT_MAGIC {
-        return Err(bad("does not begin as it should"));
+        return Err(bad("does not begin as it should").into());
     }
     if crc32c::crc32c(&block[12..]) != u32_at(block, 8) {
-        return Err(bad("fails its checksum"));
+        return Err(bad("fails its checksum").into());
     }
     let body = block.get(16..16 + u32_at(block, 12) as usize).ok_or_else(|| bad("has a wrong length"))?;
-    let header = proto::wire::raft::SegmentHeader::decode(body).map_err(|e| bad(&e.to_string()))?;
+    let header: proto::wire::raft::SegmentHeader = decode_whole(WHAT, body)?;
     if header.level > u32::from(LEVEL) {
-        return Err(bad("has a newer format level; use a newer program"));
+        return Err(StoreError::Level { what: WHAT.into(), found: header.level, known: u32::from(LEVEL) });
     }
     Ok(header)
 }
@@ -179,7 +185,7 @@ mod tests {
         let mut bytes = Vec::new();
         let crc = encode(&mut bytes, Kind::Truncate, 7, 99, 512, |into| into.extend_from_slice(b"hello"));
         let record = decode(&bytes, 0, 7).unwrap();
-        assert_eq!((record.kind, record.crc, record.previous), (Kind::Truncate, crc, 99));
+        assert_eq!((record.kind, record.crc, record.previous), (Some(Kind::Truncate), crc, 99));
         assert_eq!((record.write_start, record.body, record.bytes), (512, &b"hello"[..], 40));
         assert!(decode(&bytes, 0, 8).is_err());
         for bit in 0..bytes.len() * 8 {
@@ -187,6 +193,15 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&damaged, 0, 7).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn no_text_is_a_record() {
+        let never_in_text = 0xf8..=0xff_u8;
+        assert!(
+            MAGIC.iter().any(|byte| never_in_text.contains(byte)),
+            "a user may choose the text of a command"
+        );
     }
 
     #[test]

@@ -5,15 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
 use crate::log::index::{Index, Place};
-use crate::log::record::{self, HEAD_BYTES, Kind, SEGMENT_HEAD_BYTES};
+use crate::log::record::{self, HEAD_BYTES, Kind, Record, SEGMENT_HEAD_BYTES};
 use crate::log::segment::{self, Mark, Segment};
 use crate::machine::Corrupt;
-use crate::raft::{entry_from_wire, log_id_from_wire};
+use crate::raft::{decode_whole, entry_from_wire, log_id_from_wire};
 
 /// A log as it was found.
 pub(crate) struct Recovered {
@@ -82,10 +81,8 @@ fn read_segment(
     found: &mut Recovered,
 ) -> Result<(), StoreError> {
     let path = segment::segment_path(dir, sequence);
-    let at_path =
-        |corrupt: Corrupt| Corrupt::new(format!("{}: {}", path.display(), corrupt.what), corrupt.why);
     let content = Bytes::from(std::fs::read(&path).map_err(StoreError::io("reading", &path))?);
-    let header = record::decode_segment_head(&content).map_err(at_path)?;
+    let header = record::decode_segment_head(&content).map_err(|e| e.within(path.display()))?;
     let is_first = found.segments.is_empty();
     if header.sequence != sequence {
         return Err(Corrupt::new(path.display().to_string(), "carries another segment's head").into());
@@ -111,26 +108,23 @@ fn read_segment(
             Ok(_) => break "the record does not continue the chain",
             Err(why) => break why,
         };
-        let named = |corrupt: Corrupt| {
-            Corrupt::new(format!("{} at offset {at}: {}", path.display(), corrupt.what), corrupt.why)
-        };
+        let place = || format!("{} at offset {at}", path.display());
         let body = content.slice(at + HEAD_BYTES..at + HEAD_BYTES + record.body.len());
         let id = |body: Bytes| {
-            wire::LogId::decode(body)
-                .map(|id| log_id_from_wire(&id))
-                .map_err(|e| named(Corrupt::new("record", e.to_string())))
+            let id = decode_whole::<wire::LogId>("record", body).map_err(|e| e.within(place()))?;
+            Ok::<_, StoreError>(log_id_from_wire(&id))
         };
-        match record.kind {
+        match record.kind.ok_or_else(|| unknown(&record).within(place()))? {
             Kind::Entry => {
                 // A copy, so that one cached entry does not keep a whole segment's bytes in memory.
                 let body = Bytes::copy_from_slice(&body);
                 let bytes = body.len();
-                let decoded =
-                    wire::Entry::decode(body).map_err(|e| named(Corrupt::new("entry", e.to_string())))?;
-                let entry = entry_from_wire(decoded).map_err(named)?;
+                let entry = decode_whole::<wire::Entry>("entry", body).and_then(entry_from_wire);
+                let entry = entry.map_err(|e| e.within(place()))?;
                 held.highest = held.highest.max(Some(entry.log_id.index));
-                let place = Place { segment: Arc::clone(&segment), offset: at as u32 };
-                found.index.recovered(entry, bytes, place).map_err(named)?;
+                let stands = Place { segment: Arc::clone(&segment), offset: at as u32 };
+                let recovered = found.index.recovered(entry, bytes, stands);
+                recovered.map_err(|corrupt| StoreError::from(corrupt).within(place()))?;
             }
             Kind::Truncate if body.is_empty() => found.index.truncate(None),
             Kind::Truncate => found.index.truncate(Some(id(body)?)),
@@ -140,7 +134,8 @@ fn read_segment(
         at += record.bytes;
     };
     if is_last {
-        let later = later_record(&content, at, sequence);
+        let later = later_record(&content, at, sequence)
+            .map_err(|e| e.within(format!("{} behind offset {at}", path.display())))?;
         if (at as u64) < mark || later.as_ref().is_some_and(|(start, _)| *start as usize > at) {
             return Err(Corrupt::new(
                 format!("{} at offset {at}", path.display()),
@@ -160,12 +155,23 @@ fn read_segment(
     Ok(())
 }
 
-/// The highest write start, and the last end, of whole records of this segment's life at or behind `at`.
-fn later_record(content: &[u8], at: usize, sequence: u64) -> Option<(u32, usize)> {
+/// A whole record that this program cannot read.
+fn unknown(record: &Record<'_>) -> StoreError {
+    if record.level > record::LEVEL {
+        let (found, known) = (u32::from(record.level), u32::from(record::LEVEL));
+        return StoreError::Level { what: "record".into(), found, known };
+    }
+    StoreError::Foreign(Corrupt::new("record", "it is of a kind that this program does not know"))
+}
+
+/// The highest write start, and the last end, of whole records of this segment's life at or behind `at`. One that
+/// another program wrote is not judged, and nothing before it either.
+fn later_record(content: &[u8], at: usize, sequence: u64) -> Result<Option<(u32, usize)>, StoreError> {
     let mut latest: Option<(u32, usize)> = None;
     let mut offset = at;
     while offset + HEAD_BYTES <= content.len() {
         match record::decode(content, offset, sequence) {
+            Ok(record) if record.kind.is_none() => return Err(unknown(&record)),
             Ok(record) => {
                 let start = latest.map_or(0, |(start, _)| start).max(record.write_start);
                 offset += record.bytes;
@@ -174,5 +180,5 @@ fn later_record(content: &[u8], at: usize, sequence: u64) -> Option<(u32, usize)
             Err(_) => offset += 8,
         }
     }
-    latest
+    Ok(latest)
 }

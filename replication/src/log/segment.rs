@@ -101,16 +101,27 @@ fn take_spare(dir: &Path, bytes: u64) -> Result<Option<PathBuf>, StoreError> {
     Ok(None)
 }
 
-/// Keeps a segment's file for later use. All that stood in it must be dropped, durably.
-pub(crate) fn recycle(dir: &Path, segment: &Segment) -> Result<(), StoreError> {
+/// Keeps a segment's file for later use, if it is of the usual size. All that stood in it must be dropped, durably.
+pub(crate) fn recycle(dir: &Path, segment: &Segment, usual_bytes: u64) -> Result<(), StoreError> {
     let spares = names(dir)?.iter().filter(|name| name.ends_with(".spare")).count();
-    if spares >= SPARES_MAX {
+    if spares >= SPARES_MAX || segment.bytes != usual_bytes {
         std::fs::remove_file(&segment.path).map_err(StoreError::io("removing", &segment.path))?;
     } else {
         let spare = dir.join(format!("{:016}.spare", segment.sequence));
         std::fs::rename(&segment.path, spare).map_err(StoreError::io("renaming", &segment.path))?;
     }
     sync_dir(dir)
+}
+
+/// Removes spares that no segment will take: the usual size has changed.
+pub(crate) fn sweep_spares(dir: &Path, usual_bytes: u64) -> Result<(), StoreError> {
+    for name in names(dir)?.iter().filter(|name| name.ends_with(".spare")) {
+        let path = dir.join(name);
+        if std::fs::metadata(&path).is_ok_and(|file| file.len() != usual_bytes) {
+            std::fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a crash left half made.

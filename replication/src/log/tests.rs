@@ -119,6 +119,53 @@ async fn without_the_mark_a_later_write_proves_what_was_synced() {
 }
 
 #[tokio::test]
+async fn what_another_program_wrote_is_neither_damage_nor_a_torn_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let [before, _] = four_writes(dir.path()).await;
+    std::fs::write(segment_one(dir.path()), &before.0).unwrap();
+    std::fs::write(dir.path().join("synced"), &before.1).unwrap();
+    let found = recovery::recover(dir.path(), usize::MAX).unwrap();
+    let (chain, end) = (found.chain, found.end as usize);
+    let write = |at: usize, level: u8, kind: u8, body: &[u8]| {
+        let mut record = Vec::new();
+        record::encode(&mut record, record::Kind::Entry, 1, chain, at as u32, |into| {
+            into.extend_from_slice(body)
+        });
+        (record[28], record[29]) = (level, kind);
+        let crc = crc32c::crc32c(&record[8..]);
+        record[4..8].copy_from_slice(&crc.to_le_bytes());
+        let mut segment = before.0.clone();
+        segment[at..at + record.len()].copy_from_slice(&record);
+        segment
+    };
+    let strange = wire::Entry { id: Some(crate::raft::log_id_to_wire(&id(6))), payload: None };
+    let newer = record::LEVEL + 1;
+    for (what, segment) in [
+        ("a newer level", write(end, newer, 1, b"")),
+        ("an unknown kind of a newer level", write(end, newer, 9, b"")),
+        ("an unknown kind", write(end, record::LEVEL, 9, b"")),
+        ("behind a part that did not arrive", write(end + 64, newer, 1, b"")),
+        ("an entry of an unknown kind", write(end, record::LEVEL, 1, &strange.encode_to_vec())),
+        ("an entry that means nothing", write(end, record::LEVEL, 1, &[0xff; 9])),
+    ] {
+        std::fs::write(segment_one(dir.path()), &segment).unwrap();
+        let found = recovered(dir.path());
+        assert!(
+            matches!(found, Err(StoreError::Level { .. } | StoreError::Foreign(_))),
+            "{what}: {:?}",
+            found.map(|(entries, _)| entries.len())
+        );
+        assert_eq!(std::fs::read(segment_one(dir.path())).unwrap(), segment, "{what}");
+    }
+    // The head of a segment too.
+    let header = wire::SegmentHeader { level: u32::from(newer), sequence: 1, ..Default::default() };
+    let mut segment = before.0.clone();
+    segment[..record::SEGMENT_HEAD_BYTES].copy_from_slice(&record::encode_segment_head(&header));
+    std::fs::write(segment_one(dir.path()), &segment).unwrap();
+    assert!(matches!(recovered(dir.path()), Err(StoreError::Level { .. })));
+}
+
+#[tokio::test]
 async fn a_missing_segment_is_corruption() {
     let dir = tempfile::tempdir().unwrap();
     create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
@@ -233,6 +280,47 @@ async fn files_are_used_again_and_old_records_stay_dead() {
     let (entries, purged) = recovered(dir.path()).unwrap();
     assert_eq!(purged, Some(id(194)));
     assert_eq!(entries, (195..200).map(|index| entry(index, 700)).collect::<Vec<_>>());
+}
+
+fn spares(dir: &Path) -> Vec<u64> {
+    let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let spares = files.filter(|file| file.path().extension().is_some_and(|end| end == "spare"));
+    spares.map(|file| file.metadata().unwrap().len()).collect()
+}
+
+#[tokio::test]
+async fn spares_of_another_size_do_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    let mut log = open(dir.path());
+    // Entries larger than a segment have files of their own; those do not fill the row of spares.
+    for index in 0..20 {
+        append(&mut log, vec![entry(index, 2 * SEGMENT_BYTES as usize)]).await;
+        log.purge(id(index)).await.unwrap();
+        append(&mut log, vec![]).await;
+    }
+    log.stop().await;
+    let left = spares(dir.path());
+    assert!(left.iter().all(|bytes| *bytes == SEGMENT_BYTES), "{left:?}");
+    // Nor do any when the size has changed.
+    segment::make_spare(dir.path(), SEGMENT_BYTES, 7_000).unwrap();
+    let log = Log::open(dir.path(), 2 * SEGMENT_BYTES, Box::new(|why| panic!("{why}"))).unwrap();
+    log.stop().await;
+    let left = spares(dir.path());
+    assert!(left.iter().all(|bytes| *bytes == 2 * SEGMENT_BYTES), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_vote_for_an_earlier_leader_than_the_last_entrys_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    let mut log = open(dir.path());
+    append(&mut log, vec![entry(0, 10)]).await;
+    for (term, node_id, sound) in [(0, 9, false), (1, 0, false), (1, 1, true), (2, 1, true)] {
+        log.save_vote(&Vote { leader_id: LeaderId { term, node_id }, committed: true }).await.unwrap();
+        assert_eq!(log.check_vote().is_ok(), sound, "term {term}, node {node_id}");
+    }
+    log.stop().await;
 }
 
 #[tokio::test]

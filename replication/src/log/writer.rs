@@ -70,6 +70,7 @@ impl Writer {
     ) -> Result<(Arc<Mutex<Index>>, Self), StoreError> {
         let purged = found.index.purged();
         let index = Arc::new(Mutex::new(found.index));
+        segment::sweep_spares(&dir, segment_bytes)?;
         let spares = SpareMaker::start(dir.clone(), segment_bytes)?;
         let writer = Writer {
             dir,
@@ -233,7 +234,7 @@ impl Writer {
             && self.segments[0].highest.is_none_or(|highest| highest <= purged.index)
         {
             let held = self.segments.remove(0);
-            segment::recycle(&self.dir, &held.segment)?;
+            segment::recycle(&self.dir, &held.segment, self.segment_bytes)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use rocksdb::{
 
 use crate::error::StoreError;
 use crate::machine::{Corrupt, Rows as RowIterator};
-use crate::raft::LEVEL;
+use crate::raft::{check_level, decode_whole};
 use crate::state::cut::{Cut, Point};
 
 const ROWS: &str = "rows";
@@ -127,7 +127,7 @@ impl RowStore {
         if let Some(corrupt) = broken {
             return Err(corrupt.into());
         }
-        let machine = machine?;
+        let place = || format!("rows in {}", self.path.display());
         let point = match meta {
             None if sum.rows.is_empty() => Point::default(),
             None => {
@@ -136,17 +136,16 @@ impl RowStore {
                 );
             }
             Some(bytes) => {
-                let meta = wire::RowsMeta::decode(&bytes[..]).map_err(|e| corrupt(e.to_string()))?;
-                if meta.level > LEVEL {
-                    let what = format!("rows in {}", self.path.display());
-                    return Err(StoreError::Level { what, found: meta.level, known: LEVEL });
-                }
+                let meta: wire::RowsMeta = decode_whole(place(), &bytes[..])?;
+                check_level(place(), meta.level)?;
                 if meta.sum != sum.total {
                     return Err(corrupt("the rows do not sum up to what was written".into()).into());
                 }
                 Point::from_wire(&meta)?
             }
         };
+        // The rows are what was written. A machine that cannot read them is another than the one that wrote them.
+        let machine = machine.map_err(|unread| StoreError::Foreign(unread).within(place()))?;
         self.sum = sum;
         Ok((machine, point))
     }

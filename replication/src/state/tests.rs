@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use openraft::RaftSnapshotBuilder as _;
+use openraft::storage::RaftStateMachine as _;
+
+use crate::adapter::{Adapter, Held, open_rows};
 use crate::machine::{Corrupt, Rows};
 use crate::raft::{LeaderId, LogId};
 use crate::snapshot::{self, Incoming};
@@ -208,6 +212,74 @@ fn a_snapshot_arrives_as_it_was_sent_or_not_at_all() {
     std::fs::create_dir(home.join("y.incoming")).unwrap();
     assert_eq!(snapshot::newest(&home).unwrap().unwrap().meta, sent.meta);
     assert_eq!(std::fs::read_dir(&home).unwrap().count(), 1);
+}
+
+/// A machine that remembers nothing: its rows are applied beside it.
+struct Forgets;
+
+impl crate::Machine for Forgets {
+    type Command = ();
+    type Reply = ();
+    fn decode(_: &[u8]) -> Result<(), Corrupt> {
+        Ok(())
+    }
+    fn apply(&mut self, (): (), _: &mut Changes) {}
+    fn load(rows: &mut Rows<'_>) -> Result<Self, Corrupt> {
+        all(rows).map(|_| Forgets)
+    }
+}
+
+/// A replica's disk side in `dir`, with `index` entries applied.
+fn adapter(dir: &Path, index: u64) -> (Adapter, RowWriter) {
+    let mut rows = open_rows(dir).unwrap();
+    let (machine, at) = rows.load(<Forgets as crate::Machine>::load).unwrap();
+    let pending = Arc::new(Pending::new(at.clone()));
+    (1..=index).for_each(|index| apply(&pending, index));
+    std::fs::create_dir_all(snapshot::home(dir)).unwrap();
+    let writer = RowWriter::start(rows, at, Arc::clone(&pending), |why| panic!("{why}")).unwrap();
+    let machine = Arc::new(Held::new(machine));
+    (Adapter::new(dir.to_owned(), machine, pending, writer.clone(), None), writer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_can_be_asked_for_while_another_is_installed() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let arrived = snapshot_of_30(from.path());
+    let (mut installs, writer) = adapter(to.path(), 10);
+    let mut builds = installs.clone();
+    let meta = arrived.raft_meta().unwrap();
+    // Polled in this order: the rows are being replaced when the copy is asked for.
+    let (installed, built) =
+        tokio::join!(installs.install_snapshot(&meta, Arc::clone(&arrived)), builds.build_snapshot());
+    installed.unwrap();
+    assert_eq!(built.unwrap().snapshot.last(), Some(id(30)), "it is a copy of what was installed");
+    writer.stop(to.path().to_owned()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_snapshot_never_replaces_a_newer_one() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let arrived = snapshot_of_30(from.path());
+    let (mut installs, writer) = adapter(to.path(), 10);
+    let mut builds = installs.clone();
+    let meta = arrived.raft_meta().unwrap();
+    // The other way round: the copy began before the rows were replaced.
+    let (built, installed) =
+        tokio::join!(builds.build_snapshot(), installs.install_snapshot(&meta, Arc::clone(&arrived)));
+    installed.unwrap();
+    let older = built.unwrap().snapshot;
+    assert_eq!(older.last(), Some(id(10)));
+    let newest =
+        async |adapter: &mut Adapter| adapter.get_current_snapshot().await.unwrap().unwrap().snapshot;
+    assert_eq!(newest(&mut installs).await.last(), Some(id(30)));
+    // However late it ends.
+    installs.keep(&older);
+    assert_eq!(newest(&mut installs).await.last(), Some(id(30)));
+    let dir = older.dir.clone();
+    drop(older);
+    assert!(!dir.exists(), "nobody needs it");
+    assert!(arrived.dir.exists());
+    writer.stop(to.path().to_owned()).await;
 }
 
 #[test]

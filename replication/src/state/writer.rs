@@ -137,8 +137,9 @@ impl RowWriter {
         self.ask(Order::Release, path).await
     }
 
-    /// Goes on with replaced rows.
+    /// Goes on with replaced rows, which are stored up to `at` from now on.
     pub(crate) fn resume(&self, rows: RowStore, at: Point) {
+        self.shared.stored.send_replace(at.applied);
         let _ = self.orders.send(Order::Resume(Box::new(rows), at));
     }
 
@@ -186,8 +187,8 @@ impl Thread {
                 Ok(Order::Resume(rows, at)) => {
                     self.rows = Some(*rows);
                     self.unflushed = false;
+                    self.unflushed_log_bytes = 0;
                     self.flushed_at = Instant::now();
-                    self.shared.stored.send_replace(at.applied);
                     self.written = at;
                 }
                 Ok(Order::Stop(done)) => {
@@ -254,10 +255,7 @@ impl Thread {
         self.cut_all()?;
         self.flush()?;
         let Some(rows) = &self.rows else {
-            return Err(StoreError::Rows {
-                path: to.to_owned(),
-                problem: "a snapshot is being installed".into(),
-            });
+            return Err(StoreError::Rows { path: to.to_owned(), problem: "they are closed".into() });
         };
         rows.checkpoint(to)?;
         Ok(self.written.clone())

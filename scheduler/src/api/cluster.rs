@@ -293,8 +293,12 @@ async fn seat_relayed(session: Arc<Session>, mut up: Streaming<RelayUp>, down: m
                     Some(link) => Some(*link),
                     None => session.open(Outlet::Relayed { stream: message.stream, down: down.clone() }),
                 };
-                let Some(link) = link.filter(|link| session.frame(*link, frame)) else { break };
+                let Some(link) = link else { break };
+                // Before anything can fail: whatever is opened here is closed below.
                 links.insert(message.stream, link);
+                if !session.frame(link, frame) {
+                    break;
+                }
             }
             Some(relay_up::Body::Closed(_)) => {
                 if let Some(link) = links.remove(&message.stream) {

@@ -14,7 +14,9 @@ use proto::{HostId, Resources, wire};
 
 use super::clock::boottime;
 use super::session::{LinkId, Session};
-use crate::limits::{COMPARE, CONFIGS_BYTES_MAX, LEADER_LEASE, RESEND, SILENCE, UNUSED_EVERY};
+use crate::limits::{
+    AGENT_LEVEL_MAX, COMPARE, CONFIGS_BYTES_MAX, LEADER_LEASE, RESEND, SILENCE, UNUSED_EVERY,
+};
 use crate::outlet::Outlet;
 use crate::telemetry;
 
@@ -331,7 +333,17 @@ impl Hosts {
             let Some(wanted) = wanted_set(session, host, &mut link.configs_sent) else { continue };
             link.sent = Some((wanted.generation, Instant::now()));
             metrics::counter!(telemetry::WANTED_SETS).increment(1);
-            self.send(session, id, scheduler_frame::Body::Wanted(wanted));
+            if !self.send(session, id, scheduler_frame::Body::Wanted(wanted)) {
+                self.unsent(id);
+            }
+        }
+    }
+
+    /// What was to be sent did not go out: the next heartbeat brings all of it again, the configs too.
+    fn unsent(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.sent = None;
+            link.configs_sent.clear();
         }
     }
 
@@ -362,10 +374,11 @@ impl Hosts {
             .collect()
     }
 
-    fn send(&mut self, session: &Session, id: LinkId, body: scheduler_frame::Body) {
-        let Some(link) = self.links.get(&id) else { return };
+    /// False if the frame was dropped.
+    fn send(&mut self, session: &Session, id: LinkId, body: scheduler_frame::Body) -> bool {
+        let Some(link) = self.links.get(&id) else { return false };
         if !acknowledged(session) {
-            return; // a leader without a quorum says nothing; agents hear it from the next one
+            return false; // a leader without a quorum says nothing; agents hear it later, or from the next one
         }
         let frame = SchedulerFrame {
             body: Some(body),
@@ -374,9 +387,11 @@ impl Hosts {
             fence: Some(session.fence.into()),
             echo: link.heartbeat.map(|(session, number)| wire::Echo { session, number }),
         };
-        if !link.outlet.send(frame) {
+        let sent = link.outlet.send(frame);
+        if !sent {
             self.hang_up(id);
         }
+        sent
     }
 }
 
@@ -401,6 +416,9 @@ fn digest(state: &State, host: HostId) -> Option<u64> {
 
 /// Why a hello cannot be taken at all.
 fn refusal(session: &Session, hello: &Hello) -> Option<String> {
+    if let Some(reason) = too_new(hello) {
+        return Some(reason);
+    }
     let (Some(_), Some(_)) = (&hello.identity, &hello.spec) else {
         return Some(
             "the hello names no identity or no capacity; is the agent of another version?".to_owned(),
@@ -417,6 +435,16 @@ fn refusal(session: &Session, hello: &Hello) -> Option<String> {
         "the agent belongs to cluster {}, this is {}; give it an empty --dir, or the addresses of its own cluster",
         hello.cluster_id, session.cluster_id
     ))
+}
+
+/// An agent of a newer level may count on what this program does not do.
+fn too_new(hello: &Hello) -> Option<String> {
+    (hello.level > AGENT_LEVEL_MAX).then(|| {
+        format!(
+            "the agent speaks at level {}, this scheduler understands levels up to {AGENT_LEVEL_MAX}; upgrade the schedulers before the agents, or start the agent's earlier version",
+            hello.level
+        )
+    })
 }
 
 /// What State says the host shall run, with the configs it has not been sent on this stream.
@@ -474,6 +502,29 @@ mod tests {
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
+
+    #[test]
+    fn an_agent_of_a_newer_level_is_told_what_to_do() {
+        let hello = |level| Hello { level, ..Hello::default() };
+        assert_eq!(too_new(&hello(0)), None, "from the time before levels");
+        assert_eq!(too_new(&hello(AGENT_LEVEL_MAX)), None);
+        let reason = too_new(&hello(AGENT_LEVEL_MAX + 1)).unwrap();
+        assert!(reason.contains("upgrade the schedulers"), "{reason}");
+    }
+
+    #[test]
+    fn what_did_not_go_out_is_sent_again_with_its_configs() {
+        let mut hosts = Hosts::new();
+        let (queue, _frames) = mpsc::channel(8);
+        let link = LinkId(1);
+        hosts.open(link, Outlet::Direct { queue, hang_up: Arc::new(Notify::new()) });
+        let known = hosts.links.get_mut(&link).unwrap();
+        known.sent = Some((7, Instant::now()));
+        known.configs_sent.insert(ConfigHash([1; 32]));
+        hosts.unsent(link);
+        let known = &hosts.links[&link];
+        assert!(known.sent.is_none() && known.configs_sent.is_empty(), "{known:?}");
+    }
 
     #[test]
     fn a_linked_host_that_is_silent_in_state_is_asked_once_to_say_hello() {

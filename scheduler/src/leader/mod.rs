@@ -28,7 +28,7 @@ use engine::{
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use proto::wire::{Hello, TaskReport};
-use proto::{Fence, HostId, TaskId};
+use proto::{Fence, HostId, TaskId, WorkId};
 use replication::{Leadership, ProposeError};
 use tokio::sync::{mpsc, watch};
 
@@ -50,6 +50,8 @@ use crate::telemetry;
 const GAUGES: Duration = Duration::from_secs(1);
 /// Between two tries to begin a session: just elected, raft may not take proposals for a moment.
 const BEGIN_AGAIN: Duration = Duration::from_millis(2);
+/// Between two tries after State refused one: each is an entry of the log.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 /// State's time this far behind the wall clock means that nobody led for a while. A session that begins there does
 /// not start in the past for want of readings: catching up takes ten times as long, and until then it refuses
 /// requests as made in the future.
@@ -87,11 +89,20 @@ pub async fn run(
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
                 }
-                Err(why) => tracing::info!(%why, "could not begin to lead yet"),
-            }
-            if *leadership.borrow() == now {
-                tokio::time::sleep(BEGIN_AGAIN).await;
-                continue;
+                Err(why) => {
+                    let pause = match &why {
+                        NotBegun::Unproposed(why) => {
+                            tracing::info!(%why, "could not begin to lead yet");
+                            BEGIN_AGAIN
+                        }
+                        NotBegun::Refused(refusal) => {
+                            tracing::error!(%refusal, "State refused the session's first command; not leading");
+                            REFUSED_AGAIN
+                        }
+                    };
+                    let _ = tokio::time::timeout(pause, leadership.changed()).await;
+                    continue;
+                }
             }
         }
         if leadership.changed().await.is_err() {
@@ -100,13 +111,22 @@ pub async fn run(
     }
 }
 
+/// Why a session did not begin.
+#[derive(Debug)]
+enum NotBegun {
+    /// Its first command was not applied, or nobody knows.
+    Unproposed(ProposeError),
+    /// State says no: what this replica would decide under this fence counts for nothing.
+    Refused(Refusal),
+}
+
 /// The first command of the term; when it is applied, State is as new as anything acknowledged.
 async fn begin(
     replica: &Replica,
     clocks: &Clocks,
     peers: &Peers,
     now: &Leadership,
-) -> Result<(Leader, mpsc::Receiver<Event>), ProposeError> {
+) -> Result<(Leader, mpsc::Receiver<Event>), NotBegun> {
     let begun = Instant::now();
     let identity = replica.identity();
     let members = replica.status().members;
@@ -132,9 +152,8 @@ async fn begin(
         epoch: identity.epoch,
     });
     let command = Command::new(at, op);
-    if let Err(refusal) = replica.propose(command.encode().into()).await?.reply {
-        tracing::error!(%refusal, "State refused the session's first command");
-    }
+    let proposed = replica.propose_in(now.term, command.encode().into()).await;
+    proposed.map_err(NotBegun::Unproposed)?.reply.map_err(NotBegun::Refused)?;
     let (epoch, clock_ms, hints) = replica
         .read(|machine| (machine.state.cluster().epoch, machine.state.clock().0, machine.hints.clone()));
     hints.collect(true);
@@ -431,6 +450,11 @@ impl Leader {
             }
             Landed::Worked(fate) => {
                 self.working = false;
+                // The next step at once, unless something stands in its way.
+                if matches!(fate, Ok(Ok(_))) {
+                    let next = self.session.replica.read(|machine| machine.state.next_work());
+                    self.advance(next);
+                }
                 self.complain("work", fate);
             }
         }
@@ -506,6 +530,14 @@ impl Leader {
         *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
     }
 
+    /// The next step of a work item, one at a time.
+    fn advance(&mut self, work: Option<WorkId>) {
+        if let Some(work) = work.filter(|_| !self.working) {
+            self.working = true;
+            self.fly(Op::AdvanceWork(work), Landed::Worked);
+        }
+    }
+
     /// Deadlines, work items and silent hosts.
     fn sweep(&mut self) {
         let now = Timestamp(self.session.clock.now_ms());
@@ -535,10 +567,7 @@ impl Leader {
             self.ticking = true;
             self.fly(Op::Tick, Landed::Ticked);
         }
-        if let Some(work) = work.filter(|_| !self.working) {
-            self.working = true;
-            self.fly(Op::AdvanceWork(work), Landed::Worked);
-        }
+        self.advance(work);
         for (host, since) in self.hosts.silent(live.into_iter()) {
             if !stopped && !self.silencing.contains(&host) {
                 self.silencing.push(host);
@@ -645,6 +674,29 @@ fn gauges(state: &State) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_that_state_refuses_does_not_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        let profile = replication::Profile::Fast;
+        let mut options =
+            replication::Options::new(dir.path(), "west", "127.0.0.1:1", "127.0.0.1:2", profile);
+        options.accept_slow_disk = true;
+        replication::init(&options).await.unwrap();
+        let replica = Replica::start(options).await.unwrap();
+        let (clocks, peers) = (Clocks::default(), Peers::default());
+        let mut leadership = replica.leadership();
+        let elected = tokio::time::timeout(Duration::from_secs(20), leadership.wait_for(|now| now.is_me));
+        let now = elected.await.expect("an election").unwrap().clone();
+        assert!(begin(&replica, &clocks, &peers, &now).await.is_ok());
+        // State knows a later session than the one that this replica believes in.
+        let later = StartSession { term: now.term + 1, leader: 1, ..StartSession::default() };
+        let command = Command::new(Timestamp(wall_ms()), Op::StartSession(later));
+        replica.propose(command.encode().into()).await.unwrap().reply.unwrap();
+        let begun = begin(&replica, &clocks, &peers, &now).await.map(drop);
+        assert!(matches!(begun, Err(NotBegun::Refused(_))), "{begun:?}");
+        replica.shutdown().await;
+    }
 
     #[test]
     fn a_command_carries_reports_up_to_a_size_and_at_least_one() {

@@ -70,10 +70,11 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Puts an operation through the log, stamped with State's time; returns what apply answered.
+    /// Puts an operation through the log of this session's term, stamped with State's time; returns what apply
+    /// answered.
     pub async fn propose(&self, op: Op, request: Option<Request>) -> Result<Reply, ProposeError> {
         let command = Command { request, ..Command::new(Timestamp(self.clock.now_ms()), op) };
-        Ok(self.replica.propose(command.encode().into()).await?.reply)
+        Ok(self.replica.propose_in(self.fence.term, command.encode().into()).await?.reply)
     }
 
     /// Seats an agent; `None` if the loop is over or overloaded.
