@@ -148,7 +148,7 @@ impl View {
             columns: self.columns.clone(),
             attributes: self.attributes.clone(),
             ranking: self.ranking.clone(),
-            draws: self.draws,
+            moves: self.moves,
             slots: self.slots.clone(),
             vacant: self.vacant.clone(),
             group_of: group.pending.iter().map(|&task| (task, group.config.hash)).collect(),
