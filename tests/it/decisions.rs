@@ -102,7 +102,12 @@ async fn production_comes_first_and_operators_decide() -> Result<()> {
     wait::until("the frozen cluster to say so", PATIENCE, async || {
         let why = say(&client, &["job", "why", &late_key])?;
         let summary = why["why"][0]["summary"].as_str().unwrap_or_default();
-        ensure!(summary.contains("frozen") && why["why"][0]["waiting"] == 6, "{why}");
+        ensure!(
+            summary.contains("frozen")
+                && why["why"][0]["nearest_miss"] == ""
+                && why["why"][0]["waiting"] == 6,
+            "{why}"
+        );
         Ok(())
     })
     .await?;

@@ -699,6 +699,26 @@ mod tests {
     }
 
     #[test]
+    fn vetoes_are_of_the_groups_that_wait_now() {
+        let group = |vetoes: &[(VetoKind, u32)]| GroupReport {
+            job: proto::JobId(1),
+            config: engine::ConfigHash([0; 32]),
+            placed: 0,
+            waiting: 1,
+            hosts: 20,
+            vetoes: vetoes.iter().copied().collect(),
+            reason: "because".into(),
+            cut_short: false,
+        };
+        let two = [group(&[(VetoKind::Cpu, 3), (VetoKind::Ram, 1)]), group(&[(VetoKind::Cpu, 4)])];
+        for _ in 0..2 {
+            let sums = vetoes(two.iter());
+            assert_eq!((sums[&VetoKind::Cpu], sums[&VetoKind::Ram], sums[&VetoKind::Limit]), (7, 1, 0));
+        }
+        assert!(vetoes(std::iter::empty()).values().all(|sum| *sum == 0), "what waited waits no more");
+    }
+
+    #[test]
     fn a_command_carries_reports_up_to_a_size_and_at_least_one() {
         let report = |bytes: usize| TaskReport { message: "x".repeat(bytes), ..TaskReport::default() };
         assert_eq!(fitting(&[]), 0);
