@@ -240,6 +240,7 @@ impl rpc::borealis_server::Borealis for Jobs {
             let by = ask.request.take();
             let by = asked(by, &ask)?;
             let job = self.key(ask.job.as_ref())?;
+            few(&ask.instances)?;
             let op = Op::KillTasks { job, instances: ask.instances, message: ask.message };
             let done = change(&session, op, by).await?;
             Ok(Response::new(KillTasksReply { tasks: done.tasks }))
@@ -325,6 +326,7 @@ impl rpc::borealis_server::Borealis for Jobs {
             led!(self, request, Change, restart_tasks => running, session, ask);
             let by = asked(ask.request.take(), &ask)?;
             let job = self.key(ask.job.as_ref())?;
+            few(&ask.instances)?;
             let op = Op::RestartTasks { job, instances: ask.instances, message: ask.message };
             let done = change(&session, op, by).await?;
             Ok(Response::new(RestartTasksReply { tasks: done.tasks }))
