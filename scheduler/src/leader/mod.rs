@@ -517,7 +517,8 @@ impl Leader {
             self.fly(Op::Preempt(preempt.clone()), move |fate| Landed::Preempted(preempt, fate));
         }
         metrics::histogram!(telemetry::ROUND_SECONDS).record(begun.elapsed().as_secs_f64());
-        if round.report.placed >= BUSY_ROUND {
+        let uncounted = round.report.groups.iter().any(|group| group.uncounted);
+        if round.report.placed >= BUSY_ROUND || uncounted {
             self.round_after = Instant::now() + ROUND_PACE;
             self.round_due = true;
         }
