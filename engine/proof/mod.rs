@@ -4,6 +4,7 @@
 mod golden;
 mod history;
 mod make;
+mod plan;
 mod records;
 mod requests;
 mod rounds;
