@@ -710,6 +710,7 @@ mod tests {
             vetoes: vetoes.iter().copied().collect(),
             reason: "because".into(),
             cut_short: false,
+            uncounted: false,
         };
         let two = [group(&[(VetoKind::Cpu, 3), (VetoKind::Ram, 1)]), group(&[(VetoKind::Cpu, 4)])];
         for _ in 0..2 {
