@@ -351,7 +351,7 @@ pub(crate) enum Cluster {
         #[command(flatten)]
         again: Again,
     },
-    /// Let decisions go on
+    /// Let decisions go on; it also releases the brake that stops replacement when many hosts fall silent
     Thaw {
         #[command(flatten)]
         again: Again,

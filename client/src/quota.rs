@@ -69,6 +69,7 @@ fn value(role: &QuotaView) -> Value {
         "role": role.role,
         "quota": role.quota.as_ref().map(|quota| amounts_json(read(Some(quota)))),
         "charged": amounts_json(read(role.charged.as_ref())),
+        "promised": amounts_json(read(role.promised.as_ref())),
         "production_dedicated": amounts_json(read(role.production_dedicated.as_ref())),
         "other": amounts_json(read(role.other.as_ref())),
     })
@@ -88,6 +89,7 @@ fn text(asked: &str, roles: &[QuotaView]) -> String {
         let accounts = [
             ("quota", role.quota.as_ref()),
             ("production", role.charged.as_ref()),
+            ("production, promised", role.promised.as_ref()),
             ("production, dedicated", role.production_dedicated.as_ref()),
             ("other", role.other.as_ref()),
         ];
@@ -120,14 +122,16 @@ mod tests {
             role: "www".into(),
             quota: some(8_000, 4_096),
             charged: some(1_500, 512),
+            promised: some(1_000, 256),
             other: some(250, 64),
             ..QuotaView::default()
         };
         expect_test::expect![[r#"
-            ROLE  ACCOUNT     CPU   RAM      DISK   GPU
-            www   quota       8.0   4.0 GiB  0 MiB  0
-            www   production  1.5   512 MiB  0 MiB  0
-            www   other       0.25  64 MiB   0 MiB  0
+            ROLE  ACCOUNT               CPU   RAM      DISK   GPU
+            www   quota                 8.0   4.0 GiB  0 MiB  0
+            www   production            1.5   512 MiB  0 MiB  0
+            www   production, promised  1.0   256 MiB  0 MiB  0
+            www   other                 0.25  64 MiB   0 MiB  0
         "#]]
         .assert_eq(&text("", &[role]));
     }

@@ -10,8 +10,9 @@ use proto::wire::{
     ActivateHostsReply, ActivateHostsRequest, AddInstancesReply, AddInstancesRequest, CreateJobReply,
     CreateJobRequest, DrainHostsReply, DrainHostsRequest, FreezeReply, FreezeRequest, GetJobReply,
     GetJobRequest, GetQuotaReply, GetQuotaRequest, JobSpec, KillTasksReply, KillTasksRequest, ListHostsReply,
-    ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, RestartTasksReply,
-    RestartTasksRequest, SetQuotaReply, SetQuotaRequest, TaskView, WhyPendingReply, WhyPendingRequest,
+    ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, QuotaView, Resources,
+    RestartTasksReply, RestartTasksRequest, SetQuotaReply, SetQuotaRequest, StatusCount, TaskView, Why,
+    WhyPendingReply, WhyPendingRequest,
 };
 use rpc::borealis_server::{Borealis, BorealisServer};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -23,9 +24,12 @@ const KEY: &str = "west/www-data/prod/web";
 struct Replica {
     address: SocketAddr,
     calls: Arc<Mutex<Vec<KillTasksRequest>>>,
+    changes: Changes,
     _runtime: tokio::runtime::Runtime,
 }
 
+/// The id and the body, in words, of each other change that was asked for.
+type Changes = Arc<Mutex<Vec<(String, String)>>>;
 type OnKill = Box<dyn Fn(usize) -> Result<KillTasksReply, Status> + Send + Sync>;
 type OnGet = Box<dyn Fn(usize) -> Result<GetJobReply, Status> + Send + Sync>;
 
@@ -34,6 +38,7 @@ struct Service {
     get: OnGet,
     gets: Mutex<usize>,
     calls: Arc<Mutex<Vec<KillTasksRequest>>>,
+    changes: Changes,
 }
 
 #[tonic::async_trait]
@@ -72,39 +77,91 @@ impl Borealis for Service {
     }
     async fn restart_tasks(
         &self,
-        _: Request<RestartTasksRequest>,
+        request: Request<RestartTasksRequest>,
     ) -> Result<Response<RestartTasksReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        let ask = request.into_inner();
+        self.change(ask.request, &[&ask.instances, &ask.message])?;
+        Ok(Response::new(RestartTasksReply { tasks: ask.instances.len() as u32 }))
     }
     async fn add_instances(
         &self,
-        _: Request<AddInstancesRequest>,
+        request: Request<AddInstancesRequest>,
     ) -> Result<Response<AddInstancesReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        let ask = request.into_inner();
+        self.change(ask.request, &[&ask.like, &ask.count])?;
+        Ok(Response::new(AddInstancesReply { tasks: ask.count }))
     }
-    async fn why_pending(&self, _: Request<WhyPendingRequest>) -> Result<Response<WhyPendingReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn why_pending(
+        &self,
+        request: Request<WhyPendingRequest>,
+    ) -> Result<Response<WhyPendingReply>, Status> {
+        let instances = request.into_inner().instances;
+        let waiting = instances.len() as u32;
+        let why = Why { instances, waiting, summary: "the cluster is frozen".into(), ..Why::default() };
+        Ok(Response::new(WhyPendingReply { whys: vec![why] }))
     }
-    async fn plan_job(&self, _: Request<PlanJobRequest>) -> Result<Response<PlanJobReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn plan_job(&self, request: Request<PlanJobRequest>) -> Result<Response<PlanJobReply>, Status> {
+        // The file's number of instances chooses the answer.
+        let spec = request.into_inner().spec.unwrap_or_default();
+        let reply =
+            PlanJobReply { feasible: spec.instances < 3, within_quota: true, ..PlanJobReply::default() };
+        Ok(Response::new(match spec.instances {
+            1 => PlanJobReply { exists: true, ..reply },
+            2 => PlanJobReply { would_place: 1, after_displacing: 1, displaced: 3, ..reply },
+            _ => PlanJobReply { would_place: 2, would_wait: 1, cut: true, ..reply },
+        }))
     }
-    async fn get_quota(&self, _: Request<GetQuotaRequest>) -> Result<Response<GetQuotaReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn get_quota(&self, request: Request<GetQuotaRequest>) -> Result<Response<GetQuotaReply>, Status> {
+        let role = request.into_inner().role;
+        let some = |cpu_milli| Some(Resources { cpu_milli, ..Resources::default() });
+        let view = QuotaView { role, quota: some(4000), promised: some(1500), ..QuotaView::default() };
+        Ok(Response::new(GetQuotaReply { roles: vec![view] }))
     }
-    async fn set_quota(&self, _: Request<SetQuotaRequest>) -> Result<Response<SetQuotaReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<SetQuotaReply>, Status> {
+        let ask = request.into_inner();
+        self.change(ask.request, &[&ask.role, &ask.increment])?;
+        Ok(Response::new(SetQuotaReply { quota: ask.quota }))
     }
-    async fn drain_hosts(&self, _: Request<DrainHostsRequest>) -> Result<Response<DrainHostsReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn drain_hosts(
+        &self,
+        request: Request<DrainHostsRequest>,
+    ) -> Result<Response<DrainHostsReply>, Status> {
+        let ask = request.into_inner();
+        self.change(ask.request, &[&ask.hosts, &ask.message])?;
+        Ok(Response::new(DrainHostsReply { tasks: 7 }))
     }
     async fn activate_hosts(
         &self,
-        _: Request<ActivateHostsRequest>,
+        request: Request<ActivateHostsRequest>,
     ) -> Result<Response<ActivateHostsReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        let ask = request.into_inner();
+        self.change(ask.request, &[&ask.hosts])?;
+        Ok(Response::new(ActivateHostsReply {}))
     }
-    async fn freeze(&self, _: Request<FreezeRequest>) -> Result<Response<FreezeReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+    async fn freeze(&self, request: Request<FreezeRequest>) -> Result<Response<FreezeReply>, Status> {
+        let ask = request.into_inner();
+        self.change(ask.request, &[&ask.frozen])?;
+        Ok(Response::new(FreezeReply {}))
+    }
+}
+
+impl Service {
+    /// Notes a change; the first one is answered with no leader, so that it comes again. Roles and hosts called
+    /// `nobody` are refused.
+    fn change(
+        &self,
+        request: Option<proto::wire::Request>,
+        body: &[&dyn std::fmt::Debug],
+    ) -> Result<(), Status> {
+        let mut changes = self.changes.lock().unwrap();
+        let body = body.iter().map(|part| format!("{part:?}")).collect::<Vec<_>>().join(" ");
+        let refused = body.contains("nobody");
+        changes.push((request.unwrap_or_default().id, body));
+        match changes.len() {
+            1 => Err(Status::unavailable("no leader is known")),
+            _ if refused => Err(Status::not_found("there is no nobody")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -113,12 +170,14 @@ impl Replica {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let service = Service { kill, get, gets: Mutex::default(), calls: calls.clone() };
+        let changes = Changes::default();
+        let (gets, called) = (Mutex::default(), calls.clone());
+        let service = Service { kill, get, gets, calls: called, changes: changes.clone() };
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder().add_service(BorealisServer::new(service));
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Replica { address, calls, _runtime: runtime }
+        Replica { address, calls, changes, _runtime: runtime }
     }
 
     fn killing(kill: impl Fn(usize) -> Result<KillTasksReply, Status> + Send + Sync + 'static) -> Self {
@@ -159,6 +218,12 @@ fn ended(child: &mut Child) -> i32 {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// An answer with these live tasks and no others.
+fn listing(tasks: Vec<TaskView>) -> GetJobReply {
+    let counts = tasks.iter().map(|task| StatusCount { status: task.status, tasks: 1 }).collect();
+    GetJobReply { tasks, counts, ..GetJobReply::default() }
 }
 
 /// An address where nothing listens.
@@ -296,6 +361,19 @@ fn wrong_words_have_exit_codes() {
         ("cluster init", 6),
         ("cluster init --addr a:1,b:2", 6),
         ("job list a/b/c/d", 6),
+        ("job restart a/b/c", 6),
+        ("job restart a/b/c/d/0-x", 6),
+        ("job add a/b/c/d 2", 6),
+        ("job add a/b/c/d/0,1 2", 6),
+        ("job why a/b/c", 6),
+        ("job plan /nonexistent/file.aurora", 3),
+        ("quota get www prod", 6),
+        ("quota set", 6),
+        ("quota increment www --cpus x", 6),
+        ("host drain", 6),
+        ("host activate", 6),
+        ("host status", 6),
+        ("cluster freeze now", 6),
         ("--help", 0),
         ("--version", 0),
     ] {
@@ -343,7 +421,7 @@ fn status_is_shown_for_people_and_machines() {
             ..TaskView::default()
         };
         let spec = JobSpec { instances: 1, ..JobSpec::default() };
-        Ok(GetJobReply { spec: Some(spec), tasks: vec![task], ..GetJobReply::default() })
+        Ok(GetJobReply { spec: Some(spec), ..listing(vec![task]) })
     });
     let (code, out, _) = run(&format!("job status {KEY} --addr {}", replica.address));
     assert_eq!(code, 0);
@@ -354,6 +432,65 @@ fn status_is_shown_for_people_and_machines() {
         (&value["tasks"][0]["status"], &value["tasks"][0]["task_id"]),
         (&"RUNNING".into(), &"task-17-5".into())
     );
+}
+
+#[test]
+fn changes_are_repeated_with_their_id_and_refusals_are_not() {
+    for (line, body, word) in [
+        (format!("job restart {KEY}/0,2-3 --message slow"), "[0, 2, 3] \"slow\"", "restarting 3 tasks"),
+        (format!("job add {KEY}/1 4"), "1 4", "added 4 instances like 1"),
+        ("quota set www --cpus 2".to_owned(), "\"www\" false", "role www has a quota of 2.0 cpu"),
+        ("quota increment www --cpus 2".to_owned(), "\"www\" true", "role www has a quota of"),
+        ("host drain h1 h2 --message disk".to_owned(), "[\"h1\", \"h2\"] \"disk\"", "7 tasks move away"),
+        ("host activate h1".to_owned(), "[\"h1\"]", "host h1 may get tasks again"),
+        ("cluster freeze".to_owned(), "true", "frozen"),
+        ("cluster thaw".to_owned(), "false", "thawed"),
+    ] {
+        let replica = Replica::killing(|_| Ok(KillTasksReply::default()));
+        let (code, out, err) =
+            run(&format!("{line} --request-id mine-1 --timeout 20s --addr {}", replica.address));
+        assert_eq!(code, 0, "{line}: {err}");
+        assert!(out.contains(word), "{line}: {out}");
+        let once = ("mine-1".to_owned(), body.to_owned());
+        assert_eq!(*replica.changes.lock().unwrap(), [once.clone(), once], "{line}");
+    }
+    for line in ["quota set nobody --cpus 1", "host drain nobody", "host activate nobody"] {
+        let replica = Replica::killing(|_| Ok(KillTasksReply::default()));
+        let (code, _, err) = run(&format!("{line} --timeout 20s --addr {}", replica.address));
+        assert_eq!(code, 10, "{line}: {err}");
+        assert!(err.contains("there is no nobody"), "{line}: {err}");
+        assert_eq!(replica.changes.lock().unwrap().len(), 2, "{line}: a refusal is not repeated");
+    }
+}
+
+#[test]
+fn questions_are_answered_for_people_and_machines() {
+    let replica = Replica::killing(|_| Ok(KillTasksReply::default()));
+    let address = replica.address;
+    let (code, out, err) = run(&format!("job why {KEY}/1,4 --addr {address}"));
+    assert_eq!((code, out.as_str()), (0, "2 instances wait (1,4):\n  the cluster is frozen\n"), "{err}");
+    let (code, out, err) = run(&format!("quota get www --json --addr {address}"));
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &value["roles"][0]["promised"]["cpu_milli"]), (0, &1500.into()), "{err}");
+    let (code, _, err) = run(&format!("host status h1 --addr {address}"));
+    assert!(code == 10 && err.contains("no host is called h1"), "{code}: {err}");
+}
+
+#[test]
+fn a_plan_ends_with_0_1_or_2() {
+    let replica = Replica::killing(|_| Ok(KillTasksReply::default()));
+    let dir = tempfile::tempdir().unwrap();
+    for (instances, want, word) in [
+        (1, 0, "nothing would change"),
+        (2, 1, "placed later  1 instance, once 3 tasks of others are displaced"),
+        (3, 2, "placed now    at least 2 instances"),
+    ] {
+        let file = dir.path().join(format!("{instances}.aurora"));
+        std::fs::write(&file, HELLO.replace("instances = 2", &format!("instances = {instances}"))).unwrap();
+        let (code, out, err) = run(&format!("job plan {} --addr {}", file.display(), replica.address));
+        assert_eq!(code, want, "{out}{err}");
+        assert!(out.contains(word), "{out}");
+    }
 }
 
 const HELLO: &str = r#"
@@ -373,7 +510,7 @@ fn a_job_is_created_from_a_file_and_waited_for() {
     let replica = Replica::getting(move |number| {
         use proto::wire::Status::{Pending, Running};
         let second = if number < 2 { task(1, Pending, "no host has 9 cpu") } else { task(1, Running, "") };
-        Ok(GetJobReply { tasks: vec![task(0, Running, ""), second], ..GetJobReply::default() })
+        Ok(listing(vec![task(0, Running, ""), second]))
     });
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hello.aurora");
@@ -416,7 +553,12 @@ fn a_job_that_fails_or_waits_too_long_is_no_success() {
                 message: message.into(),
                 ..TaskView::default()
             };
-            Ok(GetJobReply { tasks: vec![task(0), task(1)], ..GetJobReply::default() })
+            Ok(match status {
+                proto::wire::Status::Failed => {
+                    GetJobReply { ended: vec![task(0), task(1)], over: 2, ..GetJobReply::default() }
+                }
+                _ => listing(vec![task(0), task(1)]),
+            })
         });
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hello.aurora");

@@ -123,11 +123,6 @@ pub(crate) fn compare(attribute: &str, comparison: wire::Comparison, number: &st
     wire::Constraint { attribute: attribute.into(), rule: Some(wire::constraint::Rule::Compare(compare)) }
 }
 
-/// The most common one.
-pub(crate) fn at_least(attribute: &str, number: &str) -> wire::Constraint {
-    compare(attribute, wire::Comparison::AtLeast, number)
-}
-
 /// A constraint on the attribute alone.
 pub(crate) fn exists(attribute: &str, negated: bool) -> wire::Constraint {
     let rule = wire::constraint::Rule::Exists(wire::ExistsRule { negated });

@@ -5,6 +5,7 @@ mod book;
 mod golden;
 mod history;
 mod make;
+mod plan;
 mod records;
 mod recount;
 mod requests;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use proto::{HostId, TaskId};
 
-use super::make::{BEGIN, JobMaker, apply, cluster, host, identity};
+use super::make::{JobMaker, apply, cluster, host, identity};
 use crate::state::command::{Assign, Placement, Preempt, Report};
 use crate::state::laws;
 use crate::state::status::{Event, Replace, Verdict, step};

@@ -26,8 +26,9 @@ pub mod state;
 pub mod time;
 pub mod validate;
 
+pub use round::plan::Plan;
 pub use round::preempt::preemptions;
-pub use round::{Round, View, plan, round};
+pub use round::{Round, View, round};
 pub use state::command::{
     Applied, Assign, Change, Command, Done, Hint, Op, Placement, Preempt, Refusal, RefusalKind, Reply,
     Report, Request, StartSession,

@@ -60,6 +60,8 @@ pub const PROCESSES_MAX: usize = 200;
 pub const ORDERING_NAMES_MAX: usize = 2_000;
 /// Named ports of one task.
 pub const PORTS_PER_TASK_MAX: usize = 100;
+/// GPUs of one task.
+pub const GPUS_PER_TASK_MAX: u32 = 1_000;
 /// Constraints of one task.
 pub const CONSTRAINTS_MAX: usize = 50;
 /// Values of one constraint.

@@ -12,8 +12,8 @@ use proto::{BadField, wire};
 
 use crate::limits::{
     ATTRIBUTES_MAX, CMDLINE_BYTES_MAX, CONFIG_BYTES_MAX, CONSTRAINT_VALUES_MAX, CONSTRAINTS_MAX,
-    INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PARTITION_DELAY_MAX_MS, PORT_RANGES_MAX,
-    PORTS_PER_TASK_MAX, PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
+    GPUS_PER_TASK_MAX, INSTANCES_PER_JOB_MAX, METADATA_MAX, ORDERING_NAMES_MAX, PARTITION_DELAY_MAX_MS,
+    PORT_RANGES_MAX, PORTS_PER_TASK_MAX, PROCESSES_MAX, SPREADS_MAX, TEXT_BYTES_MAX, TOGETHER_MAX,
 };
 use crate::state::config::JobSpec;
 use crate::state::host::HostSpec;
@@ -90,6 +90,9 @@ fn check_task(task: &wire::TaskSpec) -> Checked {
     {
         ensure(amount > 0, field, || "must be above zero".to_owned())?;
     }
+    ensure(resources.gpus <= GPUS_PER_TASK_MAX, "gpu", || {
+        format!("is {}; a task has at most {GPUS_PER_TASK_MAX}", resources.gpus)
+    })?;
     ensure(task.ports.len() <= PORTS_PER_TASK_MAX, "ports", || {
         format!("are {}; a task has at most {PORTS_PER_TASK_MAX}", task.ports.len())
     })?;
@@ -381,6 +384,7 @@ mod tests {
             ("`tier` is \"gold\"", |_, c, _| c.tier = "gold".into()),
             ("`max_task_failures` is -2", |_, c, _| c.max_task_failures = -2),
             ("`resources` are missing", |_, _, t| t.resources = None),
+            ("`gpu` is 1001; a task has at most 1000", |_, _, t| t.resources.as_mut().unwrap().gpus = 1_001),
             ("`cpu` must be above zero", |_, _, t| t.resources.as_mut().unwrap().cpu_milli = 0),
             ("`ram` is 18446744073709551615, more than", |_, _, t| {
                 t.resources.as_mut().unwrap().ram_mib = u64::MAX

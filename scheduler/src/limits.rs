@@ -22,6 +22,12 @@ pub const REPORTS_BYTES_MAX: usize = 128 << 10;
 pub const REPORT_FIXED_BYTES: usize = 40;
 /// Bytes of one message from a user or an agent.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one answer to a user; what clients take, too.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of task configs in one frame to an agent, but for one config; the rest goes with the next frame.
+pub const CONFIGS_BYTES_MAX: usize = 1 << 20;
+/// Plans in the making at one time.
+pub const PLANS_MAX: usize = 2;
 /// Tasks in one answer about a job.
 pub const TASKS_PER_ANSWER_MAX: usize = 10_000;
 /// Roles in one answer.

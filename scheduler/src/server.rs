@@ -18,7 +18,7 @@ use crate::api::cluster::Operators;
 use crate::api::jobs::Jobs;
 use crate::clocks::Clocks;
 use crate::gateway::Gateway;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::limits::{ANSWER_BYTES_MAX, MESSAGE_BYTES_MAX};
 use crate::options::Options;
 use crate::peers::Peers;
 use crate::route::Route;
@@ -186,7 +186,7 @@ macro_rules! limited {
     ($($server:ident<$inner:ty>),+) => {$(
         impl Limited for $server<$inner> {
             fn limit(self) -> Self {
-                self.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+                self.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX)
             }
         }
     )+};

@@ -10,8 +10,8 @@ pub const ROUND_SECONDS: &str = "borealis_scheduler_round_seconds";
 pub const PLACEMENTS: &str = "borealis_scheduler_placements_total";
 /// Placements that apply refused because State had moved on.
 pub const PLACEMENTS_REFUSED: &str = "borealis_scheduler_placements_refused_total";
-/// On how many hosts a veto stood, by kind, summed over waiting groups and rounds.
-pub const VETOES: &str = "borealis_scheduler_vetoes_total";
+/// On how many hosts a veto stands now, by kind, summed over the groups that wait.
+pub const VETOES: &str = "borealis_scheduler_vetoes";
 /// Tasks that were to make room for others, by outcome.
 pub const PREEMPTIONS: &str = "borealis_scheduler_preemptions_total";
 /// Room that is kept on hosts for waiting tasks.
@@ -51,7 +51,7 @@ pub fn describe() {
     describe_histogram!(ROUND_SECONDS, Unit::Seconds, "Time to decide one scheduling round.");
     describe_counter!(PLACEMENTS, "Placements that were committed and accepted.");
     describe_counter!(PLACEMENTS_REFUSED, "Placements that apply refused because State had moved on.");
-    describe_counter!(VETOES, "Hosts that could not take a waiting task, by the kind of reason.");
+    describe_gauge!(VETOES, "Hosts that cannot take a waiting task now, by the kind of reason.");
     describe_counter!(PREEMPTIONS, "Tasks chosen to make room for others, by what became of it.");
     describe_gauge!(RESERVATIONS, "Waiting tasks for which room is kept on a host.");
     describe_gauge!(FROZEN, "1 while the cluster is frozen or held: nothing is placed, expired or replaced.");

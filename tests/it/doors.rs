@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use proto::wire;
 use rand::Rng as _;
 use tests::api::{Answer, request};
 use tests::client::{self, Ended};
@@ -74,6 +75,88 @@ async fn one_request_id_is_one_job_however_often_it_arrives() -> Result<()> {
         .jobs;
     ensure!(left.len() == 1, "refused requests left something behind: {left:?}");
     ensure!(cluster.all_running(&key, 2).await?.tasks.len() == 2);
+    cluster.must_live()?;
+    cluster.stop()
+}
+
+/// Makes a good job absurd.
+type Spoil = fn(&mut wire::JobSpec);
+
+fn config(spec: &mut wire::JobSpec) -> &mut wire::TaskConfig {
+    spec.config.as_mut().expect("a config")
+}
+
+fn task(spec: &mut wire::JobSpec) -> &mut wire::TaskSpec {
+    config(spec).task.as_mut().expect("a task")
+}
+
+fn resources(spec: &mut wire::JobSpec) -> &mut wire::Resources {
+    task(spec).resources.as_mut().expect("resources")
+}
+
+/// What is absurd, and a word that the refusal must have.
+const ABSURD: &[(&str, Spoil, &str)] = &[
+    ("no instances", |spec| spec.instances = 0, "instances"),
+    ("a thousand million instances", |spec| spec.instances = 1_000_000_000, "instances"),
+    ("all instances that a number can name", |spec| spec.instances = u32::MAX, "instances"),
+    ("no cpu", |spec| resources(spec).cpu_milli = 0, "cpu"),
+    ("all cpu that a number can name", |spec| resources(spec).cpu_milli = u64::MAX, "cpu"),
+    ("all ram that a number can name", |spec| resources(spec).ram_mib = u64::MAX, "ram"),
+    ("all disk that a number can name", |spec| resources(spec).disk_mib = u64::MAX, "disk"),
+    ("all gpus that a number can name", |spec| resources(spec).gpus = u32::MAX, "gpu"),
+    ("a million ports", |spec| task(spec).ports = (0..1_000_000).map(|n| format!("p{n}")).collect(), ""),
+    ("a thousand ports", |spec| task(spec).ports = (0..1_000).map(|n| format!("p{n}")).collect(), "ports"),
+    ("an empty role", |spec| config(spec).job.as_mut().expect("a key").role.clear(), "role"),
+    ("an empty name", |spec| config(spec).job.as_mut().expect("a key").name.clear(), "name"),
+    ("no key", |spec| config(spec).job = None, "job"),
+    ("another cluster", |spec| config(spec).job.as_mut().expect("a key").cluster = "east".into(), "east"),
+    ("no processes", |spec| task(spec).processes.clear(), "process"),
+    ("a tier that is none", |spec| config(spec).tier = "golden".into(), "tier"),
+    ("no tries", |spec| config(spec).max_task_failures = i32::MIN, "max_task_failures"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absurd_requests_are_refused_with_a_reason() -> Result<()> {
+    let mut cluster = Cluster::start(Setup { agents: 1, ..Setup::default() }).await?;
+    let key = cluster.key("absurd");
+    for (what, spoil, word) in ABSURD {
+        let mut spec = jobs::sleeper(&key, 1);
+        spoil(&mut spec);
+        let create = refusal(async || cluster.api(0).create_job(&request("test"), &spec).await).await;
+        let plan = refusal(async || cluster.api(1).plan_job(&spec).await).await;
+        for (code, why) in [create.context(*what)?, plan.context(*what)?] {
+            ensure!(
+                matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted),
+                "{what}: {code:?} {why}"
+            );
+            ensure!(!why.is_empty() && why.contains(word), "{what}: not a word of {word:?}: {why}");
+        }
+    }
+    // What is absurd only in what is asked of a job that lives.
+    cluster.create(&jobs::sleeper(&key, 1)).await?;
+    let million: Vec<u32> = (0..900_000).collect();
+    let most = |cpu_milli| wire::Resources { cpu_milli, ..wire::Resources::default() };
+    let all = wire::Resources { cpu_milli: u64::MAX, ram_mib: u64::MAX, disk_mib: u64::MAX, gpus: u32::MAX };
+    let (api, test) = (cluster.api(2), || request("test"));
+    for (what, (code, why), word) in [
+        (
+            "a kill of a million",
+            refusal(async || api.kill_tasks(&test(), &key, &million).await).await?,
+            "10000",
+        ),
+        ("a million questions", refusal(async || api.why_pending(&key, &million).await).await?, "10000"),
+        ("none more", refusal(async || api.add_instances(&test(), &key, 0).await).await?, "1 to"),
+        ("all more", refusal(async || api.add_instances(&test(), &key, u32::MAX).await).await?, "1 to"),
+        ("a quota of all", refusal(async || api.set_quota(&test(), "www", all).await).await?, "quota"),
+        ("quota of nobody", refusal(async || api.set_quota(&test(), "", most(1)).await).await?, "role"),
+    ] {
+        ensure!(matches!(code, Code::InvalidArgument | Code::ResourceExhausted), "{what}: {code:?} {why}");
+        ensure!(why.contains(word), "{what}: not a word of {word:?}: {why}");
+    }
+    let job = cluster.all_running(&key, 1).await?;
+    ensure!(job.counts.len() == 1 && job.over == 0, "{:?}, {} over", job.counts, job.over);
+    let left = wait::until("the list of jobs", PATIENCE, async || cluster.api(0).list_jobs().await.done());
+    ensure!(left.await?.jobs.len() == 1, "something absurd was created");
     cluster.must_live()?;
     cluster.stop()
 }

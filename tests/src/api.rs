@@ -145,9 +145,48 @@ impl Api {
         self.call(self.users().kill_tasks(message)).await
     }
 
+    /// Sets what a role's production tasks may take.
+    pub async fn set_quota(
+        &self,
+        request: &wire::Request,
+        role: &str,
+        quota: wire::Resources,
+    ) -> Answer<wire::SetQuotaReply> {
+        let message = wire::SetQuotaRequest {
+            request: Some(request.clone()),
+            role: role.into(),
+            quota: Some(quota),
+            increment: true,
+        };
+        self.call(self.users().set_quota(message)).await
+    }
+
+    /// More instances of a job, like its instance 0.
+    pub async fn add_instances(
+        &self,
+        request: &wire::Request,
+        job: &JobKey,
+        count: u32,
+    ) -> Answer<wire::AddInstancesReply> {
+        let job = Some(job.into());
+        let message = wire::AddInstancesRequest { request: Some(request.clone()), job, like: 0, count };
+        self.call(self.users().add_instances(message)).await
+    }
+
+    /// Why instances of a job wait.
+    pub async fn why_pending(&self, job: &JobKey, instances: &[u32]) -> Answer<wire::WhyPendingReply> {
+        let message = wire::WhyPendingRequest { job: Some(job.into()), instances: instances.to_vec() };
+        self.call(self.users().why_pending(message)).await
+    }
+
+    /// What creating a job would do.
+    pub async fn plan_job(&self, spec: &wire::JobSpec) -> Answer<wire::PlanJobReply> {
+        self.call(self.users().plan_job(wire::PlanJobRequest { spec: Some(spec.clone()) })).await
+    }
+
     /// A job and its tasks, linearizable.
     pub async fn get_job(&self, job: &JobKey) -> Answer<wire::GetJobReply> {
-        let message = wire::GetJobRequest { job: Some(job.into()), stale: false, config: false };
+        let message = wire::GetJobRequest { job: Some(job.into()), ..Default::default() };
         self.call(self.users().get_job(message)).await
     }
 

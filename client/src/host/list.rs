@@ -23,11 +23,11 @@ pub(crate) async fn hosts(connection: &Connection<'_>) -> Result<ListHostsReply,
     connection.ask(ask, async |mut api| api.list_hosts(ListHostsRequest {}).await).await
 }
 
-fn amounts(amounts: Option<&wire::Resources>) -> Resources {
+pub(super) fn amounts(amounts: Option<&wire::Resources>) -> Resources {
     amounts.and_then(|amounts| Resources::try_from(amounts).ok()).unwrap_or_default()
 }
 
-fn amounts_json(amounts: Resources) -> Value {
+pub(super) fn amounts_json(amounts: Resources) -> Value {
     json!({
         "cpu_milli": amounts.cpu_milli,
         "ram_mib": amounts.ram_mib,
@@ -52,6 +52,7 @@ fn host_json(host: &HostView) -> Value {
         "tasks": host.tasks,
         "free": amounts_json(amounts(host.free.as_ref())),
         "capacity": amounts_json(amounts(spec.capacity.as_ref())),
+        "unused": amounts_json(amounts(host.unused.as_ref())),
         "attributes": attributes,
         "version": spec.version,
     })

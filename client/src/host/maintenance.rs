@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::wire::{ActivateHostsRequest, DrainHostsRequest, HostMode, HostView};
 use serde_json::json;
 
-use super::list::{hosts, mode};
+use super::list::{amounts, amounts_json, hosts, mode};
 use crate::arguments::{Again, DrainFlags};
 use crate::connection::{Ask, Connection};
 use crate::error::{Error, Kind};
@@ -68,13 +68,16 @@ pub(crate) async fn run_status(context: &Context<'_>, names: &[String]) -> Resul
     let named = named(&connection, names).await?;
     let rows: Vec<Vec<String>> = named
         .iter()
-        .map(|host| vec![clean(name(host)), mode(host).to_owned(), host.tasks.to_string()])
+        .map(|host| {
+            let lent = amounts(host.unused.as_ref()).to_string();
+            vec![clean(name(host)), mode(host).to_owned(), host.tasks.to_string(), lent]
+        })
         .collect();
     let value: Vec<_> = named
         .iter()
-        .map(|host| json!({ "name": name(host), "mode": mode(host), "tasks": host.tasks }))
+        .map(|host| json!({ "name": name(host), "mode": mode(host), "tasks": host.tasks, "unused": amounts_json(amounts(host.unused.as_ref())) }))
         .collect();
-    context.output.answer(&table(&["HOST", "MODE", "TASKS"], &rows), &json!({ "hosts": value }))
+    context.output.answer(&table(&["HOST", "MODE", "TASKS", "LENT"], &rows), &json!({ "hosts": value }))
 }
 
 fn name(host: &HostView) -> &str {

@@ -6,7 +6,7 @@ use proto::JobKey;
 use proto::wire::KillTasksRequest;
 use serde_json::json;
 
-use super::progress::get;
+use super::progress::get_some;
 use crate::arguments::KillFlags;
 use crate::connection::{Ask, Connection};
 use crate::error::{Error, Kind};
@@ -69,7 +69,7 @@ async fn kill_tasks(context: &Context<'_>, selection: &Selection, kill: &KillFla
 
 /// Ids of the live tasks that are meant. A job that is not there has none.
 async fn live(connection: &Connection<'_>, job: &JobKey, instances: &[u32]) -> Result<Vec<u64>, Error> {
-    let reply = match get(connection, job, false, false).await {
+    let reply = match get_some(connection, job, instances).await {
         Ok(reply) => reply,
         Err(error) if error.kind == Kind::Refused => return Ok(Vec::new()),
         Err(error) => return Err(error),

@@ -11,6 +11,9 @@ use crate::error::{Error, Kind};
 use crate::table::{clean, count};
 use crate::{Context, TIMEOUT, duration};
 
+/// Victims that people are shown.
+const VICTIMS_SHOWN_MAX: usize = 20;
+
 /// Asks what the job would do; nothing changes.
 pub(crate) async fn run(context: &Context<'_>, plan: &JobPlan) -> Result<(), Error> {
     let job = choose(context, plan, &plan.bind)?;
@@ -57,21 +60,38 @@ fn text(key: &JobKey, reply: &PlanJobReply) -> String {
     let mut text = match reply.exists {
         false => format!("{key}: would be created\n"),
         true => format!(
-            "{key}: exists otherwise; it would have to be killed first\n  it has        {}\n",
-            reply.changes.iter().map(|change| clean(change)).collect::<Vec<_>>().join(", ")
+            "{key}: exists otherwise; it would have to be killed first\n{}",
+            reply
+                .changes
+                .iter()
+                .map(|change| format!("  it has        {}\n", clean(change)))
+                .collect::<String>()
         ),
     };
+    let least = if reply.cut { "at least " } else { "" };
     let placed = count(reply.would_place as usize, "instance");
-    text.push_str(&format!("  placed now    {placed}\n"));
+    text.push_str(&format!("  placed now    {least}{placed}\n"));
+    if reply.displaced > 0 {
+        let placed = count(reply.after_displacing as usize, "instance");
+        let victims = count(reply.displaced as usize, "task");
+        text.push_str(&format!("  placed later  {least}{placed}, once {victims} of others are displaced\n"));
+    }
     if !reply.quota.is_empty() {
         text.push_str(&format!("  quota         {}\n", clean(&reply.quota)));
     }
-    if let Some(reason) = &reply.why {
+    if let Some(reason) = reply.why.as_ref().filter(|why| why.waiting > 0) {
         text.push_str(&why::text(reason, duration::now_ms()));
     }
-    for victim in &reply.victims {
+    if reply.cut {
+        text.push_str("  not all was tried: it took too long; more may find a place\n");
+    }
+    for victim in reply.victims.iter().take(VICTIMS_SHOWN_MAX) {
         let instance = format!("instance {} on {}", victim.instance, clean(&victim.host));
         text.push_str(&format!("  displaced     {} ({instance})\n", proto::TaskId(victim.task_id)));
+    }
+    let more = (reply.displaced as usize).saturating_sub(reply.victims.len().min(VICTIMS_SHOWN_MAX));
+    if more > 0 {
+        text.push_str(&format!("  displaced     {more} more\n"));
     }
     text
 }
@@ -84,6 +104,9 @@ fn value(key: &JobKey, reply: &PlanJobReply) -> Value {
         "feasible": reply.feasible,
         "would_place": reply.would_place,
         "would_wait": reply.would_wait,
+        "after_displacing": reply.after_displacing,
+        "displaced": reply.displaced,
+        "cut": reply.cut,
         "why": reply.why.as_ref().map(why::value),
         "quota": reply.quota,
         "within_quota": reply.within_quota,

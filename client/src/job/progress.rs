@@ -1,6 +1,6 @@
 //! How far a job is: from its tasks, live and ended, what became of each instance. Pure, but for [`watch`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::wire::{GetJobReply, GetJobRequest, Status, TaskView};
@@ -43,26 +43,46 @@ pub(crate) struct Progress {
 impl Progress {
     /// Reads it from an answer about `wanted` instances.
     pub(crate) fn of(reply: &GetJobReply, wanted: u32) -> Self {
-        // The newest attempt of each instance: live ones first, then ended ones, which come newest first.
+        let instances = reply.spec.as_ref().map_or(0, |spec| spec.instances).max(wanted);
+        let mut progress = Progress { wanted: instances as usize, ..Progress::default() };
+        for count in &reply.counts {
+            *progress.counts.entry(count.status().as_str_name()).or_default() += count.tasks as usize;
+            if count.status() == Status::Running {
+                progress.settled += count.tasks as usize;
+            }
+        }
+        let live: usize = progress.counts.values().sum();
+        // The answer lists so many tasks only, by instance: of an instance behind them it does not say whether it lives.
+        let listed = match reply.tasks.last() {
+            Some(last) if reply.tasks.len() < live => last.instance + 1,
+            _ => instances,
+        };
+        let living: BTreeSet<u32> = reply.tasks.iter().map(|task| task.instance).collect();
+        // The newest attempt of each instance that is over; they come newest first.
         let mut newest: BTreeMap<u32, &TaskView> = BTreeMap::new();
-        for task in reply.tasks.iter().chain(&reply.ended) {
+        for task in reply.ended.iter().filter(|task| !living.contains(&task.instance)) {
             newest.entry(task.instance).or_insert(task);
         }
-        let mut progress = Progress { wanted: wanted as usize, ..Progress::default() };
-        for (&instance, task) in newest.range(..wanted) {
-            let status = task.status();
-            *progress.counts.entry(status.as_str_name()).or_default() += 1;
-            let failed = is_terminal(status) && status != Status::Finished;
-            if failed {
+        let mut known = 0;
+        for (&instance, task) in newest.range(..listed) {
+            *progress.counts.entry(task.status().as_str_name()).or_default() += 1;
+            known += 1;
+            if task.status() != Status::Finished {
                 progress.failed.push(instance);
+                if !task.message.is_empty() {
+                    progress.reasons.entry(clean(&task.message)).or_default().push(instance);
+                }
             }
-            if is_terminal(status) || status == Status::Running {
-                progress.settled += 1;
-            }
-            let waits = matches!(status, Status::Pending | Status::Throttled);
-            if (failed || waits) && !task.message.is_empty() {
-                progress.reasons.entry(clean(&task.message)).or_default().push(instance);
-            }
+        }
+        // Only the newest of those that ended are remembered one by one.
+        let forgotten = (reply.over as usize).saturating_sub(known);
+        if forgotten > 0 {
+            progress.counts.insert("ENDED", forgotten);
+        }
+        progress.settled += known.max(reply.over as usize);
+        let waits = |task: &&TaskView| matches!(task.status(), Status::Pending | Status::Throttled);
+        for task in reply.tasks.iter().filter(waits).filter(|task| !task.message.is_empty()) {
+            progress.reasons.entry(clean(&task.message)).or_default().push(task.instance);
         }
         progress
     }
@@ -110,7 +130,26 @@ pub(crate) async fn get(
     stale: bool,
     config: bool,
 ) -> Result<GetJobReply, Error> {
-    let request = GetJobRequest { job: Some(key.into()), stale, config };
+    let request = GetJobRequest { job: Some(key.into()), stale, config, instances: Vec::new() };
+    ask(connection, key, request).await
+}
+
+/// Asks for the tasks of some instances only; none named = all.
+pub(crate) async fn get_some(
+    connection: &Connection<'_>,
+    key: &JobKey,
+    instances: &[u32],
+) -> Result<GetJobReply, Error> {
+    let request =
+        GetJobRequest { job: Some(key.into()), instances: instances.to_vec(), ..GetJobRequest::default() };
+    ask(connection, key, request).await
+}
+
+async fn ask(
+    connection: &Connection<'_>,
+    key: &JobKey,
+    request: GetJobRequest,
+) -> Result<GetJobReply, Error> {
     let doing = format!("reading {key}");
     connection
         .ask(Ask { doing: &doing, request_id: None }, async |mut api| api.get_job(request.clone()).await)
@@ -175,6 +214,7 @@ pub(crate) fn task_json(task: &TaskView) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::wire::StatusCount;
 
     fn task(instance: u32, status: Status, message: &str) -> TaskView {
         TaskView { instance, status: status.into(), message: message.into(), ..TaskView::default() }
@@ -198,14 +238,39 @@ mod tests {
             (3, &[(0, Starting, "")], &[], "1 STARTING, 2 not yet made", false, &[]),
             (1, &[], &[(0, Failed, "exit 1"), (0, Finished, "")], "1 FAILED (0: exit 1)", true, &[0]),
             (2, &[(1, Running, "")], &[(0, Finished, "")], "1 FINISHED, 1 RUNNING", true, &[]),
-            (1, &[(0, Running, ""), (7, Running, "")], &[], "1 RUNNING", true, &[]),
+            (1, &[(0, Running, ""), (7, Running, "")], &[], "2 RUNNING", true, &[]),
         ];
         for (wanted, live, ended, words, settled, failed) in cases {
             let views = |tasks: Tasks<'_>| tasks.iter().map(|&(i, s, m)| task(i, s, m)).collect();
-            let reply = GetJobReply { tasks: views(live), ended: views(ended), ..GetJobReply::default() };
+            let counts = live.iter().map(|&(_, s, _)| StatusCount { status: s.into(), tasks: 1 }).collect();
+            let (tasks, ended) = (views(live), views(ended));
+            let reply = GetJobReply { tasks, ended, counts, ..GetJobReply::default() };
             let progress = Progress::of(&reply, wanted);
             assert_eq!(progress.words(), words);
             assert_eq!((progress.is_settled(), &progress.failed[..]), (settled, failed), "{words}");
         }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_counted() {
+        let counts = |counts: &[(Status, u32)]| -> Vec<StatusCount> {
+            counts.iter().map(|&(status, tasks)| StatusCount { status: status.into(), tasks }).collect()
+        };
+        // A batch job of 150, of whose ended tasks 100 are remembered.
+        let ended: Vec<TaskView> = (50..150).rev().map(|n| task(n, Status::Finished, "")).collect();
+        let reply = GetJobReply { ended: ended.clone(), over: 150, ..GetJobReply::default() };
+        let progress = Progress::of(&reply, 150);
+        assert_eq!((progress.words().as_str(), progress.is_settled()), ("50 ENDED, 100 FINISHED", true));
+        let reply = GetJobReply { over: 149, counts: counts(&[(Status::Starting, 1)]), ..reply };
+        assert!(!Progress::of(&reply, 150).is_settled(), "one still starts");
+
+        // A service of 12,000, of which 10,000 are listed. Whether instance 11,000 lives is not known from the list.
+        let tasks: Vec<TaskView> = (0..10_000).map(|n| task(n, Status::Running, "")).collect();
+        let ended = vec![task(11_000, Status::Failed, "once")];
+        let counts = counts(&[(Status::Running, 12_000)]);
+        let reply = GetJobReply { tasks, ended, counts, ..GetJobReply::default() };
+        let progress = Progress::of(&reply, 12_000);
+        assert_eq!((progress.words().as_str(), progress.is_settled()), ("12000 RUNNING", true));
+        assert!(progress.failed.is_empty());
     }
 }

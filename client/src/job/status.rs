@@ -35,8 +35,15 @@ fn value(key: &JobKey, reply: &GetJobReply) -> Value {
         "service": is_service(reply),
         "tasks": reply.tasks.iter().map(task_json).collect::<Vec<_>>(),
         "ended": reply.ended.iter().map(task_json).collect::<Vec<_>>(),
+        "counts": progress_counts(reply),
+        "over": reply.over,
         "age_ms": reply.age_ms,
     })
+}
+
+fn progress_counts(reply: &GetJobReply) -> Value {
+    let counts = reply.counts.iter().map(|count| (count.status().as_str_name(), count.tasks));
+    json!(counts.collect::<std::collections::BTreeMap<_, _>>())
 }
 
 fn text(key: &JobKey, reply: &GetJobReply, stale: bool, now_ms: u64) -> String {
@@ -47,6 +54,10 @@ fn text(key: &JobKey, reply: &GetJobReply, stale: bool, now_ms: u64) -> String {
     let mut text = format!("{key}: {kind}, {}: {counts}\n", count(wanted(reply) as usize, "instance"));
     if stale {
         text.push_str(&format!("one replica's word, at most {} old\n", duration::age(0, reply.age_ms + 999)));
+    }
+    let live: usize = reply.counts.iter().map(|count| count.tasks as usize).sum();
+    if reply.tasks.len() < live {
+        text.push_str(&format!("of {live} live tasks the first {} are shown\n", reply.tasks.len()));
     }
     if !reply.tasks.is_empty() {
         text.push('\n');
@@ -92,7 +103,7 @@ fn dash(text: &str) -> String {
 mod tests {
     use super::*;
     use expect_test::expect;
-    use proto::wire::{JobSpec, NamedPort, Status, TaskConfig};
+    use proto::wire::{JobSpec, NamedPort, Status, StatusCount, TaskConfig};
 
     fn sample() -> GetJobReply {
         let task = |counter: u64, instance, status: Status, since_ms, host: &str, message: &str| TaskView {
@@ -118,7 +129,10 @@ mod tests {
                 task(10, 1, Status::Pending, 181_000, "", "no host has 64 cpu; the nearest has 2.0 free"),
             ],
             ended: vec![task(3, 0, Status::Failed, 500, "agent-2", "process `web` ended\nwith 1")],
-            age_ms: 0,
+            counts: [Status::Running, Status::Pending]
+                .map(|status| StatusCount { status: status.into(), tasks: 1 })
+                .into(),
+            ..GetJobReply::default()
         }
     }
 

@@ -13,6 +13,7 @@ mod bits;
 mod order;
 mod pages;
 mod place;
+pub mod plan;
 pub mod preempt;
 mod ranking;
 pub mod veto;
@@ -27,7 +28,7 @@ use proto::{JobId, TaskId};
 
 use crate::limits::PLACEMENTS_PER_ROUND_MAX;
 use crate::state::command::Assign;
-use crate::state::config::{ConfigHash, JobSpec};
+use crate::state::config::ConfigHash;
 pub use order::dominant_share;
 pub use veto::{Veto, VetoKind};
 use view::Group;
@@ -82,6 +83,8 @@ pub struct GroupReport {
     pub reason: String,
     /// The round had placed all that one round may: the rest is tried in the next.
     pub cut_short: bool,
+    /// The round had counted all that one round may: the reasons are older, and are counted in one of the next.
+    pub uncounted: bool,
 }
 
 impl GroupReport {
@@ -96,30 +99,16 @@ impl GroupReport {
             vetoes: BTreeMap::new(),
             reason: String::new(),
             cut_short: false,
+            uncounted: false,
         }
     }
 }
 
 /// Decides for at most `budget` tasks.
 pub fn round(view: &View, budget: usize) -> Round {
-    among(view, view.groups.values(), budget)
-}
-
-fn among<'a>(view: &'a View, groups: impl Iterator<Item = &'a Group>, budget: usize) -> Round {
-    let budget = budget.min(PLACEMENTS_PER_ROUND_MAX);
+    let groups = view.groups.values();
     match view.stopped {
         Some(why) => place::nothing(groups, why),
-        None => place::Placing::new(view).run(groups, budget),
-    }
-}
-
-/// What would become of a job that is not in State, if nothing else were pending: nothing changes.
-pub fn plan(view: &View, spec: &JobSpec) -> GroupReport {
-    let pending: BTreeSet<TaskId> = (1..=u64::from(spec.instances)).map(TaskId).collect();
-    let group = Group::alone(spec.config.clone(), pending);
-    let mut found = among(view, std::iter::once(&group), PLACEMENTS_PER_ROUND_MAX).report.groups;
-    match found.pop() {
-        Some(report) => Arc::unwrap_or_clone(report),
-        None => unreachable!("a round reports of each group"),
+        None => place::Placing::new(view).run(groups, budget.min(PLACEMENTS_PER_ROUND_MAX)),
     }
 }

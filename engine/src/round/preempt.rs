@@ -4,6 +4,7 @@
 //! group for which too few were found is not looked at again before something has changed, and then after the others.
 //! Tasks that are placed together displace nobody.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::state::command::Preempt;
 use crate::state::config::{TaskConfig, Tier};
 use crate::state::host::{Going, Host};
 use crate::state::job::Job;
-use crate::state::preempt::{fits_once_gone, may_displace};
+use crate::state::preempt::{fits_once_gone, is_leaving, may_displace};
+use crate::state::status::Status;
 use crate::state::task::Task;
 use crate::time::Timestamp;
 
@@ -87,8 +89,14 @@ pub fn displaced_by(view: &View, state: &State, config: &Arc<TaskConfig>, tasks:
 }
 
 /// What was looked at in one round.
-struct Search<'a> {
+pub(super) struct Search<'a> {
     state: &'a State,
+    /// Hosts as a plan has them, if the search is for one.
+    planned: Option<&'a BTreeMap<HostId, Host>>,
+    /// Hosts on which nothing was found.
+    pub(super) fruitless: BTreeSet<HostId>,
+    /// Not all that might be displaced was looked at.
+    pub(super) cut: bool,
     /// Each host makes room for one task in a round: the next round sees what is left.
     busy: BTreeSet<HostId>,
     /// The tasks of a host, those that are displaced first before.
@@ -98,14 +106,53 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(state: &'a State) -> Self {
-        Search { state, busy: BTreeSet::new(), tasks: BTreeMap::new(), tasks_left: TASKS_LOOKED_AT }
+        Search {
+            state,
+            planned: None,
+            fruitless: BTreeSet::new(),
+            cut: false,
+            busy: BTreeSet::new(),
+            tasks: BTreeMap::new(),
+            tasks_left: TASKS_LOOKED_AT,
+        }
+    }
+
+    /// For a plan, in which some hosts are other than State has them, and some need not be looked at again.
+    pub(super) fn planned(
+        state: &'a State,
+        hosts: &'a BTreeMap<HostId, Host>,
+        fruitless: &BTreeSet<HostId>,
+    ) -> Self {
+        Search { planned: Some(hosts), busy: fruitless.clone(), ..Search::new(state) }
+    }
+
+    /// A host as State has it; for a plan with what is on its way there.
+    fn as_seen(&self, view: &View, host: &'a Host) -> Cow<'a, Host> {
+        let Some(planned) = self.planned else { return Cow::Borrowed(host) };
+        let mut host = planned.get(&host.id()).unwrap_or(host).clone();
+        // What State has taken in meanwhile is among the host's tasks; it does not know those of the plan.
+        let flies = |task: &TaskId| self.state.task(*task).is_none_or(|task| task.status == Status::Pending);
+        for (_, config, ports) in view.flights_to(host.id()).filter(|(task, ..)| flies(task)) {
+            host.used = host.used.plus(config.demand);
+            if config.is_revocable() {
+                host.revocable = host.revocable.plus(config.demand);
+            }
+            host.ports.extend(ports);
+        }
+        Cow::Owned(host)
     }
 
     /// Up to `wanted` sets of victims, each on a host of its own, the cheapest first.
-    fn sets(&mut self, view: &View, group: &Group, wanted: usize) -> Vec<(HostId, Vec<TaskId>)> {
+    pub(super) fn sets(&mut self, view: &View, group: &Group, wanted: usize) -> Vec<(HostId, Vec<TaskId>)> {
         let (state, config) = (self.state, &*group.config);
         let mut found: Vec<(Cost, HostId, Vec<TaskId>)> = Vec::new();
-        let mut limits = Limits::new(state, config);
+        let job = state.job(&config.job).filter(|_| self.planned.is_none());
+        let mut limits = Limits { config, job, more: BTreeMap::new() };
+        if self.planned.is_some() {
+            for (host, tasks) in view.flights_of(group.job) {
+                (0..tasks).filter_map(|_| state.host(host)).for_each(|host| limits.add(host));
+            }
+        }
         // What was displaced for the group before is not placed yet, and counts.
         for (_, slot) in view.kept_for(group) {
             view.columns.ids[slot]
@@ -118,11 +165,16 @@ impl<'a> Search<'a> {
                 break;
             }
             let Some(host) = state.host(id).filter(|host| host.is_open() && limits.allow(host)) else {
+                self.fruitless.insert(id);
                 continue;
             };
-            let tasks = self.tasks_of(host);
-            if let Some((cost, victims)) = victims(config, host, tasks) {
-                found.push((cost, id, victims));
+            let flying =
+                if self.planned.is_none() { view.flying_to(state, id) } else { Resources::default() };
+            let host = self.as_seen(view, host);
+            let tasks = self.tasks_of(&host);
+            match victims(config, &host, flying, tasks) {
+                Some((cost, victims)) => found.push((cost, id, victims)),
+                None => drop(self.fruitless.insert(id)),
             }
         }
         found.sort();
@@ -140,13 +192,14 @@ impl<'a> Search<'a> {
     }
 
     /// Hosts that may hold one task if others were gone.
-    fn candidates(&self, view: &View, group: &Group) -> Vec<HostId> {
+    fn candidates(&mut self, view: &View, group: &Group) -> Vec<HostId> {
         let (config, columns) = (&group.config, &view.columns);
         let able = able(view, group);
         let fits = |slot: usize, more: Resources| {
             able.has(slot) && config.demand.fits_in(&columns.free_for(slot, config).plus(more))
         };
-        let idle = |id: &HostId| !self.busy.contains(id);
+        let busy = &self.busy;
+        let idle = |id: &HostId| !busy.contains(id);
         if config.is_production() {
             // The emptiest first: they lack least.
             let slots = view.ranking.entries().rev().map(|(_, slot)| slot as usize);
@@ -158,6 +211,8 @@ impl<'a> Search<'a> {
         let mut jobs: Vec<&Job> =
             self.state.jobs(role, None).filter(|job| job.counts().total() > 0).collect();
         jobs.sort_by_key(|job| job.config().priority);
+        let all: usize = jobs.iter().map(|job| job.counts().total() as usize).sum();
+        self.cut |= all > TASKS_LOOKED_AT;
         let tasks = jobs.into_iter().flat_map(|job| self.state.tasks_of(job));
         let tasks = tasks.take(TASKS_LOOKED_AT).filter(|task| may_displace(config, task));
         let mut hosts = Vec::new();
@@ -174,7 +229,7 @@ impl<'a> Search<'a> {
         hosts
     }
 
-    fn tasks_of(&mut self, host: &'a Host) -> &[&'a Task] {
+    fn tasks_of(&mut self, host: &Host) -> &[&'a Task] {
         let state = self.state;
         let left = &mut self.tasks_left;
         self.tasks.entry(host.id()).or_insert_with(|| {
@@ -199,10 +254,6 @@ struct Limits<'a> {
 }
 
 impl<'a> Limits<'a> {
-    fn new(state: &'a State, config: &'a TaskConfig) -> Self {
-        Limits { config, job: state.job(&config.job), more: BTreeMap::new() }
-    }
-
     fn allow(&self, host: &'a Host) -> bool {
         self.config.limits().all(|(attribute, limit)| {
             let mut values = host.record.spec.values(attribute).peekable();
@@ -224,9 +275,20 @@ impl<'a> Limits<'a> {
 }
 
 /// The cheapest victims on one host, of its tasks in their `order`; `None` when not even all would do.
-fn victims(config: &TaskConfig, host: &Host, tasks: &[&Task]) -> Option<(Cost, Vec<TaskId>)> {
+/// `flying` is on its way to the host, and takes its room as what is kept does.
+fn victims(
+    config: &TaskConfig,
+    host: &Host,
+    flying: Resources,
+    tasks: &[&Task],
+) -> Option<(Cost, Vec<TaskId>)> {
     let all: Vec<&Task> = tasks.iter().copied().filter(|victim| may_displace(config, victim)).collect();
-    let need = Need { config, host };
+    let (mut leaving, mut leaving_ports) = (Going::default(), BTreeSet::new());
+    for task in tasks.iter().filter(|task| is_leaving(task)) {
+        leaving = leaving.with(&task.config);
+        leaving_ports.extend(task.port_numbers());
+    }
+    let need = Need { config, host, kept: host.reserved.plus(flying), leaving, leaving_ports };
     if all.is_empty() || need.is_met_without(&[]) {
         return None;
     }
@@ -253,30 +315,37 @@ fn cost(victims: &[&Task]) -> Cost {
 struct Need<'a> {
     config: &'a TaskConfig,
     host: &'a Host,
+    /// What of the host is not to be had, though no task has it yet.
+    kept: Resources,
+    /// What goes anyway.
+    leaving: Going,
+    leaving_ports: BTreeSet<u16>,
 }
 
 impl Need<'_> {
     fn is_met(&self, going: Going, ports: &BTreeSet<u16>) -> bool {
-        fits_once_gone(self.host, self.config, going, ports)
+        fits_once_gone(self.host, self.config, self.kept, going, ports)
     }
 
     fn is_met_without(&self, gone: &[&Task]) -> bool {
-        let going = gone.iter().fold(Going::default(), |going, task| going.with(&task.config));
-        self.is_met(going, &gone.iter().flat_map(|task| task.port_numbers()).collect())
+        let going = gone.iter().fold(self.leaving, |going, task| going.with(&task.config));
+        let mut ports = self.leaving_ports.clone();
+        ports.extend(gone.iter().flat_map(|task| task.port_numbers()));
+        self.is_met(going, &ports)
     }
 
     /// How much of what lacks a task would give, in thousandths of the demand.
     fn help_of(&self, task: &Task) -> u64 {
         let lacks = |going: Going| {
-            let room = self.host.room_without(self.config.is_revocable(), self.host.reserved, going);
+            let room = self.host.room_without(self.config.is_revocable(), self.kept, going);
             shortage(self.config.demand, room).0
         };
-        lacks(Going::default()).saturating_sub(lacks(Going::default().with(&task.config)))
+        lacks(self.leaving).saturating_sub(lacks(self.leaving.with(&task.config)))
     }
 
     /// Takes tasks in the given order until they do, then spares whoever can be, the dearest first.
     fn set<'t>(&self, tasks: &[&'t Task]) -> Option<Vec<&'t Task>> {
-        let (mut going, mut ports, mut taken) = (Going::default(), BTreeSet::new(), Vec::new());
+        let (mut going, mut ports, mut taken) = (self.leaving, self.leaving_ports.clone(), Vec::new());
         for task in tasks.iter().take(VICTIMS_MAX) {
             if self.is_met(going, &ports) {
                 break;

@@ -147,6 +147,44 @@ impl View {
         view
     }
 
+    /// The hosts as they are, with one pending group and no other.
+    pub(super) fn alone(&self, group: Group) -> View {
+        View {
+            columns: self.columns.clone(),
+            attributes: self.attributes.clone(),
+            ranking: self.ranking.clone(),
+            moves: self.moves,
+            slots: self.slots.clone(),
+            vacant: self.vacant.clone(),
+            group_of: group.pending.iter().map(|&task| (task, group.config.hash)).collect(),
+            groups: BTreeMap::from([(group.config.hash, group)]),
+            in_flight: self.in_flight.clone(),
+            in_flight_on: self.in_flight_on.clone(),
+            places: BTreeMap::new(),
+            flights_of: BTreeMap::new(),
+            reserved: self.reserved.clone(),
+            reserved_on: self.reserved_on.clone(),
+            used: BTreeMap::new(),
+            flying: BTreeMap::new(),
+            capacity: self.capacity,
+            improvements: self.improvements.clone(),
+            stopped: self.stopped,
+            version: self.version,
+        }
+    }
+
+    /// Placements in flight to a host: of which task and config, and all ports.
+    pub(super) fn flights_to(&self, host: HostId) -> impl Iterator<Item = (TaskId, &TaskConfig, &[u16])> {
+        let tasks = self.in_flight_on.get(&host).into_iter().flatten();
+        let flights = tasks.filter_map(|&task| Some((task, self.in_flight.get(&task)?)));
+        flights.map(|(task, flight)| (task, &*flight.config, &flight.ports[..]))
+    }
+
+    /// Placements in flight of a job with limits or spreads, by host.
+    pub(super) fn flights_of(&self, job: JobId) -> impl Iterator<Item = (HostId, u32)> + '_ {
+        self.flights_of.get(&job).into_iter().flatten().map(|(&host, &tasks)| (host, tasks))
+    }
+
     /// Looks at what the hints name; costs what has changed.
     pub fn absorb(&mut self, state: &State, hints: &[Hint]) {
         let (mut hosts, mut jobs) = (BTreeSet::new(), BTreeSet::new());
@@ -243,8 +281,19 @@ impl View {
         }
     }
 
-    /// The fate of a preemption is known.
+    /// What placements that State has not taken in yet will take of a host, beyond the room that is kept for them.
+    pub(super) fn flying_to(&self, state: &State, host: HostId) -> Resources {
+        let tasks = self.in_flight_on.get(&host).into_iter().flatten();
+        let waits = |task: &TaskId| state.task(*task).is_some_and(|task| task.status == Status::Pending);
+        let unkept = tasks.filter(|task| waits(task) && self.reserved.get(task) != Some(&host));
+        unkept.fold(Resources::default(), |sum, task| sum.plus(self.in_flight[task].config.demand))
+    }
+
+    /// The fate of a preemption is known. If it was refused, the next round chooses anew.
     pub fn settle_preempt(&mut self, state: &State, preempt: &Preempt) {
+        if let Some(group) = self.group_of.get(&preempt.task).and_then(|hash| self.groups.get_mut(hash)) {
+            group.spared = None;
+        }
         self.look_at_host(state, preempt.host);
     }
 
@@ -336,7 +385,12 @@ impl View {
     }
 
     fn look_at_host(&mut self, state: &State, id: HostId) {
-        let Some(host) = state.host(id) else {
+        self.take_in(id, state.host(id));
+    }
+
+    /// Looks at a host as State has it, or a plan.
+    pub(super) fn take_in(&mut self, id: HostId, host: Option<&Host>) {
+        let Some(host) = host else {
             if let Some(slot) = self.slots.remove(&id) {
                 self.attributes.leave(slot, &self.columns.specs[slot].clone());
                 self.close(slot);

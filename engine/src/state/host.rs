@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proto::{HostId, Resources, TaskId};
 
 use super::config::TaskConfig;
+use super::task::Task;
 use crate::limits::SILENT_HOST_MS;
 use crate::time::Timestamp;
 
@@ -203,6 +204,24 @@ impl Host {
         let lendable = self.lendable_of(used.minus_or_zero(ours));
         let lent = if revocable { lendable } else { lendable.min(ours) };
         self.record.spec.capacity.plus(lent).minus_or_zero(used.plus(kept))
+    }
+
+    /// One of its tasks is gone.
+    pub(crate) fn let_go(&mut self, task: &Task) {
+        self.used = self.used.minus(task.demand()).expect("law: a host's use is the sum of its tasks'");
+        if task.config.is_revocable() {
+            self.revocable = self.revocable.minus_or_zero(task.demand());
+        } else {
+            // What is gone is not lent any more, nor again when others come.
+            self.record.unused = self.lendable();
+        }
+        if !task.config.is_production() {
+            self.displaceable = self.displaceable.minus_or_zero(task.demand());
+        }
+        for port in task.port_numbers() {
+            self.ports.remove(&port);
+        }
+        self.tasks.remove(&task.id);
     }
 
     /// What may be lent of what tasks that are not revocable have reserved: what they do not use.

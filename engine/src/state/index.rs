@@ -110,20 +110,7 @@ impl State {
 
     fn vacate(&mut self, host: HostId, task: &Task) {
         let host = self.hosts.get_mut(&host).expect("law: a task's host is known");
-        host.used = host.used.minus(task.demand()).expect("law: a host's use is the sum of its tasks'");
-        if task.config.is_revocable() {
-            host.revocable = host.revocable.minus_or_zero(task.demand());
-        } else {
-            // What is gone is not lent any more, nor again when others come.
-            host.record.unused = host.lendable();
-        }
-        if !task.config.is_production() {
-            host.displaceable = host.displaceable.minus_or_zero(task.demand());
-        }
-        for port in task.port_numbers() {
-            host.ports.remove(&port);
-        }
-        host.tasks.remove(&task.id);
+        host.let_go(task);
         if host.record.overcommitted && host.occupied().fits_in(&host.record.spec.capacity) {
             host.record.overcommitted = false;
         }

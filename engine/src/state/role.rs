@@ -96,14 +96,25 @@ impl State {
         made.plus(self.promised_to_updates(role)).plus(self.promised_to_crons(role))
     }
 
-    /// What a job's work item will still make and charge; a job has one at most.
-    pub(super) fn still_made(&self, job: JobId) -> Resources {
+    /// What the quota of a role must have room for: what is charged and what is promised.
+    pub fn taken(&self, role: &str) -> Resources {
+        let charged = self.roles.get(role).map(|role| role.charged).unwrap_or_default();
+        charged.plus(self.promised(role))
+    }
+
+    /// Instances of a job that its work item will still make; a job has one at most.
+    pub fn still_to_make(&self, job: JobId) -> u32 {
         let still = self.work.values().filter_map(|work| match work.rest {
             Rest::Create { job: made, next, end } if made == job => Some(end - next),
             Rest::Create { .. } | Rest::Stop { .. } | Rest::Drain { .. } => None,
         });
+        still.sum()
+    }
+
+    /// What these will charge.
+    pub(super) fn still_made(&self, job: JobId) -> Resources {
         let config = self.jobs.get(&job).map(|job| job.config().charge()).unwrap_or_default();
-        config.times(still.sum())
+        config.times(self.still_to_make(job))
     }
 
     /// Whether the role's quota has room for so many more tasks; the refusal says by how much it is short.
@@ -125,7 +136,7 @@ impl State {
         let name = &config.job.role;
         let role = self.roles.get(name.as_str()).copied().unwrap_or_default();
         let quota = role.quota.unwrap_or_default();
-        let taken = role.charged.plus(self.promised(name));
+        let taken = self.taken(name);
         let Some(short) = shortfall(taken.plus(more), quota) else { return Ok(()) };
         let had = match role.quota {
             None => format!("role {name} has no quota"),
@@ -162,7 +173,7 @@ impl State {
         if most > Some(proto::resources::AMOUNT_MAX) {
             return Err(Refusal::new(RefusalKind::Invalid, format!("{quota} is more than any cluster has")));
         }
-        let taken = known.charged.plus(self.promised(name));
+        let taken = self.taken(name);
         if let Some(short) = shortfall(taken, quota) {
             return Err(Refusal::new(
                 RefusalKind::Quota,

@@ -11,6 +11,7 @@ use proto::{JobId, JobKey, Resources};
 use super::State;
 use super::command::{Done, Hint, Refusal, RefusalKind, Reply};
 use super::config::{JobSpec, TaskConfig};
+use super::job::Job;
 use super::status::{Event, Status};
 use super::submit::{check_together, words};
 use super::touch::{Key, Touch};
@@ -93,10 +94,8 @@ impl State {
             );
         }
         check_together(&config, instances)?;
-        let moved = BTreeSet::new();
-        let update = Update { job: id, config, instances, created: self.cluster.clock, moved };
-        let more = self.needed_by(&update).minus_or_zero(job.charged);
-        self.check_charge(&update.config, more, &format!("{more} more while it is updated"))?;
+        let update = self.update_of(job, config, instances);
+        self.check_update(job, &update)?;
         let config = self.refer(&update.config, touch);
         let job = self.jobs.get_mut(&id).expect("found above");
         // An instance has its slot until the update ends.
@@ -166,6 +165,22 @@ impl State {
             (None, _) => self.bear_instances(id, &update.config, instance, instance + 1, touch),
         }
         true
+    }
+
+    fn update_of(&self, job: &Job, config: Arc<TaskConfig>, instances: u32) -> Update {
+        let moved = BTreeSet::new();
+        Update { job: job.id(), config, instances, created: self.cluster.clock, moved }
+    }
+
+    fn check_update(&self, job: &Job, update: &Update) -> Result<(), Refusal> {
+        let more = self.needed_by(update).minus_or_zero(job.charged);
+        self.check_charge(&update.config, more, &format!("{more} more while it is updated"))
+    }
+
+    /// Whether the role's quota has room for the change of a job that lives: for the larger of what each instance has
+    /// and what it gets.
+    pub fn check_quota_of_change(&self, job: &Job, spec: &JobSpec) -> Result<(), Refusal> {
+        self.check_update(job, &self.update_of(job, spec.config.clone(), spec.instances))
     }
 
     /// What the update wants is what the job is.

@@ -3,7 +3,7 @@
 use engine::state::host::HostMode;
 use engine::state::record::{host_spec_wire, status_wire};
 use engine::{EndedTask, Refusal, RefusalKind, State, Task};
-use proto::wire::{self, HostView, JobSummary, NamedPort, TaskView};
+use proto::wire::{self, HostView, JobSummary, NamedPort, StatusCount, TaskView};
 use proto::{JobKey, TaskId};
 use replication::{ProposeError, ReadError};
 use tonic::{Code, Status};
@@ -94,6 +94,14 @@ pub fn summary(job: &engine::Job) -> JobSummary {
         running: counts.of(engine::Status::Running),
         service: job.config().service,
     }
+}
+
+/// Live tasks of a job by status; statuses that none has are left out.
+pub fn counts(job: &engine::Job) -> Vec<StatusCount> {
+    let counts = engine::Status::ALL
+        .into_iter()
+        .map(|status| StatusCount { status: status_wire(status).into(), tasks: job.counts().of(status) });
+    counts.filter(|count| count.tasks > 0).collect()
 }
 
 /// A job key.

@@ -1,9 +1,11 @@
 //! The service for users: jobs and hosts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use engine::Op;
+use engine::limits::INSTANCES_NAMED_MAX;
 use engine::state::command::Request as Asked;
+use engine::{Op, Plan};
 use prost::Message;
 use proto::JobKey;
 use proto::wire::{
@@ -15,12 +17,17 @@ use proto::wire::{
 };
 use rpc::borealis_client::BorealisClient;
 use sha2::Digest as _;
+use tokio::sync::Semaphore;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::forward::{Kind, Place, call, leader, mark, measured};
 use super::{convert, why};
 use crate::leader::Session;
-use crate::limits::{JOBS_PER_ANSWER_MAX, REQUEST_WAIT, ROLES_PER_ANSWER_MAX, TASKS_PER_ANSWER_MAX};
+use crate::limits::{
+    ANSWER_BYTES_MAX, JOBS_PER_ANSWER_MAX, PLANS_MAX, REQUEST_WAIT, ROLES_PER_ANSWER_MAX,
+    TASKS_PER_ANSWER_MAX,
+};
 use crate::running::Running;
 use crate::server::Node;
 
@@ -28,12 +35,14 @@ use crate::server::Node;
 #[derive(Debug)]
 pub struct Jobs {
     node: Arc<Node>,
+    /// Plans in the making.
+    plans: Arc<Semaphore>,
 }
 
 impl Jobs {
     /// The service of this replica.
     pub fn new(node: Arc<Node>) -> Self {
-        Jobs { node }
+        Jobs { node, plans: Arc::new(Semaphore::new(PLANS_MAX)) }
     }
 
     /// A job key of this cluster.
@@ -79,11 +88,28 @@ macro_rules! led {
         let $session = match place {
             Place::Here(session) => session,
             Place::There(channel) => {
-                let mut leader = BorealisClient::new(channel);
+                let mut leader = users(channel);
                 return call(&$running, Kind::$kind, leader.$method(mark($ask))).await;
             }
         };
     };
+}
+
+/// The service of the replica behind a channel. Its answers may be large.
+fn users(channel: Channel) -> BorealisClient<Channel> {
+    BorealisClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+/// Refuses a list of instances that is too long.
+#[allow(clippy::result_large_err, reason = "tonic's own error type, at the door")]
+fn few(instances: &[u32]) -> Result<(), Status> {
+    if instances.len() <= INSTANCES_NAMED_MAX {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "a request names at most {INSTANCES_NAMED_MAX} instances, or none for all; not {}",
+        instances.len()
+    )))
 }
 
 fn no_job(key: &JobKey) -> Box<Status> {
@@ -135,12 +161,15 @@ fn read_job(
     running: &Running,
     session: Option<&Session>,
     key: &JobKey,
-    config: bool,
+    ask: &GetJobRequest,
 ) -> Result<GetJobReply, Box<Status>> {
+    let named: BTreeSet<u32> = ask.instances.iter().copied().collect();
     running.replica.read(|machine| {
         let state = &machine.state;
         let job = state.job(key).ok_or_else(|| no_job(key))?;
-        let tasks = state.tasks_of(job).take(TASKS_PER_ANSWER_MAX).map(|task| {
+        let is_named = |instance| named.is_empty() || named.contains(&instance);
+        let tasks = state.tasks_of(job).filter(|task| is_named(task.instance));
+        let tasks = tasks.take(TASKS_PER_ANSWER_MAX).map(|task| {
             let reason = match task.status {
                 engine::Status::Pending => session.and_then(|session| session.why_pending(&task.config.hash)),
                 _ => None,
@@ -148,14 +177,23 @@ fn read_job(
             convert::task_view(state, task, reason.as_ref().map(|group| group.reason.as_str()))
         });
         let mut spec = wire::JobSpec { config: None, instances: job.instances() };
-        if config {
+        if ask.config {
             spec.config = Some(job.config().wire.clone());
         }
         Ok(GetJobReply {
             spec: Some(spec),
             tasks: tasks.collect(),
-            ended: job.ended().map(|task| convert::ended_view(state, task)).collect(),
+            ended: job
+                .ended()
+                .filter(|task| is_named(task.instance))
+                .map(|task| convert::ended_view(state, task))
+                .collect(),
             age_ms: 0,
+            counts: convert::counts(job),
+            over: job
+                .instances()
+                .saturating_sub(job.counts().total())
+                .saturating_sub(state.still_to_make(job.id())),
         })
     })
 }
@@ -202,6 +240,7 @@ impl rpc::borealis_server::Borealis for Jobs {
             let by = ask.request.take();
             let by = asked(by, &ask)?;
             let job = self.key(ask.job.as_ref())?;
+            few(&ask.instances)?;
             let op = Op::KillTasks { job, instances: ask.instances, message: ask.message };
             let done = change(&session, op, by).await?;
             Ok(Response::new(KillTasksReply { tasks: done.tasks }))
@@ -213,21 +252,22 @@ impl rpc::borealis_server::Borealis for Jobs {
         measured("get_job", async {
             let running = self.node.running()?;
             let key = self.key(request.get_ref().job.as_ref())?;
+            few(&request.get_ref().instances)?;
             if request.get_ref().stale {
                 let age_ms = age_ms(&running)?;
-                let reply = read_job(&running, None, &key, request.get_ref().config).map_err(|why| *why)?;
+                let reply = read_job(&running, None, &key, request.get_ref()).map_err(|why| *why)?;
                 return Ok(Response::new(GetJobReply { age_ms, ..reply }));
             }
             match leader(&running, &request).await? {
                 Place::Here(session) => {
                     fresh(&session).await?;
-                    read_job(&running, Some(&session), &key, request.get_ref().config)
+                    read_job(&running, Some(&session), &key, request.get_ref())
                         .map(Response::new)
                         .map_err(|why| *why)
                 }
                 Place::There(channel) => {
                     let ask = mark(request.into_inner());
-                    call(&running, Kind::Read, BorealisClient::new(channel).get_job(ask)).await
+                    call(&running, Kind::Read, users(channel).get_job(ask)).await
                 }
             }
         })
@@ -248,7 +288,7 @@ impl rpc::borealis_server::Borealis for Jobs {
                 }
                 Place::There(channel) => {
                     let ask = mark(request.into_inner());
-                    call(&running, Kind::Read, BorealisClient::new(channel).list_jobs(ask)).await
+                    call(&running, Kind::Read, users(channel).list_jobs(ask)).await
                 }
             }
         })
@@ -271,7 +311,7 @@ impl rpc::borealis_server::Borealis for Jobs {
                 }
                 Place::There(channel) => {
                     let ask = mark(request.into_inner());
-                    call(&running, Kind::Read, BorealisClient::new(channel).list_hosts(ask)).await
+                    call(&running, Kind::Read, users(channel).list_hosts(ask)).await
                 }
             }
         })
@@ -286,6 +326,7 @@ impl rpc::borealis_server::Borealis for Jobs {
             led!(self, request, Change, restart_tasks => running, session, ask);
             let by = asked(ask.request.take(), &ask)?;
             let job = self.key(ask.job.as_ref())?;
+            few(&ask.instances)?;
             let op = Op::RestartTasks { job, instances: ask.instances, message: ask.message };
             let done = change(&session, op, by).await?;
             Ok(Response::new(RestartTasksReply { tasks: done.tasks }))
@@ -315,6 +356,7 @@ impl rpc::borealis_server::Borealis for Jobs {
         measured("why_pending", async {
             led!(self, request, Read, why_pending => running, session, ask);
             let key = self.key(ask.job.as_ref())?;
+            few(&ask.instances)?;
             fresh(&session).await?;
             let reasons = session.reasons();
             let whys = session.look(move |view, state| {
@@ -335,8 +377,20 @@ impl rpc::borealis_server::Borealis for Jobs {
             let spec = engine::validate::check_job_spec(&spec)
                 .map_err(|bad| Status::invalid_argument(format!("the job is not valid: {bad}")))?;
             fresh(&session).await?;
-            let plan = session.look(move |view, state| why::plan(view, state, &spec)).await;
-            plan.map(Response::new).ok_or_else(busy)
+            let turn = self.plans.clone().try_acquire_owned().map_err(|_| {
+                Status::unavailable(format!(
+                    "{PLANS_MAX} plans are being made already; try again in a moment"
+                ))
+            })?;
+            let asked = spec.clone();
+            let plan = session.look(move |view, _| Plan::new(view, &asked)).await.ok_or_else(busy)?;
+            // Beside the leader's loop: it may take seconds.
+            let reply = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                why::plan(plan, &spec, |show| running.replica.read(|machine| show(&machine.state)))
+            });
+            let reply = reply.await.map_err(|why| Status::internal(format!("the plan broke off: {why}")))?;
+            Ok(Response::new(reply))
         })
         .await
     }
@@ -348,7 +402,8 @@ impl rpc::borealis_server::Borealis for Jobs {
             let roles = running.replica.read(|machine| {
                 let roles =
                     machine.state.roles().filter(|(name, _)| ask.role.is_empty() || *name == ask.role);
-                roles.take(ROLES_PER_ANSWER_MAX).map(|(name, role)| why::quota_view(name, role)).collect()
+                let view = |(name, role)| why::quota_view(&machine.state, name, role);
+                roles.take(ROLES_PER_ANSWER_MAX).map(view).collect()
             });
             Ok(Response::new(GetQuotaReply { roles }))
         })

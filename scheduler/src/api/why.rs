@@ -1,12 +1,14 @@
 //! Why tasks wait, and what a job would do: what the engine found, in messages and in words. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::round::GroupReport;
 use engine::state::role::Role;
 use engine::state::submit::changes;
-use engine::{ConfigHash, Job, JobSpec, Preempt, State, Status, Task, TaskConfig, View};
+use engine::{ConfigHash, Job, JobSpec, Plan, Preempt, State, Status, Task, TaskConfig, Timestamp, View};
+use proto::Resources;
 use proto::wire::{PlanJobReply, QuotaView, VetoCount, Why};
 
 use super::convert;
@@ -16,15 +18,16 @@ use crate::limits::TASKS_PER_ANSWER_MAX;
 const INSTANCES_NAMED_MAX: usize = 100;
 /// Hosts and jobs that one sentence names.
 const HOSTS_NAMED_MAX: usize = 5;
-/// Tasks for which a plan looks whom they would displace.
-const DISPLACING_MAX: usize = 100;
+/// How long a plan may look for places.
+const PLAN_MAX: Duration = Duration::from_secs(5);
 
 /// What the leader's rounds found, by config.
 pub type Reasons = BTreeMap<ConfigHash, Arc<GroupReport>>;
 
 /// Why the tasks of a job wait: those of the named instances, or all. One answer per config and status.
 pub fn of_job(view: &View, state: &State, reasons: &Reasons, job: &Job, instances: &[u32]) -> Vec<Why> {
-    let named = |task: &&Task| instances.is_empty() || instances.contains(&task.instance);
+    let wanted: BTreeSet<u32> = instances.iter().copied().collect();
+    let named = |task: &&Task| wanted.is_empty() || wanted.contains(&task.instance);
     let waits = |task: &&Task| matches!(task.status, Status::Pending | Status::Throttled);
     let mut groups: BTreeMap<(ConfigHash, Status), Vec<&Task>> = BTreeMap::new();
     for task in state.tasks_of(job).filter(waits).filter(named) {
@@ -48,13 +51,23 @@ fn empty(tasks: &[&Task]) -> Why {
 }
 
 fn of_throttled(state: &State, tasks: &[&Task]) -> Why {
-    let until = tasks.iter().map(|task| task.until).max().unwrap_or(state.clock());
-    let seconds = until.since_ms(state.clock()).div_ceil(1000);
+    let ends = tasks.iter().map(|task| task.until);
+    let (first, last) = (ends.clone().min().unwrap_or_default(), ends.max().unwrap_or_default());
+    let (soon, late) = (seconds_until(state, first), seconds_until(state, last));
+    let again = match tasks.len() {
+        1 => format!("tried again in {late} s"),
+        _ if soon == late => format!("all are tried again in {late} s"),
+        _ => format!("the first is tried again in {soon} s, the last in {late} s"),
+    };
     Why {
-        retry_at_ms: until.0,
-        summary: format!("it ended too soon, several times in a row: tried again in {seconds} s"),
+        retry_at_ms: first.0,
+        summary: format!("it ended too soon, several times in a row: {again}"),
         ..empty(tasks)
     }
+}
+
+fn seconds_until(state: &State, until: Timestamp) -> u64 {
+    until.since_ms(state.clock()).div_ceil(1000)
 }
 
 fn of_pending(view: &View, state: &State, report: Option<&GroupReport>, tasks: &[&Task]) -> Why {
@@ -67,12 +80,21 @@ fn of_pending(view: &View, state: &State, report: Option<&GroupReport>, tasks: &
     };
     found(&mut why, report);
     let kept = tasks.iter().find_map(|task| state.reservation(task.id));
-    why.preemption = match kept.and_then(|kept| state.host(kept.host)) {
-        Some(host) => {
-            format!("room is kept for it on host {}, as soon as the tasks there have ended", host.name())
-        }
-        None => displaced(state, &engine::round::preempt::displaced_by(view, state, config, 1)),
+    why.preemption = match kept.and_then(|kept| Some((kept, state.host(kept.host)?))) {
+        Some((kept, host)) => format!(
+            "room is kept for {} on host {} for {} s more, until the tasks there have ended",
+            kept.task,
+            host.name(),
+            seconds_until(state, kept.until)
+        ),
+        None if config.all_or_nothing => displaced(state, config, &[]),
+        None => displaced(state, config, &engine::round::preempt::displaced_by(view, state, config, 1)),
     };
+    if report.hosts == 0 {
+        // No host was looked at, so no room would help.
+        why.preemption.clear();
+        return why;
+    }
     why.summary = format!("{}; {}", report.reason, why.preemption);
     why
 }
@@ -86,11 +108,16 @@ fn found(why: &mut Why, report: &GroupReport) {
         .map(|(kind, hosts)| VetoCount { kind: kind.label().to_owned(), hosts: *hosts })
         .collect();
     why.vetoes.sort_by_key(|count| std::cmp::Reverse(count.hosts));
-    why.nearest_miss = report.reason.clone();
+    if report.hosts > 0 {
+        why.nearest_miss = report.reason.clone();
+    }
     why.summary = report.reason.clone();
 }
 
-fn displaced(state: &State, preempts: &[Preempt]) -> String {
+fn displaced(state: &State, config: &TaskConfig, preempts: &[Preempt]) -> String {
+    if config.all_or_nothing {
+        return "tasks that are placed together displace nobody: they wait".to_owned();
+    }
     let victims: Vec<&Task> =
         preempts.iter().flat_map(|preempt| &preempt.victims).filter_map(|task| state.task(*task)).collect();
     if victims.is_empty() {
@@ -114,59 +141,72 @@ fn quota_words(state: &State, config: &TaskConfig) -> String {
     if !config.is_charged() {
         return String::new();
     }
-    let role = state.role(&config.job.role).copied().unwrap_or_default();
-    let quota = role.quota.unwrap_or_default();
-    format!("role {} takes {} of a quota of {quota}", config.job.role, role.charged())
+    let role = &config.job.role;
+    let quota = state.role(role).and_then(|role| role.quota).unwrap_or_default();
+    let promised = match state.promised(role) {
+        promised if promised == Resources::default() => String::new(),
+        promised => format!(" ({promised} of that is promised, not yet taken)"),
+    };
+    format!("role {role} takes {} of a quota of {quota}{promised}", state.taken(role))
 }
 
-/// What creating the job would do.
-pub fn plan(view: &View, state: &State, spec: &JobSpec) -> PlanJobReply {
-    let config = &spec.config;
-    let existing = state.job(&config.job).filter(|job| job.is_active());
-    let changes = existing.map(|job| changes(job, config, spec.instances)).unwrap_or_default();
-    let mut reply = PlanJobReply {
-        exists: existing.is_some(),
-        changes,
-        feasible: true,
-        within_quota: true,
-        quota: quota_words(state, config),
-        ..PlanJobReply::default()
-    };
+/// What creating or changing the job would do. It takes its time; `look` shows State for a moment.
+pub fn plan(mut plan: Plan, spec: &JobSpec, mut look: impl FnMut(&mut dyn FnMut(&State))) -> PlanJobReply {
+    let mut reply = PlanJobReply::default();
+    look(&mut |state| reply = asked(state, spec));
     if reply.exists && reply.changes.is_empty() {
+        reply.feasible = true;
         return reply;
     }
-    if let Err(refusal) = state.check_quota(config, spec.instances) {
-        (reply.within_quota, reply.quota) = (false, refusal.message);
-    }
-    let report = engine::plan(view, spec);
-    (reply.would_place, reply.would_wait) = (report.placed as u32, report.waiting as u32);
-    let mut makes_room = false;
-    if report.waiting > 0 {
-        let mut why = Why { waiting: report.waiting as u32, ..Why::default() };
-        found(&mut why, &report);
-        let preempts =
-            engine::round::preempt::displaced_by(view, state, config, report.waiting.min(DISPLACING_MAX));
-        makes_room = preempts.len() == report.waiting;
-        let victims = preempts.iter().flat_map(|preempt| &preempt.victims);
-        reply.victims = victims
-            .filter_map(|task| state.task(*task))
-            .take(TASKS_PER_ANSWER_MAX)
-            .map(|task| convert::task_view(state, task, None))
-            .collect();
-        why.preemption = displaced(state, &preempts);
-        reply.why = Some(why);
-    }
-    reply.feasible = reply.within_quota && (reply.would_wait == 0 || makes_room);
+    let begun = Instant::now();
+    plan.make(&mut look, || begun.elapsed() < PLAN_MAX);
+    (reply.would_place, reply.after_displacing) = (plan.now as u32, plan.displacing as u32);
+    (reply.would_wait, reply.cut) = (plan.waiting() as u32, plan.cut && plan.waiting() > 0);
+    let victims = plan.displaced.iter().flat_map(|preempt| &preempt.victims);
+    reply.displaced = victims.clone().count() as u32;
+    look(&mut |state| {
+        let victims = victims.clone().filter_map(|task| state.task(*task)).take(TASKS_PER_ANSWER_MAX);
+        reply.victims = victims.map(|task| convert::task_view(state, task, None)).collect();
+        if let Some(report) = &plan.why {
+            let mut why = Why { waiting: reply.would_wait, ..Why::default() };
+            found(&mut why, report);
+            why.preemption = displaced(state, &spec.config, &plan.displaced);
+            reply.why = Some(why);
+        }
+    });
+    reply.feasible = reply.within_quota && reply.would_wait == 0;
     reply
 }
 
+/// What State says of a job without a look at the hosts: whether it is there, how it differs, and the quota.
+fn asked(state: &State, JobSpec { config, instances }: &JobSpec) -> PlanJobReply {
+    let existing = state.job(&config.job).filter(|job| job.is_active());
+    let spec = JobSpec { config: config.clone(), instances: *instances };
+    let quota = match existing {
+        Some(job) => state.check_quota_of_change(job, &spec),
+        None => state.check_quota(config, *instances),
+    };
+    let (within_quota, quota) = match quota {
+        Ok(()) => (true, quota_words(state, config)),
+        Err(refusal) => (false, refusal.message),
+    };
+    PlanJobReply {
+        exists: existing.is_some(),
+        changes: existing.map(|job| changes(job, config, *instances)).unwrap_or_default(),
+        within_quota,
+        quota,
+        ..PlanJobReply::default()
+    }
+}
+
 /// A role's quota, and what it takes.
-pub fn quota_view(name: &str, role: &Role) -> QuotaView {
+pub fn quota_view(state: &State, name: &str, role: &Role) -> QuotaView {
     QuotaView {
         role: name.to_owned(),
         quota: role.quota.map(Into::into),
         charged: Some(role.charged().into()),
         production_dedicated: Some(role.production_dedicated().into()),
         other: Some(role.other().into()),
+        promised: Some(state.promised(name).into()),
     }
 }

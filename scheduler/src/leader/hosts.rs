@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use engine::state::record::status_wire;
 use engine::{ConfigHash, State, Status, Timestamp};
+use prost::Message as _;
 use proto::wire::{AgentFrame, Hello, Reports, SchedulerFrame, agent_frame, scheduler_frame};
 use proto::{HostId, Resources, wire};
 
 use super::clock::boottime;
 use super::session::{LinkId, Session};
-use crate::limits::{AGENT_LEVEL_MAX, COMPARE, LEADER_LEASE, RESEND, SILENCE, UNUSED_EVERY};
+use crate::limits::{
+    AGENT_LEVEL_MAX, COMPARE, CONFIGS_BYTES_MAX, LEADER_LEASE, RESEND, SILENCE, UNUSED_EVERY,
+};
 use crate::outlet::Outlet;
 use crate::telemetry;
 
@@ -452,11 +455,16 @@ fn wanted_set(
 ) -> Option<wire::WantedSet> {
     session.replica.read(|machine| {
         let wanted = machine.state.wanted(host)?;
-        let mut configs = Vec::new();
+        let (mut configs, mut bytes) = (Vec::new(), 0);
         for task in &wanted.tasks {
             // What runs already needs none: a new leader need not send them all again.
-            if task.want == engine::Want::Start && configs_sent.insert(task.config) {
+            // What is left out goes when the host is sent its set again, since it does not obey this one.
+            if task.want == engine::Want::Start
+                && bytes < CONFIGS_BYTES_MAX
+                && configs_sent.insert(task.config)
+            {
                 let config = machine.state.config(&task.config)?;
+                bytes += config.wire.encoded_len();
                 configs.push(wire::StoredConfig {
                     hash: task.config.0.to_vec().into(),
                     config: Some(config.wire.clone()),

@@ -11,11 +11,13 @@ pub mod clock;
 mod hosts;
 mod session;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use engine::round::{GroupReport, VetoKind};
 use engine::state::command::StartSession;
 use engine::state::record::{read_identity, read_report, status_wire};
 use engine::validate::check_host_spec;
@@ -82,6 +84,7 @@ pub async fn run(
                     leader.session.over.send_replace(true);
                     metrics::gauge!(telemetry::LEADING).set(0.0);
                     gauges(&State::default()); // the next leader counts; two counts would add up
+                    show_vetoes(std::iter::empty());
                     leader.hints.collect(false);
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
@@ -514,7 +517,8 @@ impl Leader {
             self.fly(Op::Preempt(preempt.clone()), move |fate| Landed::Preempted(preempt, fate));
         }
         metrics::histogram!(telemetry::ROUND_SECONDS).record(begun.elapsed().as_secs_f64());
-        if round.report.placed >= BUSY_ROUND {
+        let uncounted = round.report.groups.iter().any(|group| group.uncounted);
+        if round.report.placed >= BUSY_ROUND || uncounted {
             self.round_after = Instant::now() + ROUND_PACE;
             self.round_due = true;
         }
@@ -522,11 +526,7 @@ impl Leader {
 
     fn remember(&self, report: &engine::round::Report) {
         let waiting = report.groups.iter().filter(|group| group.waiting > 0 && !group.reason.is_empty());
-        for group in waiting.clone() {
-            for (kind, hosts) in &group.vetoes {
-                metrics::counter!(telemetry::VETOES, "kind" => kind.label()).increment(u64::from(*hosts));
-            }
-        }
+        show_vetoes(waiting.clone().map(AsRef::as_ref));
         let reasons = waiting.map(|group| (group.config, group.clone())).collect();
         *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
     }
@@ -562,7 +562,7 @@ impl Leader {
             (state.next_deadline(), state.next_work(), live, state.is_stopped(), hosts.unused(state))
         });
         for (host, unused) in unused {
-            self.fly(Op::ReportUnused { host, unused }, |fate| Landed::Lent(fate));
+            self.fly(Op::ReportUnused { host, unused }, Landed::Lent);
         }
         if !self.ticking && deadline.is_some_and(|due| due <= now) {
             self.ticking = true;
@@ -635,6 +635,21 @@ fn is_news(state: &State, host: HostId, report: &TaskReport) -> bool {
     report.sequence > acknowledged || state.task(TaskId(report.task_id)).is_some_and(differs)
 }
 
+/// Sums up over the groups that wait.
+fn vetoes<'a>(waiting: impl Iterator<Item = &'a GroupReport>) -> BTreeMap<VetoKind, u64> {
+    let mut sums: BTreeMap<VetoKind, u64> = VetoKind::ALL.into_iter().map(|kind| (kind, 0)).collect();
+    for (kind, hosts) in waiting.flat_map(|group| &group.vetoes) {
+        *sums.entry(*kind).or_default() += u64::from(*hosts);
+    }
+    sums
+}
+
+fn show_vetoes<'a>(waiting: impl Iterator<Item = &'a GroupReport>) {
+    for (kind, hosts) in vetoes(waiting) {
+        metrics::gauge!(telemetry::VETOES, "kind" => kind.label()).set(hosts as f64);
+    }
+}
+
 fn gauges(state: &State) {
     let mut tasks = [0_u64; Status::ALL.len()];
     let mut active = 0_u32;
@@ -682,6 +697,27 @@ mod tests {
         let begun = begin(&replica, &clocks, &peers, &now).await.map(drop);
         assert!(matches!(begun, Err(NotBegun::Refused(_))), "{begun:?}");
         replica.shutdown().await;
+    }
+
+    #[test]
+    fn vetoes_are_of_the_groups_that_wait_now() {
+        let group = |vetoes: &[(VetoKind, u32)]| GroupReport {
+            job: proto::JobId(1),
+            config: engine::ConfigHash([0; 32]),
+            placed: 0,
+            waiting: 1,
+            hosts: 20,
+            vetoes: vetoes.iter().copied().collect(),
+            reason: "because".into(),
+            cut_short: false,
+            uncounted: false,
+        };
+        let two = [group(&[(VetoKind::Cpu, 3), (VetoKind::Ram, 1)]), group(&[(VetoKind::Cpu, 4)])];
+        for _ in 0..2 {
+            let sums = vetoes(two.iter());
+            assert_eq!((sums[&VetoKind::Cpu], sums[&VetoKind::Ram], sums[&VetoKind::Limit]), (7, 1, 0));
+        }
+        assert!(vetoes(std::iter::empty()).values().all(|sum| *sum == 0), "what waited waits no more");
     }
 
     #[test]
