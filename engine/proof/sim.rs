@@ -1063,6 +1063,13 @@ impl Sim {
         if waiting(&kept) != waiting(&fresh) {
             return Err(format!("a new leader finds others waiting: {:?}", fresh.report.groups));
         }
+        // And for all of them nobody was left to be displaced.
+        let mut view = View::new(&self.state);
+        view.launch(&fresh);
+        if let Some(preempt) = preemptions(&mut view, &self.state, &fresh, 10).first() {
+            let reply = self.run(Op::Preempt(preempt.clone()))?;
+            return Err(format!("{preempt:?} was not thought of, or is refused again and again: {reply:?}"));
+        }
         for group in &fresh.report.groups {
             self.fire("waits for a reason");
             recount::check(&self.state, group)?;
