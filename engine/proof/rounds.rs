@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::make::{BEGIN, JobMaker, at_least, cluster, exists, host, identity, limit, spread, value};
+use super::make::{BEGIN, JobMaker, cluster, compare, exists, host, identity, limit, spread, value};
 use crate::round::{dominant_share, veto};
 use crate::state::command::Report;
 use crate::state::laws;
@@ -138,7 +138,7 @@ impl World {
             2 => vec![limit("host", 2), limit("rack", 3)],
             3 => vec![value("zone", "a|b", false)],
             4 => vec![value("zone", "a", true), limit("zone", 4)],
-            5 => vec![at_least("cores", "8")],
+            5 => vec![compare("cores", proto::wire::Comparison::AtLeast, "8")],
             6 => vec![exists("ssd", false)],
             7 => vec![value("host", "h1|h2", false)],
             _ => Vec::new(),

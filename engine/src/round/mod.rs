@@ -83,6 +83,8 @@ pub struct GroupReport {
     pub reason: String,
     /// The round had placed all that one round may: the rest is tried in the next.
     pub cut_short: bool,
+    /// The round had counted all that one round may: the reasons are older, and are counted in one of the next.
+    pub uncounted: bool,
 }
 
 impl GroupReport {
@@ -97,6 +99,7 @@ impl GroupReport {
             vetoes: BTreeMap::new(),
             reason: String::new(),
             cut_short: false,
+            uncounted: false,
         }
     }
 }

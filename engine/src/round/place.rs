@@ -208,11 +208,12 @@ impl<'a> Placing<'a> {
         if roomy && view.improved_since(*version).any(better) {
             return None;
         }
-        if view.version == *version || self.reasons_left == 0 {
+        let counted = view.version == *version && !report.uncounted;
+        if counted || self.reasons_left == 0 {
             // What became pending since then fares alike.
-            let report =
-                GroupReport { placed: 0, waiting: group.pending.len(), ..GroupReport::clone(report) };
-            return Some(Arc::new(report));
+            let waiting = group.pending.len();
+            let known = GroupReport::clone(report);
+            return Some(Arc::new(GroupReport { placed: 0, waiting, uncounted: !counted, ..known }));
         }
         let limits = limits(view, group);
         let report = self.reasons(group, &able(view, group), &limits);
@@ -282,31 +283,35 @@ impl<'a> Placing<'a> {
         if service.kept.is_empty() {
             return;
         }
-        let view = self.view;
-        let demand = service.group.config.demand;
         let mut placed = BTreeSet::new();
         while *left > 0
             && let Some((task, slot)) = service.kept.pop()
         {
-            let columns = &view.columns;
-            let taken = self.taken.get(&slot).copied().unwrap_or_default();
-            let others = columns.reserved[slot].minus_or_zero(demand);
-            let room = columns.gross[slot].minus_or_zero(taken).minus_or_zero(others);
-            let fits = demand.fits_in(&room) && self.room[slot] > 0;
-            if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
-                continue;
-            }
-            let Some(ports) = free_ports(view, &self.ports, slot, &service.group.config) else { continue };
-            // The room is kept already: for others nothing changes but ports and the count of tasks.
-            let free = (self.free[slot], self.lendable[slot]);
-            self.take(service, slot, &ports);
-            (self.free[slot], self.lendable[slot]) = free;
+            let Some(ports) = self.take_kept(service, slot) else { continue };
             self.assign(slot, Placement { task, ports });
             placed.insert(task);
             *left -= 1;
         }
         service.placed += placed.len();
         service.rest.retain(|task| !placed.contains(task));
+    }
+
+    /// Takes the room that is kept for a task of the group, if it is free by now; gives back its ports.
+    fn take_kept(&mut self, service: &mut Service<'a>, slot: usize) -> Option<Vec<u16>> {
+        let (columns, demand) = (&self.view.columns, service.group.config.demand);
+        let taken = self.taken.get(&slot).copied().unwrap_or_default();
+        let others = columns.reserved[slot].minus_or_zero(demand);
+        let room = columns.gross[slot].minus_or_zero(taken).minus_or_zero(others);
+        let fits = demand.fits_in(&room) && self.room[slot] > 0;
+        if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
+            return None;
+        }
+        let ports = free_ports(self.view, &self.ports, slot, &service.group.config)?;
+        // The room is kept already: for others nothing changes but ports and the count of tasks.
+        let free = (self.free[slot], self.lendable[slot]);
+        self.take(service, slot, &ports);
+        (self.free[slot], self.lendable[slot]) = free;
+        Some(ports)
     }
 
     fn assign(&mut self, slot: usize, placement: Placement) {
@@ -325,13 +330,19 @@ impl<'a> Placing<'a> {
             return false;
         }
         let mut made: Vec<(usize, Placement)> = Vec::new();
-        while let Some((slot, ports)) = self.next_host(service) {
+        for (task, slot) in std::mem::take(&mut service.kept) {
+            if let Some(ports) = self.take_kept(service, slot) {
+                service.rest.retain(|other| *other != task);
+                made.push((slot, Placement { task, ports }));
+            }
+        }
+        let kept = made.len();
+        while !service.rest.is_empty()
+            && let Some((slot, ports)) = self.next_host(service)
+        {
             let Some(task) = service.rest.pop() else { break };
             self.take(service, slot, &ports);
             made.push((slot, Placement { task, ports }));
-            if service.rest.is_empty() {
-                break;
-            }
         }
         if service.rest.is_empty() {
             service.placed = made.len();
@@ -345,8 +356,12 @@ impl<'a> Placing<'a> {
             self.together.push(assigns.collect());
             return false;
         }
-        for (slot, placement) in made.into_iter().rev() {
+        for (number, (slot, placement)) in made.into_iter().enumerate().rev() {
+            let free = (self.free[slot], self.lendable[slot]);
             self.give_back(&service.group.config, slot, &placement.ports);
+            if number < kept {
+                (self.free[slot], self.lendable[slot]) = free;
+            }
             service.rest.push(placement.task);
         }
         true
@@ -438,9 +453,10 @@ impl<'a> Placing<'a> {
             return not_yet(group, placed, waiting);
         }
         let why = match (&group.tried, self.reasons_left) {
-            (Some((_, report)), 0) => GroupReport::clone(report),
+            (Some((_, report)), 0) => GroupReport { uncounted: true, ..GroupReport::clone(report) },
             (None, 0) => GroupReport {
                 reason: "no host has room for it; the reasons are still being counted".to_owned(),
+                uncounted: true,
                 ..empty
             },
             _ => {

@@ -21,7 +21,8 @@ use crate::state::command::Preempt;
 use crate::state::config::{TaskConfig, Tier};
 use crate::state::host::{Going, Host};
 use crate::state::job::Job;
-use crate::state::preempt::{fits_once_gone, may_displace};
+use crate::state::preempt::{fits_once_gone, is_leaving, may_displace};
+use crate::state::status::Status;
 use crate::state::task::Task;
 use crate::time::Timestamp;
 
@@ -29,6 +30,8 @@ use crate::time::Timestamp;
 const SETS_SAMPLED: usize = 64;
 /// Hosts that are looked at closely for one group.
 const HOSTS_LOOKED_AT: usize = 1_024;
+/// Waiting tasks of one group that are asked whether they may displace anybody.
+const WAITING_LOOKED_AT: usize = 10_000;
 /// Tasks that are looked at for all groups of one round.
 const TASKS_LOOKED_AT: usize = 50_000;
 
@@ -55,8 +58,15 @@ pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize)
             break;
         }
         let Some(group) = view.groups.get(&hash) else { continue };
-        let wanting = group.pending.iter().filter(|task| !view.reserved.contains_key(task));
-        let wanting: Vec<TaskId> = wanting.copied().take(left).collect();
+        // Who was displaced displaces nobody in turn.
+        let may = |task: &&TaskId| {
+            !view.reserved.contains_key(task) && state.task(**task).is_some_and(|task| !task.displaced)
+        };
+        let wanting: Vec<TaskId> =
+            group.pending.iter().take(WAITING_LOOKED_AT).filter(may).copied().take(left).collect();
+        if wanting.is_empty() {
+            continue;
+        }
         let found = search.sets(view, group, wanting.len());
         let spared = found.len() < wanting.len();
         chosen.extend(wanting.into_iter().zip(found).map(|(task, (host, victims))| Preempt {
@@ -120,7 +130,9 @@ impl<'a> Search<'a> {
     fn as_seen(&self, view: &View, host: &'a Host) -> Cow<'a, Host> {
         let Some(planned) = self.planned else { return Cow::Borrowed(host) };
         let mut host = planned.get(&host.id()).unwrap_or(host).clone();
-        for (config, ports) in view.flights_to(host.id()) {
+        // What State has taken in meanwhile is among the host's tasks; it does not know those of the plan.
+        let flies = |task: &TaskId| self.state.task(*task).is_none_or(|task| task.status == Status::Pending);
+        for (_, config, ports) in view.flights_to(host.id()).filter(|(task, ..)| flies(task)) {
             host.used = host.used.plus(config.demand);
             if config.is_revocable() {
                 host.revocable = host.revocable.plus(config.demand);
@@ -156,9 +168,11 @@ impl<'a> Search<'a> {
                 self.fruitless.insert(id);
                 continue;
             };
+            let flying =
+                if self.planned.is_none() { view.flying_to(state, id) } else { Resources::default() };
             let host = self.as_seen(view, host);
             let tasks = self.tasks_of(&host);
-            match victims(config, &host, tasks) {
+            match victims(config, &host, flying, tasks) {
                 Some((cost, victims)) => found.push((cost, id, victims)),
                 None => drop(self.fruitless.insert(id)),
             }
@@ -261,9 +275,20 @@ impl<'a> Limits<'a> {
 }
 
 /// The cheapest victims on one host, of its tasks in their `order`; `None` when not even all would do.
-fn victims(config: &TaskConfig, host: &Host, tasks: &[&Task]) -> Option<(Cost, Vec<TaskId>)> {
+/// `flying` is on its way to the host, and takes its room as what is kept does.
+fn victims(
+    config: &TaskConfig,
+    host: &Host,
+    flying: Resources,
+    tasks: &[&Task],
+) -> Option<(Cost, Vec<TaskId>)> {
     let all: Vec<&Task> = tasks.iter().copied().filter(|victim| may_displace(config, victim)).collect();
-    let need = Need { config, host };
+    let (mut leaving, mut leaving_ports) = (Going::default(), BTreeSet::new());
+    for task in tasks.iter().filter(|task| is_leaving(task)) {
+        leaving = leaving.with(&task.config);
+        leaving_ports.extend(task.port_numbers());
+    }
+    let need = Need { config, host, kept: host.reserved.plus(flying), leaving, leaving_ports };
     if all.is_empty() || need.is_met_without(&[]) {
         return None;
     }
@@ -290,30 +315,37 @@ fn cost(victims: &[&Task]) -> Cost {
 struct Need<'a> {
     config: &'a TaskConfig,
     host: &'a Host,
+    /// What of the host is not to be had, though no task has it yet.
+    kept: Resources,
+    /// What goes anyway.
+    leaving: Going,
+    leaving_ports: BTreeSet<u16>,
 }
 
 impl Need<'_> {
     fn is_met(&self, going: Going, ports: &BTreeSet<u16>) -> bool {
-        fits_once_gone(self.host, self.config, going, ports)
+        fits_once_gone(self.host, self.config, self.kept, going, ports)
     }
 
     fn is_met_without(&self, gone: &[&Task]) -> bool {
-        let going = gone.iter().fold(Going::default(), |going, task| going.with(&task.config));
-        self.is_met(going, &gone.iter().flat_map(|task| task.port_numbers()).collect())
+        let going = gone.iter().fold(self.leaving, |going, task| going.with(&task.config));
+        let mut ports = self.leaving_ports.clone();
+        ports.extend(gone.iter().flat_map(|task| task.port_numbers()));
+        self.is_met(going, &ports)
     }
 
     /// How much of what lacks a task would give, in thousandths of the demand.
     fn help_of(&self, task: &Task) -> u64 {
         let lacks = |going: Going| {
-            let room = self.host.room_without(self.config.is_revocable(), self.host.reserved, going);
+            let room = self.host.room_without(self.config.is_revocable(), self.kept, going);
             shortage(self.config.demand, room).0
         };
-        lacks(Going::default()).saturating_sub(lacks(Going::default().with(&task.config)))
+        lacks(self.leaving).saturating_sub(lacks(self.leaving.with(&task.config)))
     }
 
     /// Takes tasks in the given order until they do, then spares whoever can be, the dearest first.
     fn set<'t>(&self, tasks: &[&'t Task]) -> Option<Vec<&'t Task>> {
-        let (mut going, mut ports, mut taken) = (Going::default(), BTreeSet::new(), Vec::new());
+        let (mut going, mut ports, mut taken) = (self.leaving, self.leaving_ports.clone(), Vec::new());
         for task in tasks.iter().take(VICTIMS_MAX) {
             if self.is_met(going, &ports) {
                 break;

@@ -93,6 +93,11 @@ impl Columns {
     }
 }
 
+/// Whether it matters where the other tasks of the job are.
+fn is_counted(config: &TaskConfig) -> bool {
+    !config.spreads.is_empty() || config.limits().next().is_some()
+}
+
 /// Takes a task's part: a revocable one takes first what is lent. `free` and `lendable` are those of its host.
 pub(super) fn take(config: &TaskConfig, free: &mut Resources, lendable: &mut Resources) {
     let lent = if config.is_revocable() { config.demand.min(*lendable) } else { Resources::default() };
@@ -168,10 +173,11 @@ impl View {
         }
     }
 
-    /// Placements in flight to a host: what each takes, and its ports.
-    pub(super) fn flights_to(&self, host: HostId) -> impl Iterator<Item = (&TaskConfig, &[u16])> {
-        let flights = self.in_flight_on.get(&host).into_iter().flatten();
-        flights.filter_map(|task| self.in_flight.get(task)).map(|flight| (&*flight.config, &flight.ports[..]))
+    /// Placements in flight to a host: of which task and config, and all ports.
+    pub(super) fn flights_to(&self, host: HostId) -> impl Iterator<Item = (TaskId, &TaskConfig, &[u16])> {
+        let tasks = self.in_flight_on.get(&host).into_iter().flatten();
+        let flights = tasks.filter_map(|&task| Some((task, self.in_flight.get(&task)?)));
+        flights.map(|(task, flight)| (task, &*flight.config, &flight.ports[..]))
     }
 
     /// Placements in flight of a job with limits or spreads, by host.
@@ -243,7 +249,7 @@ impl View {
                 if !ports.is_empty() {
                     Arc::make_mut(&mut self.columns.ports[slot]).extend(&ports);
                 }
-                if config.counted_attributes().next().is_some() {
+                if is_counted(&config) {
                     *self.flights_of.entry(job).or_default().entry(*host).or_default() += 1;
                 }
                 self.fly(&config, true);
@@ -275,8 +281,19 @@ impl View {
         }
     }
 
-    /// The fate of a preemption is known.
+    /// What placements that State has not taken in yet will take of a host, beyond the room that is kept for them.
+    pub(super) fn flying_to(&self, state: &State, host: HostId) -> Resources {
+        let tasks = self.in_flight_on.get(&host).into_iter().flatten();
+        let waits = |task: &TaskId| state.task(*task).is_some_and(|task| task.status == Status::Pending);
+        let unkept = tasks.filter(|task| waits(task) && self.reserved.get(task) != Some(&host));
+        unkept.fold(Resources::default(), |sum, task| sum.plus(self.in_flight[task].config.demand))
+    }
+
+    /// The fate of a preemption is known. If it was refused, the next round chooses anew.
     pub fn settle_preempt(&mut self, state: &State, preempt: &Preempt) {
+        if let Some(group) = self.group_of.get(&preempt.task).and_then(|hash| self.groups.get_mut(hash)) {
+            group.spared = None;
+        }
         self.look_at_host(state, preempt.host);
     }
 
@@ -340,10 +357,17 @@ impl View {
     fn drop_flight(&mut self, id: TaskId) -> Option<InFlight> {
         let flight = self.in_flight.remove(&id)?;
         self.fly(&flight.config, false);
+        if let Some(on) = self.in_flight_on.get_mut(&flight.host) {
+            on.remove(&id);
+            if on.is_empty() {
+                self.in_flight_on.remove(&flight.host);
+            }
+        }
         // A limit that it was in the way of may not be any more.
-        if let Some(group) = self.groups.get_mut(&flight.config.hash)
-            && flight.config.counted_attributes().next().is_some()
-        {
+        if !is_counted(&flight.config) {
+            return Some(flight);
+        }
+        if let Some(group) = self.groups.get_mut(&flight.config.hash) {
             group.tried = None;
         }
         if let Some(hosts) = self.flights_of.get_mut(&flight.job)
@@ -355,12 +379,6 @@ impl View {
             }
             if hosts.is_empty() {
                 self.flights_of.remove(&flight.job);
-            }
-        }
-        if let Some(on) = self.in_flight_on.get_mut(&flight.host) {
-            on.remove(&id);
-            if on.is_empty() {
-                self.in_flight_on.remove(&flight.host);
             }
         }
         Some(flight)
@@ -567,14 +585,15 @@ impl View {
 
     fn fly(&mut self, config: &TaskConfig, up: bool) {
         let role = config.job.role.as_str();
-        if !self.flying.contains_key(role) {
-            self.flying.insert(role.into(), Resources::default());
-        }
-        if let Some(flying) = self.flying.get_mut(role) {
-            *flying = if up { flying.plus(config.demand) } else { flying.minus_or_zero(config.demand) };
-            if *flying == Resources::default() {
-                self.flying.remove(role);
+        let Some(flying) = self.flying.get_mut(role) else {
+            if up {
+                self.flying.insert(role.into(), config.demand);
             }
+            return;
+        };
+        *flying = if up { flying.plus(config.demand) } else { flying.minus_or_zero(config.demand) };
+        if *flying == Resources::default() {
+            self.flying.remove(role);
         }
     }
 
@@ -609,7 +628,7 @@ impl View {
             None => drop(self.used.remove(role)),
         }
         let waiting = job.counts().of(Status::Pending) > 0;
-        if !waiting || job.config().counted_attributes().next().is_none() {
+        if !waiting || !is_counted(job.config()) {
             self.places.remove(&id);
             return;
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::{HostId, TaskId};
+use proto::{HostId, Resources, TaskId};
 
 use super::State;
 use super::command::{Done, Preempt, Reply};
@@ -26,9 +26,21 @@ pub(crate) fn may_displace(config: &TaskConfig, victim: &Task) -> bool {
     is_displaceable(victim) && config.may_displace(&victim.config)
 }
 
-/// Whether a task of `config` fits on a host once tasks that take `going` and have the ports `freed` are gone.
-pub(crate) fn fits_once_gone(host: &Host, config: &TaskConfig, going: Going, freed: &BTreeSet<u16>) -> bool {
-    let room = host.room_without(config.is_revocable(), host.reserved, going);
+/// Whether a task is on its way out for good: its room is as good as free. One that is restarted comes back to it.
+pub(crate) fn is_leaving(task: &Task) -> bool {
+    matches!(task.status, Status::Killing | Status::Preempting | Status::Draining)
+}
+
+/// Whether a task of `config` fits on a host, beside the room that is kept there, once tasks that take `going` and have
+/// the ports `freed` are gone.
+pub(crate) fn fits_once_gone(
+    host: &Host,
+    config: &TaskConfig,
+    kept: Resources,
+    going: Going,
+    freed: &BTreeSet<u16>,
+) -> bool {
+    let room = host.room_without(config.is_revocable(), kept, going);
     let in_ranges = freed.iter().filter(|port| host.record.spec.offers_port(**port)).count();
     let open = |port: &u16| !host.ports.contains(port) || freed.contains(port);
     config.demand.fits_in(&room)
@@ -97,12 +109,13 @@ impl State {
     }
 
     /// Whether a task fits on a host once `gone` are.
-    fn fits_without<'a>(&self, host: &Host, task: &Task, gone: impl Iterator<Item = &'a Task>) -> bool {
+    fn fits_without<'a>(&'a self, host: &Host, task: &Task, gone: impl Iterator<Item = &'a Task>) -> bool {
         let (mut going, mut freed) = (Going::default(), BTreeSet::new());
-        for victim in gone {
+        let tasks = host.tasks.iter().filter_map(|task| self.task(*task));
+        for victim in tasks.filter(|task| is_leaving(task)).chain(gone) {
             going = going.with(&victim.config);
             freed.extend(victim.port_numbers());
         }
-        fits_once_gone(host, &task.config, going, &freed)
+        fits_once_gone(host, &task.config, host.reserved, going, &freed)
     }
 }

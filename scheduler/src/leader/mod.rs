@@ -517,7 +517,8 @@ impl Leader {
             self.fly(Op::Preempt(preempt.clone()), move |fate| Landed::Preempted(preempt, fate));
         }
         metrics::histogram!(telemetry::ROUND_SECONDS).record(begun.elapsed().as_secs_f64());
-        if round.report.placed >= BUSY_ROUND {
+        let uncounted = round.report.groups.iter().any(|group| group.uncounted);
+        if round.report.placed >= BUSY_ROUND || uncounted {
             self.round_after = Instant::now() + ROUND_PACE;
             self.round_due = true;
         }
@@ -709,6 +710,7 @@ mod tests {
             vetoes: vetoes.iter().copied().collect(),
             reason: "because".into(),
             cut_short: false,
+            uncounted: false,
         };
         let two = [group(&[(VetoKind::Cpu, 3), (VetoKind::Ram, 1)]), group(&[(VetoKind::Cpu, 4)])];
         for _ in 0..2 {
