@@ -367,7 +367,6 @@ impl Checks<'_> {
         let cores = resources.float("cpu");
         // A hair less, so that 0.07 * 1000 = 70.00000000000001 is not 71.
         let milli = (cores * 1000.0 - 1e-6).ceil();
-        // What is no number is not above zero either.
         if cores.is_nan() || cores <= 0.0 {
             self.error(resources.span_of("cpu"), "`cpu` must be more than 0");
         } else if milli > CPU_MILLI_MAX {

@@ -404,9 +404,11 @@ impl Scenario {
     }
 
     fn request(&self, words: &Words) -> Option<Request> {
+        let asked = words.named.iter().filter(|(name, _)| !matches!(**name, "by" | "id"));
+        let body = format!("{:?} {:?}", words.bare, asked.collect::<Vec<_>>());
         let identity = (*words.named.get("by")?).to_owned();
         let id = words.named.get("id").map_or(format!("auto-{}", self.at.0), |id| (*id).to_owned());
-        Some(Request { identity, id, created: self.at, body_hash: words.bare.join(" ").into_bytes() })
+        Some(Request { identity, id, created: self.at, body_hash: body.into_bytes() })
     }
 
     fn submit(&mut self, name: &str, words: &Words) {

@@ -153,3 +153,105 @@ fn after_a_gap_hosts_report_before_anything_times_out() {
     assert_eq!(state.task(tasks[0]).map(|task| task.status), Some(Status::Running));
     assert_eq!(state.task(tasks[1]), None, "what was not reported is lost");
 }
+
+#[test]
+fn absurd_commands_are_refused_and_change_nothing() {
+    let mut state = cluster();
+    let register = Op::RegisterHost {
+        identity: identity("m", "j", "b"),
+        spec: host("h1", 8000, 8192, None, &[]),
+        held: BTreeSet::new(),
+    };
+    let id = proto::HostId(apply(&mut state, 1, register).reply.unwrap().id);
+    let quota = proto::Resources { cpu_milli: 4_000, ram_mib: 4_096, disk_mib: 4_096, gpus: 0 };
+    let set = |quota, increment| Op::SetQuota { role: "www".into(), quota, increment };
+    apply(&mut state, 1, set(quota, false)).reply.unwrap();
+    let job = JobMaker { service: true, tier: "preferred".into(), ..JobMaker::new("a") };
+    let (spec, key) = (job.spec(), job.spec().config.job.clone());
+    apply(&mut state, 1, Op::CreateJob(spec.clone())).reply.unwrap();
+    let task = state.tasks().next().unwrap().id;
+    let update = JobMaker { instances: 2, ..job.clone() }.spec();
+    apply(&mut state, 1, Op::StartUpdate(update)).reply.unwrap();
+    let with = |instances| crate::JobSpec { config: spec.config.clone(), instances };
+    let other = JobMaker { name: "b".into(), ..job.clone() }.spec();
+    let most = proto::Resources { cpu_milli: u64::MAX, ..quota };
+    let gang = JobMaker { all_or_nothing: true, tier: "preemptible".into(), ..JobMaker::new("g") }.spec();
+    let (message, hosts) = (String::new(), |count| vec!["h1".to_owned(); count]);
+    let place = |tasks: usize| crate::Assign {
+        host: id,
+        placements: vec![crate::Placement { task, ports: vec![1; 3] }; tasks],
+    };
+    use RefusalKind::{Invalid, Limit, NotFound, Quota, Stale};
+    let cases = [
+        (set(most, false), Invalid, "more than any cluster has"),
+        (set(most, true), Invalid, "more than any cluster has"),
+        (set(proto::Resources::default(), false), Quota, "kill production tasks first"),
+        (Op::SetQuota { role: "a/b".into(), quota, increment: false }, Invalid, "role"),
+        (Op::CreateJob(crate::JobSpec { instances: 0, ..other.clone() }), Invalid, "asks for 0 instances"),
+        (
+            Op::CreateJob(crate::JobSpec { instances: 1_000_000_000, ..other.clone() }),
+            Invalid,
+            "asks for 1000000000 instances",
+        ),
+        (Op::CreateJob(crate::JobSpec { instances: 100_000, ..other }), Quota, "it is short of"),
+        (Op::CreateJob(crate::JobSpec { instances: 1_001, ..gang }), Limit, "at most 1000"),
+        (
+            Op::AddInstances { job: key.clone(), like: 0, count: 1_000_000_000 },
+            Invalid,
+            "1000000000 instances cannot be added at once",
+        ),
+        (Op::AddInstances { job: key.clone(), like: 0, count: 0 }, Invalid, "0 instances"),
+        (Op::AddInstances { job: key.clone(), like: u32::MAX, count: 1 }, NotFound, "no live instance"),
+        (
+            Op::KillTasks { job: key.clone(), instances: vec![0; 10_001], message: message.clone() },
+            Limit,
+            "at most 10000 instances",
+        ),
+        (
+            Op::RestartTasks { job: key.clone(), instances: vec![7], message: message.clone() },
+            NotFound,
+            "no live instance 7",
+        ),
+        (Op::DrainHosts { hosts: hosts(1_001), message: message.clone() }, Invalid, "1 to 1000 hosts"),
+        (Op::DrainHosts { hosts: vec![], message }, Invalid, "1 to 1000 hosts, not 0"),
+        (Op::ActivateHosts { hosts: hosts(1_001) }, Invalid, "1 to 1000 hosts"),
+        (Op::StartUpdate(with(1)), RefusalKind::AlreadyExists, "end it first"),
+        (Op::UpdateInstances { job: key.clone(), instances: vec![] }, Invalid, "names 1 to"),
+        (Op::UpdateInstances { job: key.clone(), instances: vec![0; 10_001] }, Invalid, "not 10001"),
+        (
+            Op::UpdateInstances { job: key.clone(), instances: vec![u32::MAX] },
+            NotFound,
+            "no instance 4294967295",
+        ),
+        (Op::PutCron { spec: with(0), schedule: "* * * * *".into() }, Invalid, "asks for 0 instances"),
+        (Op::PutCron { spec: with(1), schedule: String::new() }, Invalid, "empty or too long"),
+        (Op::PutCron { spec: with(1), schedule: "*".repeat(2_000) }, Invalid, "empty or too long"),
+        (Op::PutCron { spec: with(100_000), schedule: "* * * * *".into() }, Quota, "for its runs"),
+        (Op::RunCron { job: key.clone() }, NotFound, "no cron job"),
+        (Op::DropCron { job: key }, NotFound, "no cron job"),
+        (Op::AssignTogether(vec![place(1_001)]), Limit, "at most 1000"),
+        (Op::AssignTogether(vec![place(1)]), Stale, "needs 0 ports and was given 3"),
+        (Op::Assign(place(2)), Stale, "needs 0 ports"),
+        (
+            Op::Preempt(crate::Preempt { host: id, task, victims: vec![task; 101] }),
+            Stale,
+            "1 to 100 tasks in id order",
+        ),
+        (Op::ReportUnused { host: proto::HostId(u64::MAX), unused: most }, Stale, "is gone"),
+    ];
+    for (op, want, words) in cases {
+        let said = format!("{op:?}");
+        let said = &said[..said.len().min(120)];
+        let mut after = state.clone();
+        let applied = apply(&mut after, 1, op);
+        let refused = applied.reply.expect_err(said);
+        assert_eq!(refused.kind, want, "{said}: {refused}");
+        assert!(refused.message.contains(words), "{said}: wanted {words:?}, got {refused}");
+        assert!(after == state, "{said} was refused and changed State");
+        assert!(applied.changed.iter().all(|change| change.key[0] == 1), "{said} changed rows");
+    }
+    // A host may report any number: more than is reserved is not lent.
+    apply(&mut state, 1, Op::ReportUnused { host: id, unused: most }).reply.unwrap();
+    laws::check(&state).unwrap();
+    assert_eq!(state.host(id).unwrap().lendable(), proto::Resources::default());
+}

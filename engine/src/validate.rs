@@ -349,6 +349,20 @@ mod tests {
         wire::Constraint { attribute: attribute.into(), rule: Some(rule) }
     }
 
+    fn constraint(attribute: &str, rule: Rule) -> wire::Constraint {
+        wire::Constraint { attribute: attribute.into(), rule: Some(rule) }
+    }
+
+    fn prefer(constraint: wire::Constraint, weight: i32) -> wire::Preference {
+        wire::Preference { constraint: Some(constraint), weight }
+    }
+
+    fn spread(targets: &[(&str, u32)]) -> wire::Spread {
+        let target =
+            |(value, percent): &(&str, u32)| wire::SpreadTarget { value: (*value).into(), percent: *percent };
+        wire::Spread { attribute: "zone".into(), targets: targets.iter().map(target).collect() }
+    }
+
     #[test]
     fn a_good_job_passes_in_canonical_form() {
         let checked = check_job_spec(&spec()).unwrap();
@@ -398,6 +412,60 @@ mod tests {
             }),
             ("only ops may use hosts", |_, c, _| c.constraints = vec![value("dedicated", &["ops/a"])]),
             ("names no value", |_, c, _| c.constraints = vec![value("rack", &[])]),
+            ("has limit 0; it is at least 1", |_, c, _| {
+                let rule = Rule::Limit(wire::LimitRule { count: 0 });
+                c.constraints = vec![constraint("rack", rule)];
+            }),
+            ("compares in a way that this build does not know", |_, c, _| {
+                let rule = Rule::Compare(wire::CompareRule { comparison: 0, number: i64::MIN });
+                c.constraints = vec![constraint("cores", rule)];
+            }),
+            ("compares in a way", |_, c, _| {
+                let rule = Rule::Compare(wire::CompareRule { comparison: i32::MAX, number: 1 });
+                c.constraints = vec![constraint("cores", rule)];
+            }),
+            ("`constraints` are 51; a job has at most 50", |_, c, _| {
+                c.constraints = vec![value("rack", &["a"]); 51]
+            }),
+            ("names more than 100 values", |_, c, _| c.constraints = vec![value("rack", &["a"; 101])]),
+            ("is longer than 1024 bytes", |_, c, _| {
+                c.constraints = vec![value("rack", &["a".repeat(1_025).as_str()])]
+            }),
+            ("`preference rack` has weight -2147483648; it is -100 to 100", |_, c, _| {
+                c.preferences = vec![prefer(value("rack", &["a"]), i32::MIN)]
+            }),
+            ("has weight 2147483647", |_, c, _| {
+                c.preferences = vec![prefer(value("rack", &["a"]), i32::MAX)]
+            }),
+            ("has weight 0", |_, c, _| c.preferences = vec![prefer(value("rack", &["a"]), 0)]),
+            ("`preference` has no constraint", |_, c, _| {
+                c.preferences = vec![wire::Preference { constraint: None, weight: 1 }]
+            }),
+            ("`preference host` cannot be a limit", |_, c, _| {
+                let rule = Rule::Limit(wire::LimitRule { count: 1 });
+                c.preferences = vec![prefer(constraint("host", rule), 1)];
+            }),
+            ("`preferences` are 51", |_, c, _| c.preferences = vec![prefer(value("rack", &["a"]), 1); 51]),
+            ("`spreads` are 5; a job has at most 4", |_, c, _| c.spreads = vec![spread(&[]); 5]),
+            ("`spread zone` has targets of 101 percent in sum", |_, c, _| {
+                c.spreads = vec![spread(&[("a", 100), ("b", 1)])]
+            }),
+            ("has targets of 8589934590 percent", |_, c, _| {
+                c.spreads = vec![spread(&[("a", u32::MAX), ("b", u32::MAX)])]
+            }),
+            ("`spread zone` has a target twice", |_, c, _| c.spreads = vec![spread(&[("a", 1), ("a", 1)])]),
+            ("has more than 100 targets", |_, c, _| c.spreads = vec![spread(&[("a", 0); 101])]),
+            ("`instances` are 1001; at most 1000 tasks get places all or none", |s, c, _| {
+                (s.instances, c.all_or_nothing) = (1_001, true)
+            }),
+            ("`partition_policy` has a delay of 4294967295 s; at most 86400 s", |_, c, _| {
+                c.partition_policy = Some(wire::PartitionPolicy { reschedule: true, delay_seconds: u32::MAX })
+            }),
+            ("`ports` are 101; a task has at most 100", |_, _, t| {
+                t.static_ports = (1..100).map(|n| port(&format!("p{n}"), n)).collect()
+            }),
+            ("`cpu` is", |_, _, t| t.resources.as_mut().unwrap().cpu_milli = u64::MAX),
+            ("`disk` is", |_, _, t| t.resources.as_mut().unwrap().disk_mib = u64::MAX),
             ("has no rule", |_, c, _| {
                 c.constraints = vec![wire::Constraint { attribute: "rack".into(), rule: None }]
             }),

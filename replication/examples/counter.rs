@@ -1,6 +1,7 @@
 //! A replicated set of counters as one process: the smallest machine, and the one that the tests kill.
 //!
-//! `counter --dir DIR --raft ADDRESS:PORT --api ADDRESS:PORT (--init | --join ADDRESS:PORT) [--profile fast]`
+//! `counter --dir DIR --raft ADDRESS:PORT --api ADDRESS:PORT (--init | --join ADDRESS:PORT) [--profile fast]
+//! [--listen-raft ADDRESS:PORT]`: where it listens, if others reach it elsewhere.
 //!
 //! It speaks lines over TCP at the api address: `add KEY N`, `get KEY`, `status`, `sum`, `sum-at INDEX`, `snapshot`,
 //! `join UUID RAFT API`. Answers are one line each. Not shipped.
@@ -54,6 +55,7 @@ struct Arguments {
     options: Options,
     init: bool,
     join: Option<String>,
+    listen_raft: Option<String>,
 }
 
 fn arguments() -> Result<Arguments, Problem> {
@@ -73,7 +75,12 @@ fn arguments() -> Result<Arguments, Problem> {
         options.snapshot_entries = entries.parse()?;
         options.keep_entries = options.snapshot_entries / 10;
     }
-    Ok(Arguments { options, init: given.contains_key("init"), join: given.get("join").cloned() })
+    Ok(Arguments {
+        options,
+        init: given.contains_key("init"),
+        join: given.get("join").cloned(),
+        listen_raft: given.get("listen-raft").cloned(),
+    })
 }
 
 #[tokio::main]
@@ -82,7 +89,7 @@ async fn main() -> Result<(), Problem> {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    let Arguments { options, init, join } = arguments()?;
+    let Arguments { options, init, join, listen_raft } = arguments()?;
     if replication::identity(&options.dir)?.is_none() {
         match join {
             Some(seed) => enter(&options, &seed).await?,
@@ -91,7 +98,7 @@ async fn main() -> Result<(), Problem> {
         }
     }
     let replica = Replica::<Counters>::start(options.clone()).await?;
-    let raft_address: std::net::SocketAddr = options.raft_address.parse()?;
+    let raft_address: std::net::SocketAddr = listen_raft.as_ref().unwrap_or(&options.raft_address).parse()?;
     let serving = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(replica.raft_service())

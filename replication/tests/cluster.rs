@@ -1,7 +1,7 @@
 //! Three replicas as processes of their own, real disks and sockets: they elect, replicate, and survive `kill -9`
 //! of the leader again and again. Needs the example `counter`, which `cargo test` builds.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -84,12 +84,6 @@ impl Node {
             .spawn()
             .unwrap();
         self.process = Some(child);
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let process = self.process.as_ref().unwrap();
-        let pid = rustix::process::Pid::from_child(process);
-        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// SIGKILL; returns when the process is gone.
@@ -292,27 +286,70 @@ fn a_replica_that_the_log_does_not_reach_gets_a_snapshot() {
     assert_eq!(answer, format!("ok {value}"));
 }
 
-/// Its election timer is long over when it goes on; it must ask before it campaigns, and is told that there is a
-/// leader.
+/// What others send to one node's raft address, passed on to where it listens, or not.
+struct Ear {
+    listens: String,
+    deaf: Arc<AtomicBool>,
+}
+
+impl Ear {
+    /// Takes the place of `address`; the node shall listen at `listens`.
+    fn at(address: &str) -> Self {
+        let (door, listens) = (TcpListener::bind(address).unwrap(), free_address());
+        let (deaf, inner) = (Arc::new(AtomicBool::new(false)), listens.clone());
+        let closed = Arc::clone(&deaf);
+        std::thread::spawn(move || {
+            for outer in door.incoming().map_while(Result::ok) {
+                let Ok(inner) = TcpStream::connect(&inner) else { continue };
+                for (from, to) in [(&outer, &inner), (&inner, &outer)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let closed = Arc::clone(&closed);
+                    std::thread::spawn(move || pass_on(from, to, &closed));
+                }
+            }
+        });
+        Ear { listens, deaf }
+    }
+}
+
+/// Copies until either end closes; while `closed`, nothing passes and connections break.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, closed: &AtomicBool) {
+    let mut buffer = [0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if closed.load(Ordering::Relaxed) || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    for end in [from, to] {
+        let _ = end.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// A follower that hears nobody, and can speak to all, must ask before it campaigns, and is told that there is a
+/// leader. Without that question its term would run ahead and depose the leader when it hears again.
 #[test]
-fn a_follower_that_slept_deposes_nobody() {
-    use rustix::process::Signal;
+fn a_follower_that_was_deaf_deposes_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    let nodes = cluster(dir.path(), 2_000);
-    let leads = leader(&nodes);
-    let before = wait("a status", || status(&nodes[leads].api));
-    let sleeper = &nodes[(leads + 1) % 3];
-    for turn in 0..4 {
-        sleeper.signal(Signal::STOP);
+    let mut nodes: Vec<Node> = ["a", "b", "c"].map(|name| Node::new(dir.path(), name, 2_000)).into();
+    let ear = Ear::at(&nodes[2].raft);
+    let seed = nodes[0].api.clone();
+    nodes[0].start(&["--init"]);
+    leader(&nodes[..1]);
+    nodes[1].start(&["--join", &seed]);
+    nodes[2].start(&["--join", &seed, "--listen-raft", &ear.listens]);
+    wait("three voters", || (number(&status(&seed)?, 8) == 3).then_some(()));
+    assert_eq!(leader(&nodes), 0, "the first leads still");
+    let before = wait("a status", || status(&seed));
+    for turn in 0..3 {
+        ear.deaf.store(true, Ordering::Relaxed);
         // Several election timeouts of profile `fast`, each less than half a second.
         std::thread::sleep(Duration::from_secs(2));
-        let added = wait("a command without the sleeper", || {
-            ask(&nodes[leads].api, "add awake 1").filter(|answer| answer.starts_with("ok"))
-        });
+        let deaf = wait("a status", || status(&nodes[2].api));
+        let added = wait("a command", || ask(&seed, "add awake 1").filter(|a| a.starts_with("ok")));
         let index: u64 = added.split(' ').nth(1).unwrap().parse().unwrap();
-        sleeper.signal(Signal::CONT);
-        wait("catching up", || (number(&status(&sleeper.api)?, 4) >= index).then_some(()));
-        std::thread::sleep(Duration::from_secs(1));
+        assert!(number(&deaf, 4) < index, "it heard of entry {index} all the same");
+        ear.deaf.store(false, Ordering::Relaxed);
+        wait("catching up", || (number(&status(&nodes[2].api)?, 4) >= index).then_some(()));
         for node in &nodes {
             let now = wait("a status", || status(&node.api));
             let (term, leader) = (number(&now, 2), number(&now, 3));

@@ -41,6 +41,8 @@ pub(super) struct Placing<'a> {
     pub(super) ports: Given,
     /// What this round took of hosts on which room is kept for somebody.
     taken: BTreeMap<usize, Resources>,
+    /// Of that, what was taken by those for whom room is kept there.
+    taken_kept: BTreeMap<usize, Resources>,
     /// Open hosts, fullest first.
     hosts: Lane<'a>,
     /// The same in buckets, for groups that are spread over these attributes.
@@ -134,6 +136,7 @@ impl<'a> Placing<'a> {
             room: columns.room.clone(),
             ports: BTreeMap::new(),
             taken: BTreeMap::new(),
+            taken_kept: BTreeMap::new(),
             hosts: Lane::all(&view.ranking),
             groupings: Vec::new(),
             grouped_by: BTreeMap::new(),
@@ -300,7 +303,8 @@ impl<'a> Placing<'a> {
     fn take_kept(&mut self, service: &mut Service<'a>, slot: usize) -> Option<Vec<u16>> {
         let (columns, demand) = (&self.view.columns, service.group.config.demand);
         let taken = self.taken.get(&slot).copied().unwrap_or_default();
-        let others = columns.reserved[slot].minus_or_zero(demand);
+        let own = self.taken_kept.get(&slot).copied().unwrap_or_default().plus(demand);
+        let others = columns.reserved[slot].minus_or_zero(own);
         let room = columns.gross[slot].minus_or_zero(taken).minus_or_zero(others);
         let fits = demand.fits_in(&room) && self.room[slot] > 0;
         if !fits || !service.limits.iter().all(|limit| limit.allows(slot)) {
@@ -311,6 +315,7 @@ impl<'a> Placing<'a> {
         let free = (self.free[slot], self.lendable[slot]);
         self.take(service, slot, &ports);
         (self.free[slot], self.lendable[slot]) = free;
+        self.taken_kept.insert(slot, own);
         Some(ports)
     }
 
@@ -361,6 +366,8 @@ impl<'a> Placing<'a> {
             self.give_back(&service.group.config, slot, &placement.ports);
             if number < kept {
                 (self.free[slot], self.lendable[slot]) = free;
+                let own = self.taken_kept.entry(slot).or_default();
+                *own = own.minus_or_zero(service.group.config.demand);
             }
             service.rest.push(placement.task);
         }

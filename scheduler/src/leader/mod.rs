@@ -562,7 +562,7 @@ impl Leader {
             (state.next_deadline(), state.next_work(), live, state.is_stopped(), hosts.unused(state))
         });
         for (host, unused) in unused {
-            self.fly(Op::ReportUnused { host, unused }, |fate| Landed::Lent(fate));
+            self.fly(Op::ReportUnused { host, unused }, Landed::Lent);
         }
         if !self.ticking && deadline.is_some_and(|due| due <= now) {
             self.ticking = true;

@@ -34,7 +34,9 @@ pub enum Event {
 }
 
 /// A question to the leader's view and State.
-pub struct Look(Box<dyn FnOnce(&View, &State) + Send>);
+pub struct Look(Box<Question>);
+
+type Question = dyn FnOnce(&View, &State) + Send;
 
 impl Look {
     pub(super) fn at(self, view: &View, state: &State) {
