@@ -8,8 +8,8 @@ use super::status::{Event, Status};
 use super::submit::words;
 use super::touch::{Key, Touch};
 use super::transition::kept_message;
-use super::work::Rest;
-use crate::limits::{HOSTS_NAMED_MAX, TASKS_PER_COMMAND_MAX, WORK_MAX};
+use super::work::{Rest, tasks_per_command};
+use crate::limits::{HOSTS_NAMED_MAX, WORK_MAX};
 
 impl State {
     /// All named hosts or none.
@@ -44,7 +44,7 @@ impl State {
     ) -> Reply {
         let hosts = self.named_hosts(&names)?;
         let tasks: usize = hosts.iter().map(|host| self.hosts[host].tasks.len()).sum();
-        let large = tasks > TASKS_PER_COMMAND_MAX;
+        let large = tasks > tasks_per_command();
         if large && self.work.len() + hosts.len() > WORK_MAX {
             return Err(Refusal::new(
                 RefusalKind::Limit,

@@ -11,7 +11,7 @@ use super::job::{EndedTask, Job, JobRecord};
 use super::status::{Event, Status};
 use super::touch::{Key, Touch};
 use super::transition::{Birth, Stepped, forget_ended};
-use super::work::{Rest, Work};
+use super::work::{Rest, Work, tasks_per_command};
 use super::{Due, State};
 use crate::limits::{
     INSTANCES_NAMED_MAX, INSTANCES_PER_JOB_MAX, JOBS_MAX, TASKS_MAX, TASKS_PER_COMMAND_MAX, TOGETHER_MAX,
@@ -63,7 +63,7 @@ impl State {
                 ),
             ));
         }
-        let large = instances as usize > TASKS_PER_COMMAND_MAX;
+        let large = instances as usize > tasks_per_command();
         if large {
             self.check_work_room()?;
         }
@@ -197,7 +197,7 @@ impl State {
                 format!("the instances of job {key} are still being made; retry, or kill all of them"),
             ));
         }
-        let large = all && job.live.len() > TASKS_PER_COMMAND_MAX;
+        let large = all && job.live.len() > tasks_per_command();
         if large && making.is_none() {
             self.check_work_room()?;
         }
@@ -357,7 +357,7 @@ impl State {
         };
         let tasks = match work.rest.clone() {
             Rest::Create { job, next, end } => {
-                let until = end.min(next.saturating_add(TASKS_PER_COMMAND_MAX as u32));
+                let until = end.min(next.saturating_add(tasks_per_command() as u32));
                 self.step_work(id, (until < end).then_some(Rest::Create { job, next: until, end }), touch);
                 if let Some(config) = self.jobs.get(&job).map(|job| job.config().clone()) {
                     self.bear_instances(job, &config, next, until, touch);
@@ -368,7 +368,7 @@ impl State {
                 let live: Option<&BTreeMap<u32, TaskId>> = self.jobs.get(&job).map(|job| &job.live);
                 let mut rest = live.into_iter().flat_map(|live| live.range(next..));
                 let targets: Vec<TaskId> =
-                    rest.by_ref().take(TASKS_PER_COMMAND_MAX).map(|(_, task)| *task).collect();
+                    rest.by_ref().take(tasks_per_command()).map(|(_, task)| *task).collect();
                 let next = rest.next().map(|(instance, _)| *instance);
                 let more = next.map(|next| Rest::Stop { job, next, message: message.clone(), restart });
                 self.step_work(id, more, touch);

@@ -45,6 +45,39 @@ pub enum Rest {
     },
 }
 
+/// Tasks that one command may touch; what is larger becomes a work item.
+#[cfg(not(test))]
+pub(super) fn tasks_per_command() -> usize {
+    crate::limits::TASKS_PER_COMMAND_MAX
+}
+
+#[cfg(test)]
+pub(super) use tests::tasks_per_command;
+
+/// Tests with few tasks want large changes, too.
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use crate::limits::TASKS_PER_COMMAND_MAX;
+
+    thread_local! {
+        static TASKS: Cell<usize> = const { Cell::new(TASKS_PER_COMMAND_MAX) };
+    }
+
+    pub(crate) fn tasks_per_command() -> usize {
+        TASKS.get()
+    }
+
+    /// Does something while one command on this thread touches so many tasks.
+    pub(crate) fn with_tasks_per_command<T>(tasks: usize, what: impl FnOnce() -> T) -> T {
+        TASKS.set(tasks);
+        let done = what();
+        TASKS.set(TASKS_PER_COMMAND_MAX);
+        done
+    }
+}
+
 impl Work {
     /// The job it is about, if it is about one.
     pub fn job(&self) -> Option<JobId> {
