@@ -52,7 +52,7 @@ impl Book {
             page.wanted.clear();
             page.update = None;
         }
-        instances.iter().for_each(|instance| drop(page.wanted.remove(instance)));
+        page.wanted.retain(|instance| !instances.contains(instance));
     }
 
     pub(crate) fn added(&mut self, key: &JobKey, count: u32) {

@@ -1,4 +1,4 @@
-//! What has ended is remembered, bounded, and forgotten in time.
+//! What has ended is remembered, bounded, and forgotten in time; what is lost is replaced no faster than may be.
 
 use std::collections::BTreeSet;
 
@@ -61,4 +61,38 @@ fn ended_tasks_jobs_and_hosts_are_kept_for_a_while() {
     wait(&mut state, JOB_HISTORY_MS + 1);
     assert_eq!(ended(&state), None, "an ended job is forgotten");
     assert_eq!(state.save().len(), 1, "only the cluster's own row is left");
+}
+
+#[test]
+fn no_more_than_fifty_hosts_are_replaced_in_a_minute() {
+    let mut state = cluster();
+    for number in 0..300 {
+        let register = Op::RegisterHost {
+            identity: identity(&format!("m{number}"), &format!("j{number}"), "b"),
+            spec: host(&format!("h{number}"), 2_000, 8_192, None, &[]),
+            held: BTreeSet::new(),
+        };
+        apply(&mut state, 0, register).reply.unwrap();
+    }
+    let job = JobMaker { instances: 600, service: true, ..JobMaker::new("web") }.spec();
+    apply(&mut state, 0, Op::CreateJob(job)).reply.unwrap();
+    for assign in round(&View::new(&state), 1_000).assigns {
+        apply(&mut state, 0, Op::Assign(assign)).reply.unwrap();
+    }
+    // Sixty of 300 may fall silent in a minute: no brake.
+    let lost: Vec<_> = state.hosts().take(60).map(|host| (host.id(), host.record.since)).collect();
+    for (host, since) in lost {
+        assert_eq!(apply(&mut state, 1, Op::Silence { host, since }).reply.unwrap().tasks, 2);
+    }
+    assert_eq!(state.braked(), None);
+    let replaced = |state: &State| state.tasks().filter(|task| task.ancestor.is_some()).count();
+    apply(&mut state, 2, Op::Tick).reply.unwrap();
+    assert_eq!(replaced(&state), 100, "all tasks of fifty hosts");
+    assert_eq!(state.replacements_waiting(), 20);
+    assert_eq!(state.next_deadline(), Some(BEGIN.plus_ms(2 + 60_000)));
+    apply(&mut state, 60_001, Op::Tick).reply.unwrap();
+    assert_eq!(replaced(&state), 100, "not before the minute is over");
+    apply(&mut state, 60_002, Op::Tick).reply.unwrap();
+    assert_eq!((replaced(&state), state.replacements_waiting()), (120, 0));
+    laws::check(&state).unwrap();
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::make::{BEGIN, JobMaker, apply, cluster, host, identity};
+use super::make::{BEGIN, JobMaker, apply, cluster, host as host_spec, identity};
 use crate::state::command::Report;
 use crate::{Command, Op, State, Status, View, round};
 
@@ -13,7 +13,7 @@ pub(crate) fn full() -> State {
     let mut state = cluster();
     let register = Op::RegisterHost {
         identity: identity("m", "j", "b"),
-        spec: host("h1", 8000, 8192, Some((10, 20)), &[("rack", "a")]),
+        spec: host_spec("h1", 8000, 8192, Some((10, 20)), &[("rack", "a")]),
         held: BTreeSet::from([proto::TaskId(7)]),
     };
     let host = proto::HostId(apply(&mut state, 1, register).reply.unwrap().id);
@@ -38,6 +38,36 @@ pub(crate) fn full() -> State {
     apply(&mut state, 4, Op::ApplyReports { host, journal: "j".into(), reports }).reply.unwrap();
     let since = state.host(host).unwrap().record.since;
     apply(&mut state, 5, Op::Silence { host, since }).reply.unwrap();
+    let register = Op::RegisterHost {
+        identity: identity("m2", "j2", "b"),
+        spec: host_spec("h2", 8000, 8192, None, &[]),
+        held: BTreeSet::new(),
+    };
+    let second = proto::HostId(apply(&mut state, 6, register).reply.unwrap().id);
+    let quota = proto::Resources { cpu_milli: 9_000, ram_mib: 9_000, disk_mib: 9_000, gpus: 1 };
+    apply(&mut state, 6, Op::SetQuota { role: "games".into(), quota, increment: false }).reply.unwrap();
+    // Room is kept for what was restarted, an update is in flight, and a cron job waits for its time.
+    let spec =
+        JobMaker { service: true, role: "games".into(), tier: "preferred".into(), ..JobMaker::new("a") };
+    let key = spec.spec().config.job.clone();
+    apply(&mut state, 7, Op::CreateJob(spec.spec())).reply.unwrap();
+    let task = state.job(&key).unwrap().live().next().unwrap().1;
+    let placement = crate::Placement { task, ports: Vec::new() };
+    apply(&mut state, 7, Op::Assign(crate::Assign { host: second, placements: vec![placement] }))
+        .reply
+        .unwrap();
+    let restart = Op::RestartTasks { job: key.clone(), instances: vec![], message: String::new() };
+    apply(&mut state, 8, restart).reply.unwrap();
+    let reports = vec![report(task, Status::Killed, 1)];
+    apply(&mut state, 8, Op::ApplyReports { host: second, journal: "j2".into(), reports }).reply.unwrap();
+    let update = JobMaker { instances: 2, cpu_milli: 2_000, ..spec.clone() }.spec();
+    apply(&mut state, 9, Op::StartUpdate(update)).reply.unwrap();
+    apply(&mut state, 9, Op::UpdateInstances { job: key, instances: vec![1] }).reply.unwrap();
+    let nightly = JobMaker { instances: 3, ..JobMaker::new("nightly") }.spec();
+    apply(&mut state, 9, Op::PutCron { spec: nightly, schedule: "0 3 * * *".into() }).reply.unwrap();
+    let unused = proto::Resources { cpu_milli: 500, ..proto::Resources::default() };
+    apply(&mut state, 9, Op::ReportUnused { host: second, unused }).reply.unwrap();
+    crate::state::laws::check(&state).unwrap();
     state
 }
 
@@ -51,7 +81,11 @@ fn rows(state: &State) -> Vec<Row> {
 fn load_reads_what_save_wrote() {
     let state = full();
     let tables: std::collections::BTreeSet<u8> = state.save().keys().map(|key| key[0]).collect();
-    assert_eq!(tables.into_iter().collect::<Vec<_>>(), (1..=8).collect::<Vec<u8>>(), "every table has a row");
+    assert_eq!(
+        tables.into_iter().collect::<Vec<_>>(),
+        (1..=12).collect::<Vec<u8>>(),
+        "every table has a row"
+    );
     assert_eq!(State::load(rows(&state).into_iter()), Ok(state.clone()));
     assert_eq!(State::load(rows(&state).into_iter().rev()), Ok(state), "the order of rows does not matter");
 }
@@ -102,7 +136,7 @@ fn small() -> State {
     let mut state = cluster();
     let register = Op::RegisterHost {
         identity: identity("m", "j", "b"),
-        spec: host("h1", 8000, 8192, None, &[]),
+        spec: host_spec("h1", 8000, 8192, None, &[]),
         held: BTreeSet::new(),
     };
     apply(&mut state, 1, register).reply.unwrap();

@@ -1,29 +1,39 @@
 //! A plain count of State beside what a round says: why a task waits, on how many hosts for which reason, and whether
 //! it really fits nowhere. It knows columns, sets and rankings of none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{Resources, TaskId};
 
 use crate::round::{GroupReport, VetoKind, veto};
 use crate::{Host, State, Status, Task, TaskConfig};
 
-/// What a host has free for a task of the config, beside all that is kept there but for `own`.
-fn free(state: &State, host: &Host, config: &TaskConfig, own: Option<TaskId>) -> Resources {
+/// Tasks of a host that are not gone.
+fn stays<'a>(state: &'a State, host: &'a Host, gone: &'a BTreeSet<TaskId>) -> impl Iterator<Item = &'a Task> {
+    state.tasks().filter(|task| task.host == Some(host.id()) && !gone.contains(&task.id))
+}
+
+/// What a host has free for a task of the config, beside all that is kept there but for `own`, once `gone` are.
+fn free(
+    state: &State,
+    host: &Host,
+    config: &TaskConfig,
+    own: Option<TaskId>,
+    gone: &BTreeSet<TaskId>,
+) -> Resources {
     let (mut reserved, mut revocable) = (Resources::default(), Resources::default());
-    for task in state.tasks().filter(|task| task.host == Some(host.id())) {
+    for task in stays(state, host, gone) {
         let sum = if task.config.is_revocable() { &mut revocable } else { &mut reserved };
         *sum = sum.plus(task.config.demand);
     }
-    // What is reserved and not used is there once more, for revocable tasks alone.
-    let lent = host.record.unused.min(reserved);
-    let on_lent = lent.min(revocable);
     let kept = state.reservations().filter(|kept| kept.host == host.id() && Some(kept.task) != own);
     let kept = kept.filter_map(|kept| state.task(kept.task)).map(|task| task.config.demand);
-    let taken = reserved.plus(revocable).minus_or_zero(on_lent);
-    let left = host.record.spec.capacity.minus_or_zero(taken);
-    let left = kept.fold(left, |left, demand| left.minus_or_zero(demand));
-    if config.is_revocable() { left.plus(lent.minus_or_zero(on_lent)) } else { left }
+    let kept = kept.fold(Resources::default(), Resources::plus);
+    // What is reserved and not used is there once more: for revocable tasks, and no more than of it they have for others.
+    let unused = host.record.unused.min(reserved);
+    let lent = if config.is_revocable() { unused } else { unused.min(revocable) };
+    let taken = reserved.plus(revocable).plus(kept);
+    host.record.spec.capacity.plus(lent).minus_or_zero(taken)
 }
 
 /// Whether the limits of a job let one more task on a host.
@@ -42,12 +52,18 @@ fn is_limited(state: &State, host: &Host, config: &TaskConfig) -> bool {
 }
 
 /// The ports of a host that its tasks have.
-fn taken_ports(state: &State, host: &Host) -> Vec<u16> {
-    state.tasks().filter(|task| task.host == Some(host.id())).flat_map(|task| task.port_numbers()).collect()
+fn taken_ports(state: &State, host: &Host, gone: &BTreeSet<TaskId>) -> Vec<u16> {
+    stays(state, host, gone).flat_map(|task| task.port_numbers()).collect()
 }
 
-/// All reasons why a host takes no task of the config; empty when it does.
-fn vetoes(state: &State, host: &Host, config: &TaskConfig, own: Option<TaskId>) -> Vec<VetoKind> {
+/// All reasons why a host takes no task of the config once `gone` are; empty when it does.
+fn vetoes(
+    state: &State,
+    host: &Host,
+    config: &TaskConfig,
+    own: Option<TaskId>,
+    gone: &BTreeSet<TaskId>,
+) -> Vec<VetoKind> {
     let spec = &host.record.spec;
     if host.record.draining {
         return vec![VetoKind::Maintenance];
@@ -62,7 +78,7 @@ fn vetoes(state: &State, host: &Host, config: &TaskConfig, own: Option<TaskId>) 
     if is_limited(state, host, config) {
         found.push(VetoKind::Limit);
     }
-    let (wanted, free) = (config.demand, free(state, host, config, own));
+    let (wanted, free) = (config.demand, free(state, host, config, own, gone));
     for (kind, wanted, free) in [
         (VetoKind::Cpu, wanted.cpu_milli, free.cpu_milli),
         (VetoKind::Ram, wanted.ram_mib, free.ram_mib),
@@ -76,7 +92,7 @@ fn vetoes(state: &State, host: &Host, config: &TaskConfig, own: Option<TaskId>) 
     if !found.is_empty() {
         return found;
     }
-    let taken = taken_ports(state, host);
+    let taken = taken_ports(state, host, gone);
     let fixed: Vec<u16> = config.static_ports.iter().map(|(_, port)| *port).collect();
     if fixed.iter().any(|port| taken.contains(port)) {
         return vec![VetoKind::StaticPort];
@@ -88,7 +104,16 @@ fn vetoes(state: &State, host: &Host, config: &TaskConfig, own: Option<TaskId>) 
     Vec::new()
 }
 
-/// Compares what was found about a group of waiting tasks with a count. `fresh`: it was looked at just now.
+/// Whether a host would take a task once `gone` are, and all that are on their way out for good.
+pub(crate) fn takes_without(state: &State, host: &Host, task: &Task, gone: &BTreeSet<TaskId>) -> bool {
+    let leaves =
+        |task: &&Task| matches!(task.status, Status::Killing | Status::Preempting | Status::Draining);
+    let leaving = state.tasks().filter(leaves).map(|task| task.id);
+    let gone = leaving.chain(gone.iter().copied()).collect();
+    vetoes(state, host, &task.config, Some(task.id), &gone).is_empty()
+}
+
+/// Compares what a round has just found about a group of waiting tasks with a count.
 pub(crate) fn check(state: &State, report: &GroupReport) -> Result<(), String> {
     let of = |task: &&Task| task.status == Status::Pending && task.config.hash == report.config;
     let waiting: Vec<&Task> = state.tasks().filter(of).collect();
@@ -106,7 +131,7 @@ pub(crate) fn check(state: &State, report: &GroupReport) -> Result<(), String> {
         return complain(format!("{} hosts are heard", heard.len()));
     }
     let mut counted: BTreeMap<VetoKind, u32> = BTreeMap::new();
-    for kind in heard.iter().flat_map(|host| vetoes(state, host, config, None)) {
+    for kind in heard.iter().flat_map(|host| vetoes(state, host, config, None, &BTreeSet::new())) {
         *counted.entry(kind).or_default() += 1;
     }
     if report.vetoes != counted {
@@ -114,9 +139,11 @@ pub(crate) fn check(state: &State, report: &GroupReport) -> Result<(), String> {
     }
     let takes = |task: &Task| {
         let open = heard.iter().filter(|host| host.is_open());
-        open.filter(|host| vetoes(state, host, config, Some(task.id)).is_empty()).count()
+        open.filter(|host| vetoes(state, host, config, Some(task.id), &BTreeSet::new()).is_empty()).count()
     };
-    if !config.all_or_nothing && let Some(task) = waiting.iter().find(|task| takes(task) > 0) {
+    if !config.all_or_nothing
+        && let Some(task) = waiting.iter().find(|task| takes(task) > 0)
+    {
         return complain(format!("{} fits on {} hosts", task.id, takes(task)));
     }
     Ok(())

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::make::{BEGIN, JobMaker, cluster, compare, exists, host, identity, limit, spread, value};
+use super::recount::takes_without;
 use crate::round::{dominant_share, veto};
-use crate::state::command::Report;
+use crate::state::command::{Preempt, Report};
 use crate::state::laws;
-use crate::{Command, Done, Hint, Host, Op, State, Status, Task, View, preemptions, round};
+use crate::{Command, Done, Hint, Host, Op, State, Status, Task, TaskConfig, Tier, View, preemptions, round};
 
 /// Tasks that a role may place before another one's share is looked at.
 const SLICE: u32 = 16;
@@ -233,11 +234,42 @@ impl World {
             self.view.settle(&self.state, assign);
         }
         for preempt in displaced {
-            // `apply` checks that each is needed and that they suffice.
+            self.must_displace(&preempt);
             self.must(Op::Preempt(preempt.clone()));
             self.view.settle_preempt(&self.state, &preempt);
         }
         placed
+    }
+
+    /// Who may displace whom, written anew; and of all sets of these tasks none that is smaller would do.
+    fn must_displace(&self, preempt: &Preempt) {
+        let task = |id| self.state.task(id).expect("it lives");
+        let (taker, host) = (task(preempt.task), self.state.host(preempt.host).expect("known"));
+        let (mine, production) = (&taker.config, |config: &TaskConfig| config.tier == Tier::Preferred);
+        assert!(!taker.displaced, "who was displaced displaces nobody: {preempt:?}");
+        for victim in preempt.victims.iter().map(|id| task(*id)) {
+            let its = &victim.config;
+            let own = mine.job.role == its.job.role && mine.priority > its.priority;
+            let may = match (mine.tier, its.tier) {
+                (Tier::Preferred, Tier::Preemptible) => true,
+                (Tier::Preferred | Tier::Preemptible, Tier::Revocable) => true,
+                (Tier::Preemptible | Tier::Revocable, Tier::Preferred) => false,
+                (Tier::Revocable, Tier::Preemptible) => false,
+                _ => own,
+            };
+            assert!(may, "{} of {} may not displace {} of {}", taker.id, mine.job, victim.id, its.job);
+            let equal = production(mine) && production(its) && mine.priority <= its.priority;
+            assert!(!equal, "production displaces no equal production: {preempt:?}");
+            assert_eq!(victim.host, Some(host.id()));
+            assert!(matches!(victim.status, Status::Assigned | Status::Starting | Status::Running));
+        }
+        let all = preempt.victims.len();
+        assert!(all <= 12, "few tasks fit on these hosts");
+        for set in 0..1_u32 << all {
+            let gone = (0..all).filter(|at| set & (1 << at) != 0).map(|at| preempt.victims[at]).collect();
+            let fits = takes_without(&self.state, host, taker, &gone);
+            assert_eq!(fits, set + 1 == 1 << all, "{} on {} without {gone:?}", taker.id, host.name());
+        }
     }
 
     fn waiting_of<'a>(&'a self, like: &'a Task) -> impl Iterator<Item = &'a Task> {

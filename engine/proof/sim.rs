@@ -27,7 +27,7 @@ use crate::{
     View, Want, preemptions, round,
 };
 
-const STEPS: u32 = 240;
+const STEPS: u32 = 450;
 const SEEDS: u64 = 1_000;
 const HOSTS: usize = 5;
 /// So many come in the end that even a port that a task must have is free somewhere.
@@ -254,7 +254,8 @@ impl Sim {
         let since = host.record.since;
         for agent in self.agents.iter_mut().filter(|agent| agent.identity.host == Some(id)) {
             let alive = agent.tasks.iter().filter(|(_, (status, _))| !status.is_terminal());
-            let ends: Vec<TaskId> = alive.map(|(id, _)| *id).filter(|id| self.single.contains_key(id)).collect();
+            let ends: Vec<TaskId> =
+                alive.map(|(id, _)| *id).filter(|id| self.single.contains_key(id)).collect();
             ends.into_iter().for_each(|id| agent.set(id, Status::Killed));
         }
         self.run(Op::Silence { host: id, since })
@@ -524,7 +525,8 @@ impl Sim {
             }
             13 => {
                 let job = self.key();
-                let (like, most) = (self.dice.below(3) as u32, if job.name == "job9" { 5 } else { INSTANCES_MAX });
+                let (like, most) =
+                    (self.dice.below(3) as u32, if job.name == "job9" { 5 } else { INSTANCES_MAX });
                 if self.book.instances(&job) < most {
                     self.ask(Op::AddInstances { job, like, count: 1 })?.ok();
                 }
@@ -583,9 +585,8 @@ impl Sim {
             _ if !self.requests.is_empty() => {
                 let at = self.dice.below(self.requests.len() as u64) as usize;
                 let (op, request, first) = self.requests[at].clone();
-                let expired = |reply: &Reply| {
-                    reply.as_ref().is_err_and(|no| no.kind == RefusalKind::RequestExpired)
-                };
+                let expired =
+                    |reply: &Reply| reply.as_ref().is_err_and(|no| no.kind == RefusalKind::RequestExpired);
                 if self.dice.one_in(4) {
                     self.fire("request id reused");
                     let other = Request { body_hash: vec![7], ..request };
@@ -667,7 +668,8 @@ impl Sim {
             let have = agent.tasks.get(&task.id).map(|(status, _)| *status);
             match (task.want, have) {
                 (Want::Start, None) => {
-                    if let Some(config) = self.state.config(&task.config).filter(|config| config.at_most_one) {
+                    if let Some(config) = self.state.config(&task.config).filter(|config| config.at_most_one)
+                    {
                         self.single.insert(task.id, (config.job.clone(), task.instance));
                     }
                     if let Some(other) = self.launched.insert(task.id, agent.name.clone()) {
@@ -760,14 +762,18 @@ impl Sim {
         agent.old.drain(..excess);
         self.send(at, reports)?;
         match others.into_iter().find(|task| self.state.task(task.id) != Some(task)) {
-            Some(task) => Err(format!("{} spoke of {}, which it does not have, and was believed", at, task.id)),
+            Some(task) => {
+                Err(format!("{} spoke of {}, which it does not have, and was believed", at, task.id))
+            }
             None => self.lend(at),
         }
     }
 
     /// What the host's tasks have reserved and do not use is not what it was.
     fn lend(&mut self, at: usize) -> Result<(), String> {
-        let Some(host) = self.agents[at].identity.host.and_then(|id| self.state.host(id)) else { return Ok(()) };
+        let Some(host) = self.agents[at].identity.host.and_then(|id| self.state.host(id)) else {
+            return Ok(());
+        };
         let (id, before) = (host.id(), host.record.unused.cpu_milli);
         if !self.dice.one_in(6) {
             return Ok(());
@@ -1000,7 +1006,8 @@ impl Sim {
     fn rest(&mut self) -> Result<(), String> {
         let mut calm = 0;
         for _ in 0..150 {
-            let before = (self.state.tasks().map(|task| (task.id, task.status)).collect::<Vec<_>>(), self.made);
+            let before =
+                (self.state.tasks().map(|task| (task.id, task.status)).collect::<Vec<_>>(), self.made);
             self.at = self.at.plus_ms(15_000);
             while let Some(work) = self.state.next_work() {
                 self.run(Op::AdvanceWork(work))?.map_err(|no| no.to_string())?;

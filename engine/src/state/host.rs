@@ -213,7 +213,7 @@ impl Host {
             self.revocable = self.revocable.minus_or_zero(task.demand());
         } else {
             // What is gone is not lent any more, nor again when others come.
-            self.record.unused = self.lendable();
+            self.record.unused = self.unused_now();
         }
         if !task.config.is_production() {
             self.displaceable = self.displaceable.minus_or_zero(task.demand());
@@ -229,8 +229,15 @@ impl Host {
         self.record.unused.min(reserved)
     }
 
-    /// What revocable tasks may take beyond what is free.
+    /// What revocable tasks may take beyond what is free, theirs included. A host that came back smaller than what is
+    /// reserved on it lends only what it has.
     pub fn lendable(&self) -> Resources {
+        let reserved = self.used.minus_or_zero(self.revocable);
+        self.unused_now().minus_or_zero(reserved.minus_or_zero(self.record.spec.capacity))
+    }
+
+    /// What tasks that are not revocable have reserved and do not use.
+    pub(super) fn unused_now(&self) -> Resources {
         self.lendable_of(self.used.minus_or_zero(self.revocable))
     }
 
@@ -241,7 +248,7 @@ impl Host {
 
     /// What its tasks take of what it has: what is lent counts once.
     pub fn occupied(&self) -> Resources {
-        self.used.minus_or_zero(self.lendable().min(self.revocable))
+        self.used.minus_or_zero(self.unused_now().min(self.revocable))
     }
 
     /// How many ports of its ranges no task has.

@@ -40,7 +40,7 @@ impl State {
         let (mut going, mut victims): (Going, Vec<TaskId>) = (Going::default(), Vec::new());
         for task in revocable {
             let stays = host.used().minus_or_zero(going.all);
-            let lent = host.lendable().min(host.revocable().minus_or_zero(going.revocable));
+            let lent = host.unused_now().min(host.revocable().minus_or_zero(going.revocable));
             if is_displaceable(task) && stays.fits_in(&capacity.plus(lent)) {
                 break;
             }

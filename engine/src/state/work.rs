@@ -54,6 +54,16 @@ pub(super) fn tasks_per_command() -> usize {
 #[cfg(test)]
 pub(super) use tests::tasks_per_command;
 
+impl Work {
+    /// The job it is about, if it is about one.
+    pub fn job(&self) -> Option<JobId> {
+        match self.rest {
+            Rest::Create { job, .. } | Rest::Stop { job, .. } => Some(job),
+            Rest::Drain { .. } => None,
+        }
+    }
+}
+
 /// Tests with few tasks want large changes, too.
 #[cfg(test)]
 pub(crate) mod tests {
@@ -75,15 +85,5 @@ pub(crate) mod tests {
         let done = what();
         TASKS.set(TASKS_PER_COMMAND_MAX);
         done
-    }
-}
-
-impl Work {
-    /// The job it is about, if it is about one.
-    pub fn job(&self) -> Option<JobId> {
-        match self.rest {
-            Rest::Create { job, .. } | Rest::Stop { job, .. } => Some(job),
-            Rest::Drain { .. } => None,
-        }
     }
 }
