@@ -38,6 +38,8 @@ enum Step {
     Drain(usize),
     Activate(usize),
     Silence(usize),
+    /// What the tasks of a host have reserved and do not use.
+    Lend(usize, u64),
     /// A host comes back, larger or smaller.
     Register(usize, u64),
     Round(usize),
@@ -68,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Drain),
         1 => any::<usize>().prop_map(Step::Activate),
         1 => any::<usize>().prop_map(Step::Silence),
+        1 => (any::<usize>(), 0..9_u64).prop_map(|(host, cpu)| Step::Lend(host, cpu * 500)),
         1 => (any::<usize>(), 1..9_u64).prop_map(|(host, cpu)| Step::Register(host, cpu * 1_000)),
         8 => prop_oneof![Just(usize::MAX), 1..20_usize].prop_map(Step::Round),
     ]
@@ -190,6 +193,12 @@ impl World {
                 let Some(host) = self.host(*at) else { return };
                 let (host, since) = (host.id(), host.record.since);
                 let _ = self.run(Op::Silence { host, since });
+            }
+            Step::Lend(at, cpu_milli) => {
+                let Some(host) = self.host(*at).map(Host::id) else { return };
+                let unused = proto::Resources { cpu_milli: *cpu_milli, ram_mib: 8_000, disk_mib: 0, gpus: 0 };
+                // A silent host's word is refused.
+                let _ = self.run(Op::ReportUnused { host, unused });
             }
             Step::Register(at, cpu) => self.register(at % 12, *cpu),
             Step::Round(budget) => {

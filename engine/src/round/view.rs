@@ -445,6 +445,8 @@ impl View {
         self.columns.used[slot] = host.used();
         better |= reserved != self.columns.reserved[slot];
         self.columns.reserved[slot] = reserved;
+        // Room that is kept while whoever has it is on the way out is not lent meanwhile.
+        lendable = lendable.minus_or_zero(reserved.minus_or_zero(free));
         free = free.minus_or_zero(reserved);
         better |= !lendable.fits_in(&self.columns.lendable[slot]);
         self.columns.lendable[slot] = lendable;
