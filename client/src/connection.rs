@@ -91,6 +91,8 @@ pub(crate) struct Connection<'a> {
     current: Cell<usize>,
     channels: RefCell<BTreeMap<usize, Channel>>,
     in_flight: &'a RefCell<Option<String>>,
+    /// The cluster that was named on the command line, until it is known to be the one that answers.
+    expected: RefCell<Option<String>>,
 }
 
 impl<'a> Connection<'a> {
@@ -110,7 +112,29 @@ impl<'a> Connection<'a> {
             current: Cell::new(0),
             channels: RefCell::default(),
             in_flight,
+            expected: RefCell::default(),
         }
+    }
+
+    /// The same, of the cluster of that name only.
+    pub(crate) fn of_cluster(self, name: Option<&str>) -> Self {
+        self.expected.replace(name.map(str::to_owned));
+        self
+    }
+
+    /// Whoever answers must be of the cluster that was named. Where nobody says, the request itself will tell.
+    async fn check_cluster(&self) -> Result<(), Error> {
+        let Some(expected) = self.expected.take() else { return Ok(()) };
+        for address in &self.addresses {
+            let Ok(reply) = crate::cluster::status::ask(address, CONNECT_MAX).await else { continue };
+            if reply.cluster.is_empty() || reply.cluster == expected {
+                return Ok(());
+            }
+            let what = format!("{address} is of the cluster `{}`, not `{expected}`", clean(&reply.cluster));
+            return Err(Error::new(Kind::InvalidParameter, what)
+                .hint("name the right cluster with --cluster, or its replicas with --addr"));
+        }
+        Ok(())
     }
 
     /// The replicas' addresses.
@@ -162,6 +186,7 @@ impl<'a> Connection<'a> {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.check_cluster().await?;
         let mut said: BTreeMap<usize, String> = BTreeMap::new();
         let (begun, mut told) = (Instant::now(), false);
         let (mut unknown, mut pause) = (false, PAUSE_MIN);

@@ -147,7 +147,8 @@ impl<'a> Context<'a> {
     fn connect(&self, key_cluster: Option<&str>, default: Duration) -> Result<Connection<'a>, Error> {
         let cluster = self.common.cluster.as_deref().or(key_cluster);
         let addresses = addresses::choose(&self.common.addr, cluster, addresses::clusters_file().as_deref())?;
-        Ok(self.connect_to(addresses, self.common.timeout.unwrap_or(default)))
+        let connection = self.connect_to(addresses, self.common.timeout.unwrap_or(default));
+        Ok(connection.of_cluster(self.common.cluster.as_deref()))
     }
 
     /// A connection to these replicas.

@@ -14,8 +14,8 @@ use crate::source::Span;
 const PROCESS_NAME_BYTES_MAX: usize = 200;
 /// Most processes of a task.
 const PROCESSES_MAX: usize = 1_000;
-/// Most instances of a job.
-const INSTANCES_MAX: i64 = 10_000_000;
+/// Most instances of a job; the scheduler takes no more.
+const INSTANCES_MAX: i64 = 100_000;
 /// Most cpu, in thousandths: a million cores. Below it, a thousandth survives its way through a float.
 const CPU_MILLI_MAX: f64 = 1e9;
 const MIB: i64 = 1 << 20;

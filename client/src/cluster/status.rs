@@ -73,6 +73,19 @@ pub(crate) fn leader(answers: &Answers) -> Option<u64> {
     known.max_by_key(|reply| (reply.epoch, reply.term)).map(|reply| reply.leader)
 }
 
+/// A warning, if fewer than a majority of the voters answered: a replica goes on believing in its leader for a while.
+fn without_quorum(answers: &Answers) -> String {
+    let members = answers.values().flatten().map(|reply| &reply.members).max_by_key(|members| members.len());
+    let Some(members) = members else { return String::new() };
+    let voters: Vec<u64> =
+        members.iter().filter(|member| member.voter).map(|member| member.node_id).collect();
+    let there = answers.values().flatten().filter(|reply| voters.contains(&reply.node_id)).count();
+    if there * 2 > voters.len() || voters.is_empty() {
+        return String::new();
+    }
+    format!("\nonly {there} of {} voters answer: without a majority of them nothing changes", voters.len())
+}
+
 fn value(answers: &Answers) -> Value {
     let replicas: Vec<Value> = answers
         .iter()
@@ -82,7 +95,9 @@ fn value(answers: &Answers) -> Value {
         })
         .collect();
     let cluster = answers.values().flatten().next().map(|reply| reply.cluster.clone());
-    json!({ "cluster": cluster, "leader": leader(answers), "replicas": replicas })
+    let newest = answers.values().flatten().max_by_key(|reply| reply.applied_index);
+    let stopped = newest.map(|reply| reply.stopped.clone()).filter(|why| !why.is_empty());
+    json!({ "cluster": cluster, "leader": leader(answers), "stopped": stopped, "replicas": replicas })
 }
 
 fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
@@ -161,9 +176,13 @@ fn text(answers: &Answers) -> String {
         }
         Some(leader) => format!("led by {}", NodeId(leader)),
     };
+    let newest = answers.values().flatten().max_by_key(|reply| reply.applied_index);
+    let stopped = newest.map(|reply| reply.stopped.as_str()).filter(|why| !why.is_empty());
+    let stopped = stopped.map(|why| format!("\n{}", clean(why))).unwrap_or_default();
     format!(
-        "cluster {}, {led}\n\n{}",
+        "cluster {}, {led}{}{stopped}\n\n{}",
         clean(cluster),
+        without_quorum(answers),
         table(&["ADDRESS", "REPLICA", "ROLE", "TERM", "APPLIED", "STORED", "STATE"], &rows)
     )
 }

@@ -33,10 +33,25 @@ pub(crate) async fn run_drain(
     if drain.wait {
         drained(context, &connection, names).await?;
     }
-    let answer = json!({ "hosts": names, "tasks": reply.tasks, "drained": drain.wait, "request_id": id });
+    let silent: Vec<String> = match drain.wait {
+        true => {
+            named(&connection, names).await?.iter().filter(|h| h.silent).map(|h| name(h).to_owned()).collect()
+        }
+        false => Vec::new(),
+    };
+    let answer = json!({
+        "hosts": names, "tasks": reply.tasks, "drained": drain.wait, "silent": silent, "request_id": id
+    });
     let tasks = count(reply.tasks as usize, "task");
     let text = if drain.wait {
-        format!("drained {which} of {tasks}")
+        let unheard = match &silent[..] {
+            [] => String::new(),
+            silent => format!(
+                "; {} not heard: what still runs there could not be told, and ends when it is heard again",
+                silent.join(" and ") + if silent.len() == 1 { " is" } else { " are" }
+            ),
+        };
+        format!("drained {which} of {tasks}{unheard}")
     } else {
         format!("draining {which}: {tasks} move away; see `borealis host status {}`", names.join(" "))
     };

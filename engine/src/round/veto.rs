@@ -158,6 +158,14 @@ pub(crate) fn holds(constraint: &Constraint, spec: &HostSpec) -> bool {
     }
 }
 
+/// What is wanted and what is free, in words that differ where the amounts do.
+fn amounts(what: &'static str, wanted: u64, free: u64) -> (&'static str, String, String) {
+    match (mib(wanted), mib(free)) {
+        (w, f) if w == f && wanted != free => (what, format!("{wanted} MiB"), format!("{free} MiB")),
+        (w, f) => (what, w, f),
+    }
+}
+
 impl fmt::Display for Veto {
     /// Reads on from "nearest miss: ".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,8 +174,8 @@ impl fmt::Display for Veto {
                 let (_, short) = shortage(*wanted, *free);
                 let words = [
                     ("cpu", cores(wanted.cpu_milli), cores(free.cpu_milli)),
-                    ("ram", mib(wanted.ram_mib), mib(free.ram_mib)),
-                    ("disk", mib(wanted.disk_mib), mib(free.disk_mib)),
+                    amounts("ram", wanted.ram_mib, free.ram_mib),
+                    amounts("disk", wanted.disk_mib, free.disk_mib),
                     ("gpu", wanted.gpus.to_string(), free.gpus.to_string()),
                 ];
                 let words = words.iter().zip(short).filter(|(_, short)| *short).map(|(words, _)| words);

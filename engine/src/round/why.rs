@@ -84,7 +84,9 @@ pub(super) fn count(
         if let Some(limit) = full {
             nearest.offer((3, 0), || Veto::Limit { attribute: limit.name.to_owned(), count: limit.limit });
         } else if short.contains(&true) {
-            nearest.offer((0, distance), || Veto::Insufficient { wanted, free });
+            // A host that has not half of it is farther away than one where a port or a limit is in the way.
+            let rank = if distance <= 500 { 0 } else { 3 };
+            nearest.offer((rank, distance), || Veto::Insufficient { wanted, free });
         } else if placing.room[slot] == 0 {
             note(VetoKind::Tasks, 1);
             nearest.offer((2, 0), || Veto::Tasks);

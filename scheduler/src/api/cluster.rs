@@ -72,7 +72,21 @@ impl Operators {
             snapshot_index: status.snapshot,
             state: status.state,
             wall_ms: wall_ms(),
+            stopped: running.replica.read(|machine| stopped(&machine.state)).to_owned(),
         }
+    }
+}
+
+/// Which decisions are stopped, and what a person can do about it.
+fn stopped(state: &engine::State) -> &'static str {
+    if state.cluster().held {
+        "held after a restore: nothing is placed, and nothing expires"
+    } else if state.cluster().frozen {
+        "frozen: nothing is placed, and nothing expires; `borealis cluster thaw` lets it go on"
+    } else if state.braked().is_some() {
+        "many hosts fell silent at once, so none of their tasks is replaced; as hosts return it goes on, or by `borealis cluster thaw`"
+    } else {
+        ""
     }
 }
 
