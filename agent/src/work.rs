@@ -170,8 +170,9 @@ fn clean_processes(task: TaskId, dir: &TaskDir) -> bool {
             left.remaining.is_empty()
         }
         Err(e) => {
-            tracing::warn!(%task, error = %e, "cannot clean up after a task by its checkpoint");
-            true
+            // What cannot be looked for is not gone: a second copy might be started beside it.
+            tracing::warn!(%task, error = %e, "cannot see what is left of a task; trying again");
+            false
         }
     }
 }

@@ -1073,6 +1073,11 @@ impl Sim {
         for group in &fresh.report.groups {
             self.fire("waits for a reason");
             recount::check(&self.state, group)?;
+            // Whoever asks is told the same, however long ago it was tried.
+            let said = crate::round::recount(&self.view, &group.config).map(|said| (said.hosts, said.vetoes));
+            if said != Some((group.hosts, group.vetoes.clone())) {
+                return Err(format!("{said:?} is said of a group, and it is {group:?}"));
+            }
         }
         let reported: usize = fresh.report.groups.iter().map(|group| group.waiting).sum();
         let pending = self.state.tasks().filter(|task| task.status == Status::Pending).count();

@@ -50,11 +50,12 @@ pub enum Error {
 
 /// Sends SIGKILL to everything that belongs to the task, its executor included, until nothing is left or `patience`
 /// has passed. Blocking. Safe to call for a task that never started or has ended.
-/// A damaged checkpoint does not keep it from killing what it finds otherwise.
+/// A damaged launch or checkpoint does not keep it from killing what it finds otherwise.
 pub fn kill_leftovers(dir: &TaskDir, patience: Duration) -> Result<Leftovers, Error> {
     let launch = match launch::read(dir) {
         Ok(launch) => launch,
         Err(e) if e.is_not_found() => Launch::default(),
+        Err(records::Error::Corrupt(_)) => Launch::default(),
         Err(e) => return Err(e.into()),
     };
     let summary = match checkpoint::read(dir) {
@@ -105,20 +106,19 @@ pub fn kill_executor(executor: &ProcessIdentity) -> bool {
 struct Search {
     /// Session id with the start of its leader.
     sessions: Vec<(i32, u64)>,
-    marks: Option<[Vec<u8>; 2]>,
+    /// What stands in the environment of each.
+    marks: Vec<Vec<u8>>,
 }
 
 impl Search {
     fn new(dir: &TaskDir, launch: &Launch, summary: &Summary) -> Search {
         let boot_id = identity::boot_id().unwrap_or_default();
         let of_this_boot = summary.started.iter().filter(|started| started.boot_id == boot_id);
-        let marks = (launch.task_id != 0).then(|| {
-            let sandbox = crate::launch::sandbox(dir, launch);
-            [
-                format!("{TASK_ID_VARIABLE}={}", TaskId(launch.task_id)).into_bytes(),
-                format!("{SANDBOX_VARIABLE}={}", sandbox.display()).into_bytes(),
-            ]
-        });
+        let sandbox = crate::launch::sandbox(dir, launch);
+        let mut marks = vec![format!("{SANDBOX_VARIABLE}={}", sandbox.display()).into_bytes()];
+        if launch.task_id != 0 {
+            marks.push(format!("{TASK_ID_VARIABLE}={}", TaskId(launch.task_id)).into_bytes());
+        }
         Search { sessions: of_this_boot.map(|started| (started.pid, started.start_ticks)).collect(), marks }
     }
 
@@ -140,9 +140,8 @@ impl Search {
     }
 
     fn is_marked(&self, pid: i32) -> bool {
-        let Some(marks) = &self.marks else { return false };
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let has = |mark: &Vec<u8>| environment.split(|byte| *byte == 0).any(|entry| entry == mark);
-        marks.iter().all(has)
+        self.marks.iter().all(has)
     }
 }

@@ -112,3 +112,12 @@ pub fn round(view: &View, budget: usize) -> Round {
         None => place::Placing::new(view).run(groups, budget.min(PLACEMENTS_PER_ROUND_MAX)),
     }
 }
+
+/// Why the pending tasks of a config wait, counted now; `None` when there are none, or nothing is in their way any more.
+/// A round's own report is as old as the round that tried them last: rooms may have shrunk since.
+pub fn recount(view: &View, config: &ConfigHash) -> Option<GroupReport> {
+    let group = view.groups.get(config).filter(|_| view.stopped.is_none())?;
+    let placing = place::Placing::new(view);
+    let found = why::count(&placing, group, &place::able(view, group), &place::limits(view, group));
+    Some(GroupReport { waiting: group.pending.len(), ..found }).filter(|found| !found.reason.is_empty())
+}

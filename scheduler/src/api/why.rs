@@ -74,7 +74,8 @@ fn of_pending(view: &View, state: &State, report: Option<&GroupReport>, tasks: &
     let mut why = empty(tasks);
     let Some(config) = tasks.first().map(|task| &task.config) else { return why };
     why.quota = quota_words(state, config);
-    let Some(report) = report.filter(|report| !report.cut_short) else {
+    let now = engine::round::recount(view, &config.hash);
+    let Some(report) = now.as_ref().or(report.filter(|report| !report.cut_short)) else {
         why.summary = "no round has looked at it yet; look again in a moment".to_owned();
         return why;
     };
