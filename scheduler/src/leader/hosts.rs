@@ -544,4 +544,87 @@ mod tests {
         assert!(matches!(asked.body, Some(scheduler_frame::Body::Resync(_))), "{asked:?}");
         assert!(frames.try_recv().is_err(), "once");
     }
+
+    /// A State with one host that runs one task.
+    fn running() -> (State, HostId) {
+        use std::collections::BTreeSet;
+
+        use engine::{Assign, Command, HostIdentity, Op, Placement, Report, StartSession};
+
+        let at = Timestamp(1_800_000_000_000);
+        let mut state = State::default();
+        let mut apply = |op| state.apply(Command::new(at, op)).reply.unwrap();
+        apply(Op::StartSession(StartSession {
+            wall_clocks: vec![at],
+            epoch: 1,
+            term: 1,
+            leader: 1,
+            ..StartSession::default()
+        }));
+        let capacity = wire::Resources { cpu_milli: 4000, ram_mib: 4096, disk_mib: 4096, gpus: 0 };
+        let spec = wire::HostSpec { name: "h1".into(), capacity: Some(capacity), ..Default::default() };
+        let spec = engine::validate::check_host_spec(&spec).unwrap();
+        let identity = HostIdentity { journal: "j".into(), machine: "m".into(), ..HostIdentity::default() };
+        let host = HostId(apply(Op::RegisterHost { identity, spec, held: BTreeSet::new() }).id);
+        let key = proto::JobKey::new("c", "www", "prod", "web").unwrap();
+        let task = wire::TaskSpec {
+            resources: Some(wire::Resources { cpu_milli: 2000, ram_mib: 64, disk_mib: 64, gpus: 0 }),
+            processes: vec![wire::Process { name: "p".into(), cmdline: "run".into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let config =
+            wire::TaskConfig { job: Some((&key).into()), task: Some(task), ..wire::TaskConfig::default() };
+        let spec = wire::JobSpec { config: Some(config), instances: 1 };
+        apply(Op::CreateJob(engine::validate::check_job_spec(&spec).unwrap()));
+        let task = state.job(&key).unwrap().live().next().unwrap().1;
+        let mut apply = |op| state.apply(Command::new(at, op)).reply.unwrap();
+        apply(Op::Assign(Assign { host, placements: vec![Placement { task, ports: Vec::new() }] }));
+        let report = Report { task, status: Status::Running, message: String::new(), sequence: 1 };
+        apply(Op::ApplyReports { host, journal: "j".into(), reports: vec![report] });
+        (state, host)
+    }
+
+    fn linked(host: HostId) -> (Hosts, mpsc::Receiver<SchedulerFrame>, LinkId) {
+        let mut hosts = Hosts::new();
+        let (queue, frames) = mpsc::channel(8);
+        let link = LinkId(1);
+        hosts.open(link, Outlet::Direct { queue, hang_up: Arc::new(Notify::new()) });
+        let seat = hosts.links.get_mut(&link).unwrap();
+        (seat.stage, seat.obeyed, seat.sent) = (Stage::Up(host), 7, Some((7, Instant::now())));
+        hosts.by_host.insert(host, link);
+        (hosts, frames, link)
+    }
+
+    #[test]
+    fn a_host_that_twice_has_other_tasks_than_state_is_asked_to_say_hello() {
+        let (state, host) = running();
+        let (mut hosts, mut frames, link) = linked(host);
+        let right = digest(&state, host).unwrap();
+        for (said, asked) in
+            [(right, false), (right ^ 2, false), (right, false), (right ^ 2, false), (right ^ 2, true)]
+        {
+            hosts.links.get_mut(&link).unwrap().digest = said;
+            hosts.digests.insert(link);
+            hosts.compare(&state);
+            assert_eq!(frames.try_recv().is_ok(), asked, "{said} of {right}");
+        }
+    }
+
+    #[test]
+    fn what_a_host_needs_back_is_told_at_once_and_what_it_lends_now_and_then() {
+        let (state, host) = running();
+        let (mut hosts, _frames, link) = linked(host);
+        hosts.started = Instant::now().checked_sub(UNUSED_EVERY).unwrap();
+        let mut says = |cpu_milli| {
+            let unused = Resources { cpu_milli, ..Resources::default() };
+            hosts.links.get_mut(&link).unwrap().unused = unused;
+            hosts.unused.insert(link);
+            hosts.unused(&state).into_iter().map(|(_, unused)| unused.cpu_milli).collect::<Vec<_>>()
+        };
+        assert_eq!(says(0), [] as [u64; 0], "State knows that");
+        assert_eq!(says(1000), [1000], "the first word for a while");
+        assert_eq!(says(500), [500], "less is told at once");
+        assert_eq!(says(900), [] as [u64; 0], "more is told later");
+        assert_eq!(says(0), [0]);
+    }
 }
