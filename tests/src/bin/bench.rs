@@ -22,6 +22,10 @@ use tests::million::Load;
 use tests::packing::{self, Policy};
 use tests::{fsync, jobs, journal, processes, verdict, wait};
 
+/// As the product has it: `bench commit` has replicas in this process.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Benchmarks on a local cluster of real processes.
 #[derive(Parser)]
 struct Options {
@@ -52,7 +56,7 @@ enum Bench {
         /// Writes in flight.
         #[arg(long, value_delimiter = ',', default_value = "1,16,256,1024")]
         clients: Vec<usize>,
-        /// Turns of each store.
+        /// Turns of each store; 0 = only the engine behind the log.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Seconds of each measurement.
@@ -148,7 +152,7 @@ fn commit() -> String {
 
 /// The goal is 1.2 times etcd's with one write in flight, twice from 16 up, and three times over the stream from 256.
 async fn commits(clients: Vec<usize>, rounds: usize, seconds: f64, etcd: bool) -> Result<(Value, bool)> {
-    ensure!(rounds > 0 && !clients.contains(&0) && seconds > 0.0, "there is nothing to measure");
+    ensure!(!clients.contains(&0) && seconds > 0.0, "there is nothing to measure");
     let plan = tests::commit::Plan { clients, time: Duration::from_secs_f64(seconds), rounds };
     let (mut figures, held) = tests::commit::run(&plan, etcd).await?;
     figures["commit"] = commit().into();

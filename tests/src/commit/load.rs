@@ -185,10 +185,7 @@ async fn many_in_flight(mut store: Ours, mut pen: Pen, share: usize, window: Win
     // Room for every message that can be on its way, so that sending never waits for the reading of answers.
     let (messages, outgoing) = mpsc::channel(share);
     let mut sent: std::collections::VecDeque<(u64, Instant)> = Default::default();
-    let send = |pen: &mut Pen,
-                    sent: &mut std::collections::VecDeque<_>,
-                    mut count: usize|
-     -> Result<()> {
+    let send = |pen: &mut Pen, sent: &mut std::collections::VecDeque<_>, mut count: usize| -> Result<()> {
         while count > 0 {
             let part = count.min(COMMANDS_MAX);
             let now = Instant::now();

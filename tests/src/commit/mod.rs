@@ -5,6 +5,7 @@
 //! take turns: while one is measured, the other does not run. Every key is read back. Without etcd the rest is
 //! measured all the same. `batched` is the engine behind the log, without clients.
 
+pub mod batched;
 pub mod etcd;
 pub mod load;
 pub mod store;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use self::batched::Batched;
 use self::etcd::Etcd;
 use self::load::Load;
 use self::store::{Ours, Theirs};
@@ -141,6 +143,9 @@ fn headline() {
         "written"
     );
 }
+
+/// Tasks of one host that a command of the engine is about, where it is about many.
+const TOGETHER: usize = 20;
 
 type Samples = BTreeMap<(Kind, usize), Vec<Sample>>;
 
@@ -293,6 +298,19 @@ fn row(kind: Kind, clients: usize, samples: &Samples) -> Option<Value> {
     }))
 }
 
+async fn batched(home: &std::path::Path, together: usize) -> Result<Batched> {
+    let dir = tempfile::Builder::new().prefix("batched-").tempdir_in(home)?;
+    let done = batched::run(dir.path(), together).await?;
+    eprintln!(
+        "the engine, {together} tasks a command: {:.0} commands/s, {:.0} assignments and reports/s ({} commands in {:.2} s)",
+        done.per_s(),
+        done.changes_per_s(),
+        done.commands,
+        done.time.as_secs_f64()
+    );
+    Ok(done)
+}
+
 /// Measures all of it. `false`: something that was answered was not found again.
 pub async fn run(plan: &Plan, etcd: bool) -> Result<(Value, bool)> {
     let program: Option<PathBuf> = match etcd.then(etcd::fetch) {
@@ -321,6 +339,8 @@ pub async fn run(plan: &Plan, etcd: bool) -> Result<(Value, bool)> {
     for kind in [Kind::Unary, Kind::Stream] {
         rows.extend(plan.clients.iter().filter_map(|clients| row(kind, *clients, &samples)));
     }
+    let single = batched(home.path(), 1).await?;
+    let by_host = batched(home.path(), TOGETHER).await?;
     let machine = figures::machine();
     eprintln!("{} keys were read back, {} did not hold what was answered last", read.keys, read.wrong);
     eprintln!(
@@ -330,6 +350,7 @@ pub async fn run(plan: &Plan, etcd: bool) -> Result<(Value, bool)> {
     let figures = json!({
         "bench": "commit", "rows": rows, "etcd": program.as_ref().map(|_| "3.5.1"), "rounds": plan.rounds,
         "seconds": plan.time.as_secs_f64(), "value_bytes": load::VALUE_BYTES, "connections": load::CONNECTIONS,
+        "batched_per_s": single.per_s().round(), "batched_by_host_changes_per_s": by_host.changes_per_s().round(),
         "keys_read": read.keys, "keys_wrong": read.wrong, "fsync_per_s": disk.prewritten_per_s,
         "fsync_growing_per_s": disk.growing_per_s, "machine": machine,
     });
