@@ -1,7 +1,11 @@
-//! What processes have used so far, by `/proc`: processor time, context switches, bytes written.
+//! What processes have used so far, by `/proc`: processor time, also by thread, and context switches. And what a disk
+//! has written: a process's own count is of whole pages of the cache, however large, and says nothing of that.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::{AddAssign, Sub};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -14,8 +18,6 @@ pub struct Usage {
     pub waits: u64,
     /// Times that a thread was made to give it up.
     pub preempted: u64,
-    /// Bytes that went to disks.
-    pub written: u64,
 }
 
 impl AddAssign for Usage {
@@ -23,7 +25,6 @@ impl AddAssign for Usage {
         self.cpu_us += other.cpu_us;
         self.waits += other.waits;
         self.preempted += other.preempted;
-        self.written += other.written;
     }
 }
 
@@ -35,7 +36,6 @@ impl Sub for Usage {
             cpu_us: self.cpu_us.saturating_sub(earlier.cpu_us),
             waits: self.waits.saturating_sub(earlier.waits),
             preempted: self.preempted.saturating_sub(earlier.preempted),
-            written: self.written.saturating_sub(earlier.written),
         }
     }
 }
@@ -49,11 +49,7 @@ pub fn of(pids: &[i32]) -> Usage {
 
 fn of_one(pid: i32) -> Usage {
     let read = |path: String| fs::read_to_string(path).unwrap_or_default();
-    let mut usage = Usage {
-        cpu_us: cpu_us(&read(format!("/proc/{pid}/stat"))),
-        written: field(&read(format!("/proc/{pid}/io")), "write_bytes:"),
-        ..Usage::default()
-    };
+    let mut usage = Usage { cpu_us: cpu_us(&read(format!("/proc/{pid}/stat"))), ..Usage::default() };
     // A process's own file tells of its first thread only.
     for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let status = read(thread.path().join("status").display().to_string());
@@ -61,6 +57,26 @@ fn of_one(pid: i32) -> Usage {
         usage.preempted += field(&status, "nonvoluntary_ctxt_switches:");
     }
     usage
+}
+
+/// Processor time of a process by its threads' names, in microseconds; threads of one name together.
+pub fn threads(pid: i32) -> BTreeMap<String, u64> {
+    let mut by_name = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")).map(|(name, _)| name);
+        *by_name.entry(name.unwrap_or_default().to_owned()).or_default() += cpu_us(&stat);
+    }
+    by_name
+}
+
+/// Bytes that the disk below `path` has written, for whomever; `None` where that is not one disk.
+pub fn disk_written(path: &Path) -> Option<u64> {
+    let device = fs::metadata(path).ok()?.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    // In sectors of 512 bytes, whatever the disk's own are.
+    Some(text.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()? * 512)
 }
 
 fn field(text: &str, name: &str) -> u64 {
@@ -88,5 +104,6 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(1));
         assert!((of(&[me]) - before).waits > 0, "it has slept");
         assert_eq!(of(&[i32::MAX]), Usage::default());
+        assert!(!threads(me).is_empty() && threads(i32::MAX).is_empty());
     }
 }

@@ -22,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::cluster::{PATIENCE, free_ports};
 use crate::decisions::{Demand, Memory};
+use crate::usage::{self, Usage};
 use crate::wait;
 
 /// Hosts of 64 cores; there is room for more than twice the tasks.
@@ -44,12 +45,19 @@ pub struct Batched {
     pub changes: usize,
     /// From the first proposal to the last answer.
     pub time: Duration,
+    /// What this process used meanwhile: all three replicas.
+    pub used: Usage,
 }
 
 impl Batched {
     /// Commands a second.
     pub fn per_s(&self) -> f64 {
         self.commands as f64 / self.time.as_secs_f64()
+    }
+
+    /// Processor time of one command, in microseconds, of all three replicas in sum.
+    pub fn us_a_command(&self) -> f64 {
+        self.used.cpu_us as f64 / self.commands as f64
     }
 
     /// Assignments and reports a second.
@@ -64,9 +72,10 @@ pub async fn run(dir: &Path, together: usize) -> Result<Batched> {
     let trio = Trio::start(dir).await?;
     push(&trio.leader, script.before).await?;
     let commands = script.commands.len();
-    let begun = Instant::now();
+    let me = [std::process::id() as i32];
+    let (begun, before) = (Instant::now(), usage::of(&me));
     push(&trio.leader, script.commands).await?;
-    let time = begun.elapsed();
+    let (time, used) = (begun.elapsed(), usage::of(&me) - before);
     let index = trio.leader.fingerprint().await?;
     for follower in &trio.followers {
         let theirs = follower.fingerprint_of(index.index).await.context("a follower's sum did not come")?;
@@ -80,7 +89,7 @@ pub async fn run(dir: &Path, together: usize) -> Result<Batched> {
         })?;
     }
     trio.stop().await;
-    Ok(Batched { commands, changes: 3 * TASKS, time })
+    Ok(Batched { commands, changes: 3 * TASKS, time, used })
 }
 
 /// Proposes all in order. An answer that is a refusal is an error, and so is one that does not come.

@@ -11,7 +11,7 @@ pub mod load;
 pub mod store;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -24,6 +24,7 @@ use self::store::{Ours, Theirs};
 use crate::figures;
 use crate::fsync;
 use crate::registers::cluster::{Registers, Setup};
+use crate::scrape::Scrape;
 use crate::usage::{self, Usage};
 
 /// What to measure.
@@ -62,8 +63,14 @@ struct Count {
     leader: Usage,
     followers: Usage,
     client: Usage,
+    /// The leader's processor time by its threads' names.
+    threads: BTreeMap<String, u64>,
     leader_syncs: f64,
     syncs: f64,
+    /// What the leader's syncs took in sum, in seconds.
+    sync_s: f64,
+    /// Bytes that the disk has written, for all.
+    disk: u64,
 }
 
 /// One measurement.
@@ -80,8 +87,12 @@ struct Sample {
     /// Of one write: syncs of the log, by the leader and by all.
     leader_syncs: f64,
     syncs: f64,
-    /// Of one write: bytes that all replicas sent to the disk.
+    /// What one sync took the leader, in the mean.
+    sync_ms: f64,
+    /// Of one write: bytes that the disk wrote, for all replicas and whoever else there was.
     written: f64,
+    /// Of one write: what the leader's threads took of processors, in microseconds.
+    threads_us: BTreeMap<String, f64>,
 }
 
 impl Sample {
@@ -89,15 +100,22 @@ impl Sample {
         let count = load.times.len().max(1) as f64;
         let seconds = (after.at - before.at).as_secs_f64();
         let (leader, followers) = (after.leader - before.leader, after.followers - before.followers);
+        let leader_syncs = after.leader_syncs - before.leader_syncs;
+        let threads_us = after.threads.iter().map(|(name, us)| {
+            let earlier = before.threads.get(name).copied().unwrap_or(0);
+            (name.clone(), us.saturating_sub(earlier) as f64 / count)
+        });
         Sample {
             per_s: load.times.len() as f64 / seconds,
             leader_us: leader.cpu_us as f64 / count,
             followers_us: followers.cpu_us as f64 / count,
             client_us: (after.client - before.client).cpu_us as f64 / count,
             waits: (leader.waits + followers.waits) as f64 / count,
-            leader_syncs: (after.leader_syncs - before.leader_syncs) / count,
+            leader_syncs: leader_syncs / count,
             syncs: (after.syncs - before.syncs) / count,
-            written: (leader.written + followers.written) as f64 / count,
+            sync_ms: (after.sync_s - before.sync_s) * 1e3 / leader_syncs.max(1.0),
+            written: (after.disk - before.disk) as f64 / count,
+            threads_us: threads_us.filter(|(_, us)| *us >= 0.05).collect(),
             times: load.times,
         }
     }
@@ -106,13 +124,14 @@ impl Sample {
         let times = figures::percentiles(&self.times);
         let ms = |ms: Option<f64>| ms.map_or("-".into(), |ms| format!("{ms:.2}"));
         eprintln!(
-            "{:<10} {clients:>5} {:>8.0} {:>8} {:>8} {:>7.3} {:>7.3} {:>7.1} {:>7.1} {:>7.1} {:>7.2} {:>7.0}",
+            "{:<10} {clients:>5} {:>8.0} {:>7} {:>7} {:>6.3} {:>6.3} {:>7.3} {:>6.1} {:>6.1} {:>6.1} {:>6.2} {:>7.0}",
             kind.name(),
             self.per_s,
             ms(times.p50_ms),
             ms(times.p99_ms),
             self.leader_syncs,
             self.syncs,
+            self.sync_ms,
             self.leader_us,
             self.followers_us,
             self.client_us,
@@ -120,30 +139,30 @@ impl Sample {
             self.written,
         );
     }
+
+    fn tell_threads(&self, clients: usize) {
+        let threads: Vec<_> = self.threads_us.iter().map(|(name, us)| format!("{name} {us:.1}")).collect();
+        eprintln!("{:<10} {clients:>5} the leader's threads, us: {}", "", threads.join(", "));
+    }
 }
 
 fn headline() {
-    eprintln!(
-        "{:<10} {:>5} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "", "in", "writes", "p50", "p99", "syncs", "syncs", "leader", "follow", "client", "waits", "bytes"
-    );
-    eprintln!(
-        "{:<10} {:>5} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "each write",
-        "flight",
-        "/s",
-        "ms",
-        "ms",
-        "leader",
-        "all",
-        "cpu us",
-        "cpu us",
-        "cpu us",
-        "",
-        "written"
-    );
+    let lines = [
+        [
+            "", "in", "writes", "p50", "p99", "syncs", "syncs", "sync", "leader", "follow", "client",
+            "waits", "disk",
+        ],
+        ["a write", "flight", "/s", "ms", "ms", "leader", "all", "ms", "us", "us", "us", "", "bytes"],
+    ];
+    for [first, rest @ ..] in lines {
+        let widths = [5, 8, 7, 7, 6, 6, 7, 6, 6, 6, 6, 7];
+        let columns = rest.iter().zip(widths).map(|(word, width)| format!(" {word:>width$}"));
+        eprintln!("{first:<10}{}", columns.collect::<String>());
+    }
 }
 
+/// Times that the engine's part is tried.
+const BATCHED_TRIES: usize = 3;
 /// Tasks of one host that a command of the engine is about, where it is about many.
 const TOGETHER: usize = 20;
 
@@ -156,7 +175,7 @@ struct Read {
     wrong: u64,
 }
 
-async fn ours(plan: &Plan, home: &std::path::Path, samples: &mut Samples, read: &mut Read) -> Result<()> {
+async fn ours(plan: &Plan, home: &Path, samples: &mut Samples, read: &mut Read) -> Result<()> {
     // etcd's own timers are those of `lan`.
     let setup = Setup { profile: "lan", ..Setup::default() };
     let mut cluster = Registers::start(&setup, Some(home)).await?;
@@ -165,11 +184,11 @@ async fn ours(plan: &Plan, home: &std::path::Path, samples: &mut Samples, read: 
             let leader = cluster.leader().await?;
             let pids = cluster.replicas.iter().map(|replica| replica.pid()).collect::<Result<Vec<_>>>()?;
             let count = async || {
-                let mut syncs = Vec::new();
+                let mut scrapes = Vec::new();
                 for n in 0..cluster.replicas.len() {
-                    syncs.push(cluster.scrape(n).await?.sum("borealis_raft_fsync_seconds_count"));
+                    scrapes.push(cluster.scrape(n).await?);
                 }
-                anyhow::Ok(counted(&pids, leader, &syncs))
+                anyhow::Ok(counted(home, &pids, leader, &scrapes, "borealis_raft_fsync_seconds"))
             };
             let address = &cluster.replicas[leader].api;
             let mut before = None;
@@ -186,6 +205,7 @@ async fn ours(plan: &Plan, home: &std::path::Path, samples: &mut Samples, read: 
             (read.keys, read.wrong) = (read.keys + keys, read.wrong + wrong);
             let sample = Sample::of(load, &before.context("the load began")?, &after);
             sample.tell(kind, clients);
+            sample.tell_threads(clients);
             samples.entry((kind, clients)).or_default().push(sample);
         }
     }
@@ -195,8 +215,8 @@ async fn ours(plan: &Plan, home: &std::path::Path, samples: &mut Samples, read: 
 
 async fn theirs(
     plan: &Plan,
-    program: &std::path::Path,
-    home: &std::path::Path,
+    program: &Path,
+    home: &Path,
     samples: &mut Samples,
     read: &mut Read,
 ) -> Result<()> {
@@ -206,11 +226,11 @@ async fn theirs(
         let leader = cluster.leader().await?;
         let pids = cluster.members.iter().map(|member| member.pid()).collect::<Result<Vec<_>>>()?;
         let count = async || {
-            let mut syncs = Vec::new();
+            let mut scrapes = Vec::new();
             for n in 0..cluster.members.len() {
-                syncs.push(cluster.scrape(n).await?.sum("etcd_disk_wal_fsync_duration_seconds_count"));
+                scrapes.push(cluster.scrape(n).await?);
             }
-            anyhow::Ok(counted(&pids, leader, &syncs))
+            anyhow::Ok(counted(home, &pids, leader, &scrapes, "etcd_disk_wal_fsync_duration_seconds"))
         };
         let address = &cluster.members[leader].api;
         let mut before = None;
@@ -229,16 +249,21 @@ async fn theirs(
     Ok(())
 }
 
-fn counted(pids: &[i32], leader: usize, syncs: &[f64]) -> Count {
+/// `syncs`: the histogram of syncs of the log.
+fn counted(home: &Path, pids: &[i32], leader: usize, scrapes: &[Scrape], syncs: &str) -> Count {
     let followers: Vec<i32> =
         pids.iter().enumerate().filter(|(n, _)| *n != leader).map(|(_, pid)| *pid).collect();
+    let count = |scrape: &Scrape| scrape.sum(&format!("{syncs}_count"));
     Count {
         at: Instant::now(),
         leader: usage::of(&[pids[leader]]),
         followers: usage::of(&followers),
         client: usage::of(&[std::process::id() as i32]),
-        leader_syncs: syncs[leader],
-        syncs: syncs.iter().sum(),
+        threads: usage::threads(pids[leader]),
+        leader_syncs: count(&scrapes[leader]),
+        syncs: scrapes.iter().map(count).sum(),
+        sync_s: scrapes[leader].sum(&format!("{syncs}_sum")),
+        disk: usage::disk_written(home).unwrap_or(0),
     }
 }
 
@@ -249,8 +274,21 @@ struct Figure {
     p99_ms: Option<f64>,
     turns: Vec<f64>,
     leader_syncs: f64,
+    sync_ms: f64,
     waits: f64,
     servers_us: f64,
+    client_us: f64,
+    disk_bytes: f64,
+}
+
+impl Figure {
+    /// Where the time of one write goes.
+    fn costs(&self) -> Value {
+        json!({
+            "leader_syncs": self.leader_syncs, "sync_ms": self.sync_ms, "waits": self.waits,
+            "servers_us": self.servers_us, "client_us": self.client_us, "disk_bytes": self.disk_bytes,
+        })
+    }
 }
 
 fn figure(samples: &[Sample]) -> Option<Figure> {
@@ -265,7 +303,10 @@ fn figure(samples: &[Sample]) -> Option<Figure> {
         p99_ms: figures::percentiles(&times).p99_ms,
         turns: samples.iter().map(|sample| sample.per_s.round()).collect(),
         leader_syncs: middle(&|sample| sample.leader_syncs),
+        sync_ms: middle(&|sample| sample.sync_ms),
         waits: middle(&|sample| sample.waits),
+        client_us: middle(&|sample| sample.client_us),
+        disk_bytes: middle(&|sample| sample.written),
         servers_us: middle(&|sample| sample.leader_us + sample.followers_us),
     })
 }
@@ -287,26 +328,30 @@ fn row(kind: Kind, clients: usize, samples: &Samples) -> Option<Value> {
     Some(json!({
         "mode": kind.name(), "clients": clients, "ratio": ratio,
         "ours_per_s": ours.per_s.round(), "ours_p99_ms": ours.p99_ms, "ours_turns_per_s": ours.turns,
-        "ours_leader_syncs_per_write": ours.leader_syncs, "ours_waits_per_write": ours.waits,
-        "ours_servers_us_per_write": ours.servers_us,
+        "ours_a_write": ours.costs(), "etcd_a_write": etcd.as_ref().map(Figure::costs),
         "etcd_per_s": etcd.as_ref().map(|etcd| etcd.per_s.round()),
         "etcd_p99_ms": etcd.as_ref().and_then(|etcd| etcd.p99_ms),
         "etcd_turns_per_s": etcd.as_ref().map(|etcd| etcd.turns.clone()),
-        "etcd_leader_syncs_per_write": etcd.as_ref().map(|etcd| etcd.leader_syncs),
-        "etcd_waits_per_write": etcd.as_ref().map(|etcd| etcd.waits),
-        "etcd_servers_us_per_write": etcd.as_ref().map(|etcd| etcd.servers_us),
     }))
 }
 
-async fn batched(home: &std::path::Path, together: usize) -> Result<Batched> {
-    let dir = tempfile::Builder::new().prefix("batched-").tempdir_in(home)?;
-    let done = batched::run(dir.path(), together).await?;
+/// An election in the middle, on a machine that has too much else to do, makes it begin anew.
+async fn batched(home: &Path, together: usize) -> Result<Batched> {
+    let mut tries = 0;
+    let done = loop {
+        let dir = tempfile::Builder::new().prefix("batched-").tempdir_in(home)?;
+        tries += 1;
+        match batched::run(dir.path(), together).await {
+            Ok(done) => break done,
+            Err(why) if tries < BATCHED_TRIES => eprintln!("the engine begins anew: {why:#}"),
+            Err(why) => return Err(why),
+        }
+    };
     eprintln!(
-        "the engine, {together} tasks a command: {:.0} commands/s, {:.0} assignments and reports/s ({} commands in {:.2} s)",
+        "the engine, {together} tasks a command: {:.0} commands/s, {:.0} assignments and reports/s, {:.1} us of processors a command",
         done.per_s(),
         done.changes_per_s(),
-        done.commands,
-        done.time.as_secs_f64()
+        done.us_a_command(),
     );
     Ok(done)
 }
@@ -350,7 +395,7 @@ pub async fn run(plan: &Plan, etcd: bool) -> Result<(Value, bool)> {
     let figures = json!({
         "bench": "commit", "rows": rows, "etcd": program.as_ref().map(|_| "3.5.1"), "rounds": plan.rounds,
         "seconds": plan.time.as_secs_f64(), "value_bytes": load::VALUE_BYTES, "connections": load::CONNECTIONS,
-        "batched_per_s": single.per_s().round(), "batched_by_host_changes_per_s": by_host.changes_per_s().round(),
+        "batched_per_s": single.per_s().round(), "batched_us": single.us_a_command(), "batched_by_host_changes_per_s": by_host.changes_per_s().round(),
         "keys_read": read.keys, "keys_wrong": read.wrong, "fsync_per_s": disk.prewritten_per_s,
         "fsync_growing_per_s": disk.growing_per_s, "machine": machine,
     });
