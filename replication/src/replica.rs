@@ -4,6 +4,7 @@ mod shape;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 
 /// How often the gauges are set and the need of a snapshot is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
+const SENDING_LOG_FACTOR: u64 = 8;
 /// Entries of one append message at most; bytes bound it too.
 const MESSAGE_ENTRIES_MAX: u64 = 4096;
 
@@ -59,6 +62,9 @@ struct Inner<M: Machine> {
     log: Log,
     machine: Arc<Held<M>>,
     pending: Arc<Pending>,
+    adapter: Adapter,
+    /// Snapshots that are being sent.
+    sending: Arc<AtomicUsize>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -100,8 +106,10 @@ impl<M: Machine> Replica<M> {
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
         let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
+        let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
-        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
+        let state = adapter.clone();
+        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), state)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
@@ -114,6 +122,8 @@ impl<M: Machine> Replica<M> {
             log,
             machine,
             pending,
+            adapter,
+            sending,
             writer,
             batcher,
             freshness: Arc::default(),
@@ -137,6 +147,8 @@ impl<M: Machine> Replica<M> {
             dir: self.inner.options.dir.clone(),
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
+            adapter: self.inner.adapter.clone(),
+            receiving: Arc::default(),
         };
         rpc::raft::raft_server::RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -276,6 +288,10 @@ impl<M: Machine> Replica<M> {
         let _ = self.inner.raft.trigger().snapshot().await;
     }
 
+    pub(crate) async fn take_snapshot(&self) -> Result<Arc<snapshot::Snapshot>, StoreError> {
+        self.inner.adapter.take_snapshot().await
+    }
+
     /// Resolves when the replica cannot go on (its disk failed, its bytes are corrupt), with the reason. The
     /// process should then end with that message.
     pub async fn stopped(&self) -> String {
@@ -352,6 +368,11 @@ impl<M: Machine> Replica<M> {
             let due = entries >= options.snapshot_entries
                 || (entries > 0 && bytes >= options.snapshot_log_bytes)
                 || (entries > 0 && at_time.elapsed() >= options.snapshot_every);
+            // Whoever gets a snapshot needs the log behind it: a newer one would let go of that, and again and again.
+            let sending = self.inner.sending.load(Ordering::Relaxed) > 0;
+            if sending && bytes < options.snapshot_log_bytes * SENDING_LOG_FACTOR {
+                continue;
+            }
             if due {
                 (at_bytes, at_index, at_time) =
                     (self.inner.log.appended_bytes(), status.applied, Instant::now());

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ const CHUNKS_AHEAD: usize = 4;
 /// Before a stream is opened again after it could not be; doubled each time up to the next.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(100);
+/// For the question what of a snapshot has arrived.
+const PLACE_MAX: Duration = Duration::from_secs(10);
 /// A snapshot that takes longer is given up.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(1800);
 
@@ -58,6 +61,22 @@ enum Purpose {
     Snapshot,
 }
 
+/// Counts a snapshot as being sent while it lives.
+struct Sending(Arc<AtomicUsize>);
+
+impl Sending {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Sending(Arc::clone(count))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Makes connections and keeps them for the next call.
 #[derive(Clone)]
 pub(crate) struct Transport {
@@ -65,6 +84,8 @@ pub(crate) struct Transport {
     profile: Profile,
     /// Told when others say that this replica belongs to the cluster no more.
     stopped: watch::Sender<Option<String>>,
+    /// Snapshots that are being sent.
+    sending: Arc<AtomicUsize>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
 }
 
@@ -74,7 +95,12 @@ impl Transport {
         profile: Profile,
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
-        Transport { identity, profile, stopped, channels: Arc::default() }
+        Transport { identity, profile, stopped, sending: Arc::default(), channels: Arc::default() }
+    }
+
+    /// How many snapshots are being sent.
+    pub(crate) fn sending(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.sending)
     }
 
     fn peer(&self, to: u64, node: &Node, purpose: Purpose) -> Peer {
@@ -102,6 +128,7 @@ impl Transport {
             }),
             profile: self.profile,
             stopped: self.stopped.clone(),
+            sending: Arc::clone(&self.sending),
             purpose,
             failures: 0,
             matched: Arc::default(),
@@ -147,6 +174,7 @@ pub(crate) struct Peer {
     client: Result<RaftClient<Channel>, String>,
     profile: Profile,
     stopped: watch::Sender<Option<String>>,
+    sending: Arc<AtomicUsize>,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
     matched: Arc<Mutex<(u64, u64)>>,
@@ -336,6 +364,17 @@ impl RaftNetworkV2<Types> for Peer {
             vote: Some(vote_to_wire(&vote)),
             meta: Some(snapshot.snapshot.meta.clone()),
         };
+        let _sending = Sending::begin(&self.sending);
+        // What arrived of it before is not sent again.
+        let place = self.call(RPCTypes::InstallSnapshot, PLACE_MAX, client.place(header.clone())).await;
+        let place = match place {
+            Ok(place) => (!place.name.is_empty()).then_some((place.name, place.offset)),
+            Err(RPCError::Unreachable(why)) => return Err(StreamingError::Unreachable(why)),
+            Err(other) => return Err(StreamingError::Unreachable(unreachable(&other.to_string()))),
+        };
+        if let Some((name, offset)) = &place {
+            tracing::info!(to = self.to, id = snapshot.snapshot.meta.id, name, offset, "sends a snapshot");
+        }
         let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let source = Arc::clone(&snapshot.snapshot);
         tokio::task::spawn_blocking(move || {
@@ -343,7 +382,8 @@ impl RaftNetworkV2<Types> for Peer {
             if chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Header(header))).is_err() {
                 return;
             }
-            let sent = snapshot::chunks(&source, |data| {
+            let Some((name, offset)) = place else { return };
+            let sent = snapshot::chunks(&source, Some((&name, offset)), |data| {
                 chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Data(data))).is_ok()
             });
             if let Err(error) = sent {
