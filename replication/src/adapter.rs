@@ -129,6 +129,13 @@ impl Adapter {
         Ok(snapshot)
     }
 
+    /// How old the newest snapshot is.
+    pub(crate) fn snapshot_age(&self) -> Option<Duration> {
+        let taken =
+            lock(&self.newest).as_ref().and_then(|newest| newest.dir.metadata().ok()?.modified().ok())?;
+        taken.elapsed().ok()
+    }
+
     /// A snapshot that arrived and was not installed, since something newer is here, goes.
     pub(crate) fn drop_unless_kept(&self, snapshot: &Arc<Snapshot>) {
         if lock(&self.newest).as_ref().is_none_or(|kept| kept.dir != snapshot.dir) {

@@ -171,6 +171,11 @@ pub enum ProposeError {
         /// Bytes waiting.
         bytes: usize,
     },
+    /// The disk is nearly full; nothing was proposed.
+    #[error(
+        "the disk of this replica is nearly full, so it takes no changes; free some space, or retry when another leads"
+    )]
+    NoRoom,
     /// The command cannot be proposed as it is.
     #[error("a command of {bytes} bytes is larger than the limit of {bytes_max}")]
     TooLarge {

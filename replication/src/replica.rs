@@ -4,7 +4,7 @@ mod shape;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,10 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
 const SENDING_LOG_FACTOR: u64 = 8;
+/// A 99th percentile of syncs this many times above what the profile bears is too slow to lead.
+const SLOW_FACTOR: u32 = 4;
+/// Between two hand-overs for the same reason.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
 /// Entries of one append message at most; bytes bound it too.
 const MESSAGE_ENTRIES_MAX: u64 = 4096;
 
@@ -65,6 +69,10 @@ struct Inner<M: Machine> {
     adapter: Adapter,
     /// Snapshots that are being sent.
     sending: Arc<AtomicUsize>,
+    /// Bytes of the log's files, as last looked at.
+    log_bytes: AtomicU64,
+    /// Whether the disk is nearly full.
+    full: Arc<AtomicBool>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -124,6 +132,8 @@ impl<M: Machine> Replica<M> {
             pending,
             adapter,
             sending,
+            log_bytes: AtomicU64::new(0),
+            full: Arc::default(),
             writer,
             batcher,
             freshness: Arc::default(),
@@ -148,6 +158,7 @@ impl<M: Machine> Replica<M> {
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
             adapter: self.inner.adapter.clone(),
+            full: Arc::clone(&self.inner.full),
             receiving: Arc::default(),
         };
         rpc::raft::raft_server::RaftServer::new(service)
@@ -169,6 +180,9 @@ impl<M: Machine> Replica<M> {
         }
         if !batch::leads_in(&self.inner.leadership, term) {
             return Err(batch::not_leader(&self.inner.leadership));
+        }
+        if self.inner.full.load(Ordering::Relaxed) {
+            return Err(ProposeError::NoRoom);
         }
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
@@ -258,6 +272,9 @@ impl<M: Machine> Replica<M> {
             stored: index(&self.inner.writer.stored()),
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            sync_p99: telemetry::sync_p99(),
+            log_bytes: self.inner.log_bytes.load(Ordering::Relaxed),
+            snapshot_age: self.inner.adapter.snapshot_age(),
         }
     }
 
@@ -354,13 +371,58 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// Whether there is room, and how much the log takes.
+    fn look_at_disk(&self) {
+        let (inner, dir) = (&self.inner, &self.inner.options.dir);
+        inner.log_bytes.store(disk::bytes_in(&log_dir(dir)), Ordering::Relaxed);
+        let Some(space) = disk::space(dir) else { return };
+        let (was, reserve) = (inner.full.load(Ordering::Relaxed), space.reserve(inner.options.disk_reserve));
+        let is = disk::is_full(was, space.free, reserve);
+        telemetry::space(space.free, is);
+        if was == is {
+            return;
+        }
+        let (free_mib, reserve_mib) = (space.free >> 20, reserve >> 20);
+        if is {
+            tracing::error!(free_mib, reserve_mib, dir = %dir.display(), "the disk is nearly full: this replica takes no entries until twice the reserve is free");
+        } else {
+            tracing::info!(free_mib, "there is room on the disk again: this replica takes entries");
+        }
+        inner.full.store(is, Ordering::Relaxed);
+    }
+
+    /// A leader whose disk is full or syncs much too slowly hands over, if another can lead; not again soon, since
+    /// the others' disks may be no better.
+    async fn leave_if_disk_fails(&self, handed_over: &mut Option<Instant>) {
+        let inner = &self.inner;
+        let slow =
+            telemetry::sync_p99().is_some_and(|p99| p99 > inner.options.profile.fsync_max() * SLOW_FACTOR);
+        let due = inner.full.load(Ordering::Relaxed) || slow;
+        let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < HAND_OVER_EVERY);
+        if !due || lately || !inner.leadership.borrow().is_me {
+            return;
+        }
+        *handed_over = Some(Instant::now());
+        match self.transfer(None).await {
+            Ok(heir) => tracing::warn!(
+                heir = heir.node_id,
+                slow,
+                "leadership was handed over for want of a good disk"
+            ),
+            Err(why) => tracing::warn!(slow, "this replica's disk is bad, and no other leads: {why}"),
+        }
+    }
+
     /// Sets gauges; takes a snapshot when one is due.
     async fn look(self) {
         let options = &self.inner.options;
         let began = self.inner.log.appended_bytes();
+        let mut handed_over = None;
         let (mut at_bytes, mut at_index, mut at_time) = (began, self.status().snapshot, Instant::now());
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            self.look_at_disk();
+            self.leave_if_disk_fails(&mut handed_over).await;
             let status = self.status();
             telemetry::status(&status, self.quorum_acknowledged().map(|at| at.elapsed()));
             let entries = status.applied.saturating_sub(status.snapshot.max(at_index));

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub struct RaftService {
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) pending: Arc<Pending>,
     pub(crate) adapter: Adapter,
+    /// Whether the disk is nearly full.
+    pub(crate) full: Arc<AtomicBool>,
     /// Which transfer of a snapshot is the newest; held while it writes.
     pub(crate) receiving: Arc<tokio::sync::Mutex<u64>>,
 }
@@ -62,6 +65,20 @@ impl RaftService {
             status.metadata_mut().insert(REFUSED, MetadataValue::from_static(reason));
             status
         })
+    }
+}
+
+impl RaftService {
+    /// Without room, no entries; what keeps the peace is heard.
+    fn check_room(&self, message: &wire::AppendRequest) -> Result<(), Status> {
+        if message.entries.is_empty() || !self.full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        telemetry::refused("no_room");
+        Err(Status::resource_exhausted(format!(
+            "the disk of node {} is nearly full; it takes no entries until there is room",
+            self.identity.node_id
+        )))
     }
 }
 
@@ -160,9 +177,10 @@ impl rpc::raft::raft_server::Raft for RaftService {
             let (this, why, asked) = (this.clone(), Arc::clone(&why), Arc::clone(&asked));
             async move {
                 let next = match messages.message().await {
-                    Ok(Some(message)) => {
-                        this.check(message.peer.as_ref()).and_then(|()| append_from_wire(message))
-                    }
+                    Ok(Some(message)) => this
+                        .check(message.peer.as_ref())
+                        .and_then(|()| this.check_room(&message))
+                        .and_then(|()| append_from_wire(message)),
                     Ok(None) => return None,
                     Err(status) => Err(status),
                 };

@@ -605,6 +605,7 @@ fn kind(op: &Op) -> &'static str {
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
         | Op::Freeze { .. }
+        | Op::Resume
         | Op::RestartTasks { .. }
         | Op::AddInstances { .. }
         | Op::SetQuota { .. }
