@@ -23,6 +23,7 @@ mod machine;
 mod membership;
 mod offline;
 mod options;
+mod quarantine;
 mod raft;
 mod replica;
 mod service;

@@ -1,6 +1,7 @@
 //! A running replica: propose, read, who leads, how it is. Who belongs is changed in `shape`.
 
 mod shape;
+mod sums;
 
 use std::fs::File;
 use std::path::Path;
@@ -26,6 +27,7 @@ use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
 use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
+use crate::quarantine;
 use crate::raft::{Answer, Data, Types};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
@@ -73,6 +75,9 @@ struct Inner<M: Machine> {
     log_bytes: AtomicU64,
     /// Whether the disk is nearly full.
     full: Arc<AtomicBool>,
+    transport: Transport,
+    /// Whether the replicas' rows differ and no majority has the same, as this leader last found.
+    split: watch::Sender<bool>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -95,6 +100,7 @@ impl<M: Machine> Replica<M> {
     /// Serves nothing: the caller serves [`Replica::raft_service`] at the raft address.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let stopped = watch::Sender::new(None);
+        leave_quarantine(&options, &stopped).await?;
         let opened = {
             let (options, stopped) = (options.clone(), stopped.clone());
             off_thread(move || {
@@ -117,7 +123,8 @@ impl<M: Machine> Replica<M> {
         let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
         let state = adapter.clone();
-        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), state)
+        let network = transport.clone();
+        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), network, log.clone(), state)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
@@ -134,6 +141,8 @@ impl<M: Machine> Replica<M> {
             sending,
             log_bytes: AtomicU64::new(0),
             full: Arc::default(),
+            transport,
+            split: watch::Sender::new(false),
             writer,
             batcher,
             freshness: Arc::default(),
@@ -145,7 +154,8 @@ impl<M: Machine> Replica<M> {
         let replica = Replica { inner };
         let promoting = tokio::spawn(replica.clone().promote_learners());
         let looking = tokio::spawn(replica.clone().look());
-        crate::log::lock(&replica.inner.running).extend([promoting, looking]);
+        let comparing = tokio::spawn(replica.clone().compare_sums());
+        crate::log::lock(&replica.inner.running).extend([promoting, looking, comparing]);
         Ok(replica)
     }
 
@@ -158,6 +168,7 @@ impl<M: Machine> Replica<M> {
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
             adapter: self.inner.adapter.clone(),
+            sums: Arc::new(self.clone()),
             full: Arc::clone(&self.inner.full),
             receiving: Arc::default(),
         };
@@ -293,6 +304,11 @@ impl<M: Machine> Replica<M> {
         let reached = newest.wait_for(|newest| newest.is_some_and(|newest| newest >= index));
         tokio::time::timeout(Duration::from_secs(10), reached).await.ok()?.ok()?;
         self.inner.writer.sums().into_iter().find(|sum| sum.index == index)
+    }
+
+    /// Whether the replicas' rows differ and nobody knows who is right, as this leader last found: decisions must stop.
+    pub fn split(&self) -> watch::Receiver<bool> {
+        self.inner.split.subscribe()
     }
 
     /// The newest sum that this replica computed because the leader asked all.
@@ -442,6 +458,39 @@ impl<M: Machine> Replica<M> {
             }
         }
     }
+}
+
+#[tonic::async_trait]
+impl<M: Machine> service::Sums for Replica<M> {
+    async fn sum_at(&self, index: u64) -> Option<Fingerprint> {
+        self.fingerprint_of(index).await
+    }
+
+    fn quarantine(&self, index: u64, majority: [u8; 8]) {
+        Replica::quarantine(self, index, majority);
+    }
+}
+
+/// A quarantined replica takes a peer's rows before anything else.
+async fn leave_quarantine(
+    options: &Options,
+    stopped: &watch::Sender<Option<String>>,
+) -> Result<(), StoreError> {
+    let dir = options.dir.clone();
+    if !dir.exists() {
+        return Ok(());
+    }
+    let locked = off_thread(move || {
+        let lock = disk::lock_dir(&dir)?;
+        disk::refuse_condemned(&dir)?;
+        Ok((lock, identity(&dir)?))
+    });
+    let (lock, Some(identity)) = locked.await? else { return Ok(()) };
+    let transport = Transport::new(Arc::new(identity.clone()), options.profile, stopped.clone());
+    let left = quarantine::leave(&options.dir, &identity, &transport).await;
+    // Closing is not enough: a child that was forked and has not yet begun its program holds the file too.
+    let _ = lock.unlock();
+    left
 }
 
 struct Opened<M> {
