@@ -15,6 +15,7 @@ use proto::{HostId, JobId, JobKey, Resources, TaskId, wire};
 use super::book::Book;
 use super::make::{BEGIN, JobMaker, host, host_with, identity, limit, session, spread, value};
 use super::recount;
+use crate::round::GroupReport;
 use crate::state::breaks::Break;
 use crate::state::breaks::tests::while_broken;
 use crate::state::command::{Report, Request, StartSession};
@@ -23,7 +24,7 @@ use crate::state::laws;
 use crate::state::record::LIVE_TABLE_LAST;
 use crate::state::work::tests::with_tasks_per_command;
 use crate::{
-    Command, Done, Hint, HostIdentity, HostSpec, Op, RefusalKind, Reply, Round, State, Status, Timestamp,
+    Census, Command, Done, Hint, HostIdentity, HostSpec, Op, RefusalKind, Reply, Round, State, Status, Timestamp,
     View, Want, preemptions, round,
 };
 
@@ -1074,9 +1075,12 @@ impl Sim {
             self.fire("waits for a reason");
             recount::check(&self.state, group)?;
             // Whoever asks is told the same, however long ago it was tried.
-            let said = crate::round::recount(&self.view, &group.config).map(|said| (said.hosts, said.vetoes));
-            if said != Some((group.hosts, group.vetoes.clone())) {
-                return Err(format!("{said:?} is said of a group, and it is {group:?}"));
+            let now = crate::round::recount(&self.view, &group.config);
+            for said in [now, Census::of(&self.view).recount(&group.config)] {
+                let figures = |said: &GroupReport| (said.waiting, said.hosts, said.vetoes.clone(), said.fit);
+                if said.as_ref().map(figures) != Some(figures(group)) {
+                    return Err(format!("{said:?} is said of a group, and it is {group:?}"));
+                }
             }
         }
         let reported: usize = fresh.report.groups.iter().map(|group| group.waiting).sum();
