@@ -344,7 +344,8 @@ impl Scenario {
             self.say(line);
         }
         if let Ok(done) = applied.reply {
-            self.say(format!("ok, {} tasks", done.tasks));
+            let unchanged = if done.unchanged { ", nothing was made" } else { "" };
+            self.say(format!("ok, {} tasks{unchanged}", done.tasks));
         }
     }
 

@@ -458,7 +458,8 @@ impl Sim {
         self.made += 1;
         let (id, body) = (format!("r{}", self.made), self.made.to_be_bytes().to_vec());
         let request = Request { identity: "user".into(), id, created: self.at, body_hash: body };
-        let before = matches!(op, Op::UpdateInstances { .. }).then(|| self.state.clone());
+        let moves = matches!(op, Op::UpdateInstances { .. } | Op::RestartTasks { .. });
+        let before = moves.then(|| self.state.clone());
         let template = match &op {
             Op::RunCron { job } => self.state.cron(job).map(|cron| cron.spec.clone()),
             _ => None,
@@ -473,7 +474,10 @@ impl Sim {
                 self.book.killed(job, instances);
                 None
             }
-            (Op::RestartTasks { .. }, Ok(_)) => Some("restart"),
+            (Op::RestartTasks { job, instances, .. }, Ok(_)) => {
+                self.book.restarted(job, instances, &before.expect("kept above"));
+                Some("restart")
+            }
             (Op::AddInstances { job, count, .. }, Ok(_)) => {
                 self.book.added(job, *count);
                 Some("instances added")
