@@ -67,7 +67,8 @@ fn check(role: &str, amounts: &Amounts, increment: bool) -> Result<(), Error> {
     if increment || missing.is_empty() {
         return Ok(());
     }
-    let what = format!("the quota of role {role} is set as a whole, and {} is not said", missing.join(" and "));
+    let what =
+        format!("the quota of role {role} is set as a whole, and {} is not said", missing.join(" and "));
     Err(Error::new(Kind::InvalidParameter, what).hint(format!(
         "say all of --cpus, --ram-mib and --disk-mib, or add to one: `borealis quota increment {role} --cpus N`; \
          `borealis quota get {role}` shows what it has"

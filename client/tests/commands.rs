@@ -472,7 +472,9 @@ fn a_kill_says_how_its_instances_come_back() {
         0 => Ok(KillTasksReply { tasks: 2 }),
         1 => Ok(KillTasksReply { tasks: 1 }),
         2 => Ok(KillTasksReply { tasks: 3 }),
-        _ => Err(Status::not_found("job x has no live instance 7: its instances are 0-2; nothing was killed")),
+        _ => {
+            Err(Status::not_found("job x has no live instance 7: its instances are 0-2; nothing was killed"))
+        }
     });
     let address = replica.address;
     for (line, want) in [
@@ -571,7 +573,10 @@ fn a_job_is_created_from_a_file_and_waited_for() {
     let line = format!("job create {KEY} {} --addr {address}", one.display());
     let (code, out, err) = run(&line);
     assert_eq!(code, 0, "{err}");
-    assert!(out.starts_with(&format!("{KEY} exists just so, with 1 instance that lives: nothing was made")), "{out}");
+    assert!(
+        out.starts_with(&format!("{KEY} exists just so, with 1 instance that lives: nothing was made")),
+        "{out}"
+    );
     let value: serde_json::Value = serde_json::from_str(&run(&format!("{line} --json")).1).unwrap();
     assert_eq!(value["unchanged"], true);
 

@@ -566,7 +566,11 @@ impl Scenario {
         for task in self.state.tasks_of(job) {
             let why = match self.view.why_pending(&task.config.hash) {
                 Some(why) if task.status == Status::Pending => format!(": {}", why.reason),
-                _ => self.state.waits(&[task], self.at).map(|waits| format!(": {}", waits.words)).unwrap_or_default(),
+                _ => self
+                    .state
+                    .waits(&[task], self.at)
+                    .map(|waits| format!(": {}", waits.words))
+                    .unwrap_or_default(),
             };
             lines.push(format!("live {} {}{why}", self.names[&task.id], task.status));
         }

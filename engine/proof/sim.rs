@@ -24,8 +24,8 @@ use crate::state::laws;
 use crate::state::record::LIVE_TABLE_LAST;
 use crate::state::work::tests::with_tasks_per_command;
 use crate::{
-    Census, Command, Done, Hint, HostIdentity, HostSpec, Op, RefusalKind, Reply, Round, State, Status, Timestamp,
-    View, Want, preemptions, round,
+    Census, Command, Done, Hint, HostIdentity, HostSpec, Op, RefusalKind, Reply, Round, State, Status,
+    Timestamp, View, Want, preemptions, round,
 };
 
 const STEPS: u32 = 450;

@@ -31,7 +31,8 @@ pub fn add(router: Router, node: Arc<Node>, metrics: PrometheusHandle) -> Router
 async fn elsewhere(uri: Uri, headers: HeaderMap) -> Response {
     let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.starts_with("application/grpc") {
-        return tonic::Status::unimplemented(format!("this replica knows no method {}", uri.path())).into_http();
+        return tonic::Status::unimplemented(format!("this replica knows no method {}", uri.path()))
+            .into_http();
     }
     let text = format!("there is no page {}; there are /metrics, /health and /leaderhealth\n", uri.path());
     (StatusCode::NOT_FOUND, text).into_response()

@@ -109,7 +109,8 @@ fn lends(unused: Resources) -> String {
         (unused.cpu_milli, format!("{} cpu", resources::cores(unused.cpu_milli))),
         (unused.ram_mib, resources::mib(unused.ram_mib)),
     ];
-    let some: Vec<String> = some.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text).collect();
+    let some: Vec<String> =
+        some.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text).collect();
     if some.is_empty() { "-".to_owned() } else { some.join(", ") }
 }
 

@@ -178,16 +178,13 @@ pub(crate) async fn watch(
     let mut pause = PAUSE_MIN;
     loop {
         let reply = get(connection, key, false, false).await;
-        let reply = reply
-            .map_err(|error| error.hint(format!("the job exists; see `borealis job status {key}`")))?;
+        let reply =
+            reply.map_err(|error| error.hint(format!("the job exists; see `borealis job status {key}`")))?;
         let last = Progress::of(&reply, wanted);
         output.progress(&format!("{key}: {}", last.words()));
         if !last.failed.is_empty() {
-            let what = format!(
-                "{key} exists, but instances {} have ended: {}",
-                ranges(&last.failed),
-                last.words()
-            );
+            let what =
+                format!("{key} exists, but instances {} have ended: {}", ranges(&last.failed), last.words());
             return Err(Error::new(Kind::Failed, what).hint(format!(
                 "see `borealis job status {key}`, and what the task printed: `borealis task logs {key}/{}`",
                 last.failed[0]

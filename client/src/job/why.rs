@@ -19,7 +19,9 @@ pub(crate) async fn run(context: &Context<'_>, key: &str) -> Result<(), Error> {
     let reply = connection.ask(ask, async |mut api| api.why_pending(message.clone()).await).await?;
     let answer = json!({ "job": job.to_string(), "why": reply.whys.iter().map(value).collect::<Vec<_>>() });
     let text = match reply.whys.as_slice() {
-        [] => format!("nothing of {key} waits for a place, a host or a next try; see `borealis job status {job}`"),
+        [] => format!(
+            "nothing of {key} waits for a place, a host or a next try; see `borealis job status {job}`"
+        ),
         whys => whys.iter().map(|why| text(why, duration::now_ms())).collect::<Vec<_>>().join("\n"),
     };
     context.output.answer(&text, &answer)

@@ -48,7 +48,8 @@ pub(crate) async fn run(context: &Context<'_>, logs: &TaskLogs) -> Result<(), Er
     loop {
         let of_run = run.map(|run: u32| format!("&run={run}")).unwrap_or_default();
         let answer =
-            http::get(&place.agent, &format!("{path}?offset={offset}&limit={CHUNK_BYTES}{of_run}"), within).await;
+            http::get(&place.agent, &format!("{path}?offset={offset}&limit={CHUNK_BYTES}{of_run}"), within)
+                .await;
         let answer = match answer {
             Ok(answer) => answer,
             // An agent that is being restarted comes back; its tasks run on meanwhile.

@@ -241,7 +241,10 @@ impl<'a> Placing<'a> {
         if group.config.all_or_nothing {
             let mut service = self.begin(group, usize::MAX);
             if !self.serve_together(&mut service, usize::MAX) {
-                return GroupReport { hosts: self.view.columns.heard.count() as usize, ..GroupReport::of(group) };
+                return GroupReport {
+                    hosts: self.view.columns.heard.count() as usize,
+                    ..GroupReport::of(group)
+                };
             }
             trial = service.trial;
         }

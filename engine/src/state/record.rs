@@ -900,7 +900,9 @@ pub fn reply_wire(reply: &Reply) -> wire::ApplyReply {
 /// A reply from its message.
 pub fn read_reply(reply: wire::ApplyReply) -> Result<Reply, Corrupt> {
     match reply.outcome {
-        Some(wire::apply_reply::Outcome::Done(done)) => Ok(Ok(Done { id: done.id, tasks: done.tasks, unchanged: done.unchanged })),
+        Some(wire::apply_reply::Outcome::Done(done)) => {
+            Ok(Ok(Done { id: done.id, tasks: done.tasks, unchanged: done.unchanged }))
+        }
         Some(wire::apply_reply::Outcome::Refusal(refusal)) => {
             let kind = wire::RefusalKind::try_from(refusal.kind).ok();
             let kind = REFUSALS.into_iter().find(|known| Some(refusal_wire(*known)) == kind);

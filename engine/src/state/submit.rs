@@ -203,10 +203,7 @@ impl State {
             let strange = dead.iter().any(|instance| *instance >= job.instances());
             if strange || (live.is_empty() && !restart) {
                 let done = if restart { "restarted" } else { "killed" };
-                return Err(Refusal::new(
-                    RefusalKind::NotFound,
-                    format!("{without}; nothing was {done}"),
-                ));
+                return Err(Refusal::new(RefusalKind::NotFound, format!("{without}; nothing was {done}")));
             }
             if restart {
                 self.check_rebirth(job, dead.len() as u32)?;

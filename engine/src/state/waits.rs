@@ -56,7 +56,11 @@ impl State {
         let who = match hosts.len() {
             1 => format!("host {} has been silent for {silent}", names.join("")),
             n if n <= HOSTS_NAMED_MAX => format!("hosts {} are silent, for up to {silent}", names.join(", ")),
-            n => format!("hosts {} and {} more are silent, for up to {silent}", names.join(", "), n - names.len()),
+            n => format!(
+                "hosts {} and {} more are silent, for up to {silent}",
+                names.join(", "),
+                n - names.len()
+            ),
         };
         let dues = tasks.iter().filter_map(|task| task.deadline());
         let Some(first) = dues.clone().min() else {

@@ -186,9 +186,9 @@ fn read_job(
         let is_named = |instance| named.is_empty() || named.contains(&instance);
         let tasks = state.tasks_of(job).filter(|task| is_named(task.instance));
         let now = now.unwrap_or_default().max(state.clock());
-        let tasks = tasks.take(TASKS_PER_ANSWER_MAX).map(|task| {
-            convert::task_view(state, task, why::of_task(state, now, reasons, task).as_deref())
-        });
+        let tasks = tasks
+            .take(TASKS_PER_ANSWER_MAX)
+            .map(|task| convert::task_view(state, task, why::of_task(state, now, reasons, task).as_deref()));
         let mut spec = wire::JobSpec { config: None, instances: job.instances() };
         if ask.config {
             spec.config = Some(job.config().wire.clone());

@@ -32,11 +32,9 @@ pub fn of_job(view: &View, state: &State, now: Timestamp, job: &Job, instances: 
         groups.entry((task.config.hash, task.status)).or_default().push(task);
     }
     let of = |tasks: Vec<&Task>| match state.waits(&tasks, now) {
-        Some(waits) => Why {
-            retry_at_ms: waits.until.unwrap_or_default().0,
-            summary: waits.words,
-            ..empty(&tasks)
-        },
+        Some(waits) => {
+            Why { retry_at_ms: waits.until.unwrap_or_default().0, summary: waits.words, ..empty(&tasks) }
+        }
         None => of_pending(view, state, now, &tasks),
     };
     groups.into_values().map(of).collect()

@@ -29,7 +29,11 @@ impl Counts {
     pub(super) fn of(view: &View) -> Counts {
         let begun = Instant::now();
         let census = Census::of(view);
-        Counts { census, fresh_until: Instant::now() + begun.elapsed() * COPY_LASTS, counted: Mutex::default() }
+        Counts {
+            census,
+            fresh_until: Instant::now() + begun.elapsed() * COPY_LASTS,
+            counted: Mutex::default(),
+        }
     }
 
     /// Whether another copy would be made too soon.

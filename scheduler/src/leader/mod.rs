@@ -39,8 +39,8 @@ use self::counts::Vetoes;
 use self::hosts::{Ask, Hosts};
 use crate::clocks::Clocks;
 use crate::limits::{
-    COUNTING_MAX, LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, REPORT_FIXED_BYTES, REPORTS_BYTES_MAX,
-    ROUND_PACE, SWEEP,
+    COUNTING_MAX, LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, REPORT_FIXED_BYTES,
+    REPORTS_BYTES_MAX, ROUND_PACE, SWEEP,
 };
 use crate::machine::{Drained, Hints};
 use crate::peers::Peers;
@@ -739,7 +739,10 @@ mod tests {
             let sums = counts::vetoes(two.iter());
             assert_eq!((sums[&VetoKind::Cpu], sums[&VetoKind::Ram], sums[&VetoKind::Limit]), (7, 1, 0));
         }
-        assert!(counts::vetoes(std::iter::empty()).values().all(|sum| *sum == 0), "what waited waits no more");
+        assert!(
+            counts::vetoes(std::iter::empty()).values().all(|sum| *sum == 0),
+            "what waited waits no more"
+        );
     }
 
     #[test]
