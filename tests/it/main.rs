@@ -1,12 +1,13 @@
 //! All tests that need more than one room, in one binary: each extra one would have to be linked by itself.
 //!
 //! `tidy` reads the sources. The others run real programs: `path` what must hold while processes die, `decisions` what the
-//! engine decides, `doors` what comes in from people and networks, `runbooks` what an operator does, `chaos` many kills
-//! under load.
+//! engine decides, `recount` the figures that it tells, `doors` what comes in from people and networks, `runbooks` what
+//! an operator does, `chaos` many kills under load.
 
 mod chaos;
 mod decisions;
 mod doors;
 mod path;
+mod recount;
 mod runbooks;
 mod tidy;
