@@ -13,6 +13,7 @@ pub mod figures;
 pub mod fsync;
 pub mod jobs;
 pub mod journal;
+pub mod linearizable;
 pub mod load;
 pub mod million;
 pub mod oracle;
