@@ -35,5 +35,5 @@ pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status};
 pub use options::{Options, Profile};
-pub use replica::{Proposed, Replica};
+pub use replica::{PendingAnswer, Proposed, Replica};
 pub use service::RaftService;

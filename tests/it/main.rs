@@ -8,4 +8,5 @@ mod chaos;
 mod decisions;
 mod doors;
 mod path;
+mod registers;
 mod tidy;

@@ -20,6 +20,7 @@ pub mod oracle;
 pub mod packing;
 pub mod processes;
 pub mod programs;
+pub mod registers;
 pub mod scrape;
 pub mod tidy;
 pub mod verdict;
