@@ -16,6 +16,7 @@ pub mod journal;
 pub mod linearizable;
 pub mod load;
 pub mod million;
+pub mod network;
 pub mod oracle;
 pub mod packing;
 pub mod processes;
