@@ -7,6 +7,7 @@
 mod chaos;
 mod decisions;
 mod doors;
+mod linearizable;
 mod path;
 mod registers;
 mod tidy;

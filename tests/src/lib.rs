@@ -9,6 +9,7 @@ pub mod cases;
 pub mod client;
 pub mod cluster;
 pub mod decisions;
+pub mod faults;
 pub mod figures;
 pub mod fsync;
 pub mod jobs;

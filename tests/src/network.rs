@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -120,6 +121,20 @@ impl Network {
         vec!["nsenter".into(), format!("--net={}", path(&self.members[member]))]
     }
 
+    /// Runs `work` on a runtime of its own, all of whose threads are in the hub.
+    pub fn block_on<T: Send>(self: &Arc<Self>, work: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
+        let this = Arc::clone(self);
+        let enter = move || this.enter_hub().expect("this process made the namespace and may enter it");
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).enable_all().on_thread_start(enter).build()?;
+        let run = || {
+            self.enter_hub()?;
+            runtime.block_on(work())
+        };
+        let ran = std::thread::scope(|scope| scope.spawn(run).join());
+        ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     /// From now on, what this thread opens is in the hub.
     pub fn enter_hub(&self) -> Result<()> {
         // SAFETY: setns takes two integers; the file is open, and only this thread's namespace changes.
@@ -153,7 +168,8 @@ fn namespace() -> Result<File> {
 fn ip(namespace: &File, words: &str) -> Result<()> {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", path(namespace))).arg("ip").args(words.split(' '));
-    let output = command.output().context("cannot run nsenter and ip; they are in util-linux and iproute2")?;
+    let output =
+        command.output().context("cannot run nsenter and ip; they are in util-linux and iproute2")?;
     let why = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "`ip {words}` in a namespace: {}", why.trim());
     Ok(())
