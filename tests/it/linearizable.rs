@@ -20,7 +20,7 @@ fn number(name: &str) -> Result<Option<u64>> {
     text.parse().map(Some).with_context(|| format!("{name} is {text:?}, not a number"))
 }
 
-fn seed() -> Result<u64> {
+pub(crate) fn seed() -> Result<u64> {
     Ok(number("BOREALIS_SEED")?.unwrap_or_else(rand::random::<u64>))
 }
 

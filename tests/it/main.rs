@@ -6,6 +6,7 @@
 
 mod chaos;
 mod decisions;
+mod disks;
 mod doors;
 mod linearizable;
 mod path;
