@@ -253,9 +253,8 @@ impl Disks<'_> {
             }
             (Outcome::Ended(said), Expected::Recovered) => bail!("it ended: {said}"),
             (Outcome::Ended(said), _) => {
-                let last = said.lines().last().unwrap_or_default().to_owned();
-                ensure!(last.starts_with("Error: "), "it ended without clear words: {said}");
-                last
+                let why = said.lines().find(|line| line.starts_with("Error: "));
+                why.with_context(|| format!("it ended without clear words: {said}"))?.to_owned()
             }
         };
         if remark.contains("must not vote again") {
