@@ -15,10 +15,21 @@ pub struct Member {
     pub store_uuid: String,
     /// Whether it votes, by a committed change that is done; otherwise it learns.
     pub voter: bool,
+    /// It learns because somebody wants it so, and is not made a voter by itself.
+    pub learner: bool,
     /// Entries it is behind the leader's log; known to the leader only, once something of it matched.
     pub lag: Option<u64>,
     /// Time since it last answered, counted from when the answered message was sent; known to the leader only.
     pub heard: Option<Duration>,
+}
+
+/// What a replica shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voting {
+    /// A voter, once it has caught up.
+    Voter,
+    /// One that gets everything and decides nothing.
+    Learner,
 }
 
 /// Who leads, as this replica knows it. A leader is named by term and node id together.
@@ -66,6 +77,12 @@ pub struct Status {
     pub snapshot: u64,
     /// Index up to which the log was dropped.
     pub purged: u64,
+    /// 99th percentile of the time to sync the log, of its newest syncs.
+    pub sync_p99: Option<Duration>,
+    /// Bytes of the log's files.
+    pub log_bytes: u64,
+    /// Age of the newest snapshot.
+    pub snapshot_age: Option<Duration>,
 }
 
 /// All replicas' rows at one index have this sum, or one of them is wrong.

@@ -3,14 +3,16 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Identity;
@@ -23,8 +25,12 @@ use crate::raft::{
     LEVEL, Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::snapshot::{self, Incoming};
+use crate::state::cut::Pending;
 use crate::telemetry;
-use crate::transport::answer_to_wire;
+use crate::transport::{REFUSED, REMOVED, answer_to_wire};
+
+/// How long a hand-over waits for the entries before it.
+const TRANSFER_WAIT: Duration = Duration::from_millis(500);
 
 pub(crate) type Raft = openraft::Raft<Types, Adapter>;
 type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<snapshot::Snapshot>>;
@@ -36,15 +42,60 @@ pub struct RaftService {
     pub(crate) identity: Arc<Identity>,
     pub(crate) dir: PathBuf,
     pub(crate) freshness: Arc<Freshness>,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) adapter: Adapter,
+    /// Whether the disk is nearly full.
+    pub(crate) full: Arc<AtomicBool>,
+    /// Which transfer of a snapshot is the newest; held while it writes.
+    pub(crate) receiving: Arc<tokio::sync::Mutex<u64>>,
 }
 
 impl RaftService {
     fn check(&self, peer: Option<&wire::Peer>) -> Result<(), Status> {
-        check_peer(&self.identity, peer).map_err(|(reason, why)| {
+        let removed = |id: u64| self.pending.with(|present| present.at.removed.contains(&id));
+        let checked = check_peer(&self.identity, peer).and_then(|()| check_removed(peer, removed));
+        checked.map_err(|(reason, why)| {
             telemetry::refused(reason);
-            tracing::warn!("a message of another replica was refused: {why}");
-            Status::failed_precondition(why)
+            if reason == REMOVED {
+                tracing::debug!("a message was refused: {why}");
+            } else {
+                tracing::warn!("a message of another replica was refused: {why}");
+            }
+            let mut status = Status::failed_precondition(why);
+            status.metadata_mut().insert(REFUSED, MetadataValue::from_static(reason));
+            status
         })
+    }
+}
+
+impl RaftService {
+    /// Without room, no entries; what keeps the peace is heard.
+    fn check_room(&self, message: &wire::AppendRequest) -> Result<(), Status> {
+        if message.entries.is_empty() || !self.full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        telemetry::refused("no_room");
+        Err(Status::resource_exhausted(format!(
+            "the disk of node {} is nearly full; it takes no entries until there is room",
+            self.identity.node_id
+        )))
+    }
+}
+
+/// A replica that was removed may not have heard of it, and must not disturb those that are left.
+fn check_removed(
+    peer: Option<&wire::Peer>,
+    removed: impl Fn(u64) -> bool,
+) -> Result<(), (&'static str, String)> {
+    match peer {
+        Some(peer) if removed(peer.from) => Err((
+            REMOVED,
+            format!(
+                "node {} was removed from the cluster; to use this machine again, let a replica with an empty directory join",
+                peer.from
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -126,9 +177,10 @@ impl rpc::raft::raft_server::Raft for RaftService {
             let (this, why, asked) = (this.clone(), Arc::clone(&why), Arc::clone(&asked));
             async move {
                 let next = match messages.message().await {
-                    Ok(Some(message)) => {
-                        this.check(message.peer.as_ref()).and_then(|()| append_from_wire(message))
-                    }
+                    Ok(Some(message)) => this
+                        .check(message.peer.as_ref())
+                        .and_then(|()| this.check_room(&message))
+                        .and_then(|()| append_from_wire(message)),
                     Ok(None) => return None,
                     Err(status) => Err(status),
                 };
@@ -179,6 +231,21 @@ impl rpc::raft::raft_server::Raft for RaftService {
         }))
     }
 
+    async fn place(
+        &self,
+        request: Request<wire::SnapshotHeader>,
+    ) -> Result<Response<wire::SnapshotPlace>, Status> {
+        let header = request.into_inner();
+        self.check(header.peer.as_ref())?;
+        let meta = header.meta.ok_or_else(|| Status::invalid_argument("the header names no snapshot"))?;
+        let home = snapshot::home(&self.dir);
+        // A transfer that is still under way goes no further: this one takes over.
+        let mut newest = self.receiving.lock().await;
+        *newest += 1;
+        let incoming = off_thread(move || Incoming::begin(&home, meta)).await.map_err(broken)?;
+        Ok(Response::new(incoming.place()))
+    }
+
     async fn snapshot(
         &self,
         request: Request<Streaming<wire::SnapshotChunk>>,
@@ -199,17 +266,28 @@ impl rpc::raft::raft_server::Raft for RaftService {
             return Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&current)) }));
         }
         let home = snapshot::home(&self.dir);
+        let ticket = {
+            let mut newest = self.receiving.lock().await;
+            *newest += 1;
+            *newest
+        };
         let mut incoming = off_thread(move || Incoming::begin(&home, meta)).await.map_err(broken)?;
         while let Some(chunk) = chunks.message().await? {
             let Some(Body::Data(data)) = chunk.body else {
                 return Err(Status::invalid_argument("a snapshot has one header"));
             };
+            let newest = self.receiving.lock().await;
+            if *newest != ticket {
+                return Err(Status::aborted("another transfer goes on with it"));
+            }
             incoming = off_thread(move || incoming.take(&data).map(|()| incoming)).await.map_err(broken)?;
         }
         let snapshot = off_thread(move || incoming.finish()).await.map_err(broken)?;
         let meta = snapshot.raft_meta().map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
-        let reply =
-            self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await.map_err(stopped)?;
+        let arrived = Arc::clone(&snapshot);
+        let reply = self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await;
+        self.adapter.drop_unless_kept(&arrived);
+        let reply = reply.map_err(stopped)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&reply.vote)) }))
     }
 
@@ -221,6 +299,11 @@ impl rpc::raft::raft_server::Raft for RaftService {
         self.check(message.peer.as_ref())?;
         let from =
             message.from.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+        // What is on its way shall arrive first: openraft drops the call at a replica that lacks entries.
+        if let Some(last) = &message.last {
+            let wait = self.raft.wait(Some(TRANSFER_WAIT));
+            let _too_late_is_dropped = wait.log_index_at_least(Some(last.index), "hand-over").await;
+        }
         let asked = TransferLeaderRequest::new(
             vote_from_wire(from),
             message.to,
