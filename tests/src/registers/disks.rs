@@ -24,7 +24,11 @@ use crate::wait;
 
 const SOURCE: &str = include_str!("fault.c");
 /// Of the file system that gets full, in MiB.
-const SMALL_DISK_MIB: u64 = 160;
+const SMALL_DISK_MIB: u64 = 200;
+/// Free bytes below which a replica takes no entries.
+const RESERVE_BYTES: u64 = 32 << 20;
+/// Whose data lie there.
+const ON_SMALL_DISK: usize = 2;
 /// How long a slow disk or a wrong clock is borne.
 const LASTS: Duration = Duration::from_secs(2);
 
@@ -65,6 +69,7 @@ const TOLD: &[Told] = &[
 ];
 
 const FULL: &str = "a follower's disk gets full";
+const NEARLY_FULL: &str = "the leader's disk gets nearly full";
 
 /// A file system in a file, which is gone when this is dropped.
 struct SmallDisk {
@@ -82,15 +87,25 @@ impl SmallDisk {
         Ok(SmallDisk { at })
     }
 
-    /// Takes all space that is left.
-    fn fill(&self) -> Result<PathBuf> {
+    /// Takes all space that is left, but for so many bytes.
+    fn fill(&self, left: u64) -> Result<PathBuf> {
+        let output = Command::new("df").args(["--output=avail", "-B1"]).arg(&self.at).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let free = text.lines().last().and_then(|line| line.trim().parse::<u64>().ok());
+        let mut goal = free.with_context(|| format!("df says {text:?}"))?.saturating_sub(left);
+        if left == 0 {
+            goal = u64::MAX;
+        }
         let ballast = self.at.join("ballast");
         let mut file = fs::File::create(&ballast)?;
+        let mut written = 0;
         for bytes in [1 << 20, 4096] {
-            let block = vec![1; bytes];
-            while std::io::Write::write_all(&mut file, &block).is_ok() {}
+            let block = vec![1; bytes as usize];
+            while written + bytes <= goal && std::io::Write::write_all(&mut file, &block).is_ok() {
+                written += bytes;
+            }
         }
-        // What the file system delayed must have its space too.
+        // What the file system delayed must have its space too; where there is none, that is what is wanted.
         let _ = file.sync_all();
         Ok(ballast)
     }
@@ -127,9 +142,10 @@ pub async fn run_all(seed: u64, every: bool) -> Result<Table> {
         let told = format!("BOREALIS_FAULT={}", order(n).display());
         vec!["env".to_owned(), format!("LD_PRELOAD={}", library.display()), told]
     };
-    let arguments = ["--segment-bytes", "262144", "--snapshot-entries", "400"].map(str::to_owned);
+    let reserve = RESERVE_BYTES.to_string();
+    let arguments = ["--segment-bytes", "262144", "--snapshot-entries", "400", "--disk-reserve", &reserve];
     let setup = Setup {
-        arguments: arguments.into(),
+        arguments: arguments.map(str::to_owned).into(),
         before: (0..3).map(before).collect(),
         homes: vec![None, None, small.as_ref().map(|small| small.at.clone())],
         ..Setup::default()
@@ -147,7 +163,8 @@ pub async fn run_all(seed: u64, every: bool) -> Result<Table> {
         table.declare(told.name, invariant);
     }
     if every {
-        table.declare(FULL, "it ends or refuses, the others go on");
+        table.declare(NEARLY_FULL, "another leads, it waits for space");
+        table.declare(FULL, "it ends or waits, the others go on");
     }
     declare_conclusion(&mut table);
 
@@ -165,12 +182,14 @@ pub async fn run_all(seed: u64, every: bool) -> Result<Table> {
         table.remark(told.name, remark);
     }
     if let Some(small) = &small {
+        let took = disks.fill_nearly(small).await.with_context(context(NEARLY_FULL))?;
+        table.held(NEARLY_FULL, took);
         let (took, remark) = disks.fill(small).await.with_context(context(FULL))?;
         table.held(FULL, took);
         table.remark(FULL, remark);
     }
     let Disks { load, mut random, .. } = disks;
-    let fired = (damages.len() + told.len()) as u64 + u64::from(every);
+    let fired = (damages.len() + told.len()) as u64 + 2 * u64::from(every);
     conclude(&mut cluster, load, &mut table, fired, &mut random).await?;
     cluster.stop()?;
     Ok(table)
@@ -309,11 +328,42 @@ impl Disks<'_> {
         Ok((took, String::new()))
     }
 
+    /// The replica on the small disk leads, and its disk gets nearly full.
+    async fn fill_nearly(&mut self, small: &SmallDisk) -> Result<Duration> {
+        let victim = ON_SMALL_DISK;
+        let mut tries = 0;
+        loop {
+            let leader = self.cluster.leader().await?;
+            if leader == victim {
+                break;
+            }
+            tries += 1;
+            ensure!(tries <= 30, "30 leaders were killed, and none of the elections made it the leader");
+            self.replica(leader).kill()?;
+            self.load.goes_on().await.context("until it leads")?;
+            self.must_be_level(leader).await?;
+        }
+        let ballast = small.fill(RESERVE_BYTES / 2)?;
+        let began = Instant::now();
+        wait::until("another to lead", PATIENCE, async || {
+            let leader = self.cluster.leader().await?;
+            ensure!(leader != victim, "it leads still");
+            Ok(())
+        })
+        .await?;
+        self.load.goes_on().await.context("with another leader")?;
+        let took = began.elapsed();
+        self.cluster.must_live()?;
+        fs::remove_file(&ballast)?;
+        self.cluster.level().await.context("with space again")?;
+        Ok(took)
+    }
+
     async fn fill(&mut self, small: &SmallDisk) -> Result<(Duration, String)> {
-        let victim = 2;
+        let victim = ON_SMALL_DISK;
         self.load.goes_on().await.context("before")?;
         let said = fs::metadata(&self.replica(victim).log)?.len() as usize;
-        let ballast = small.fill()?;
+        let ballast = small.fill(0)?;
         let began = Instant::now();
         self.load.goes_on().await.context("while it lasted")?;
         let took = began.elapsed();

@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Reads are not linearizable, so that a test can prove that this is noticed.
     #[arg(long)]
     pub stale_reads: bool,
+    /// Free bytes of the disk below which it takes no entries.
+    #[arg(long)]
+    pub disk_reserve: Option<u64>,
     /// Bytes of a segment of the log.
     #[arg(long)]
     pub segment_bytes: Option<u64>,
@@ -62,6 +65,7 @@ impl Arguments {
     fn options(&self) -> Options {
         let mut options = Options::new(&self.dir, "registers", &self.raft, &self.api, self.profile);
         options.accept_slow_disk = true;
+        options.disk_reserve = self.disk_reserve;
         options.segment_bytes = self.segment_bytes.unwrap_or(options.segment_bytes);
         if let Some(entries) = self.snapshot_entries {
             options.snapshot_entries = entries;

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use prost::Message as _;
-use replication::{AdmitError, PendingAnswer, ProposeError, Proposed, ReadError, Replica};
+use replication::{MembershipError, PendingAnswer, ProposeError, Proposed, ReadError, Replica, Voting};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
@@ -41,7 +41,7 @@ fn refused(error: ProposeError) -> Refused {
     let why = error.to_string();
     let (code, leader) = match error {
         ProposeError::NotLeader { leader } => (Code::Unavailable, leader.map(|leader| leader.api_address)),
-        ProposeError::Busy { .. } => (Code::ResourceExhausted, None),
+        ProposeError::Busy { .. } | ProposeError::NoRoom => (Code::ResourceExhausted, None),
         ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => (Code::InvalidArgument, None),
         // Whatever else there is, the client must not take it for a no.
         _ => (Code::Unknown, None),
@@ -203,14 +203,18 @@ impl registers_server::Registers for Service {
 
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitReply>, Status> {
         let asked = request.into_inner();
-        match self.replica.admit(&asked.store_uuid, &asked.raft_address, &asked.api_address).await {
+        match self
+            .replica
+            .admit(&asked.store_uuid, &asked.raft_address, &asked.api_address, Voting::Voter)
+            .await
+        {
             Ok(admitted) => Ok(Response::new(AdmitReply {
                 cluster_id: admitted.identity.cluster_id,
                 node_id: admitted.identity.node_id,
                 lineage_id: admitted.identity.lineage_id,
                 epoch: admitted.identity.epoch,
             })),
-            Err(AdmitError::Propose(error)) => Err(status(refused(error))),
+            Err(MembershipError::Propose(error)) => Err(status(refused(error))),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
     }
