@@ -47,5 +47,5 @@ bench-%: setup
 	"$$BOREALIS_BIN/bench" $*
 
 chaos: build ## longer runs of the fault tests
-	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100
+	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100 BOREALIS_CHAOS_OPERATIONS=200000
 	cargo test --locked --workspace --test it -- chaos --nocapture

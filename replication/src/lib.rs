@@ -40,5 +40,5 @@ pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
 pub use offline::{Inspection, inspect, recover, restore};
 pub use options::{Options, Profile};
-pub use replica::{Proposed, Replica};
+pub use replica::{PendingAnswer, Proposed, Replica};
 pub use service::RaftService;

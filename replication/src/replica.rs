@@ -5,15 +5,17 @@ mod sums;
 
 use std::fs::File;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::Identity;
@@ -54,6 +56,20 @@ pub struct Proposed<R> {
     pub index: u64,
     /// What the machine answered.
     pub reply: R,
+}
+
+/// The answer to a submitted command, when it comes. Dropping it changes nothing of the command's fate.
+#[must_use = "only the answer says what became of the command"]
+pub struct PendingAnswer<M: Machine>(oneshot::Receiver<Result<Proposed<M::Reply>, ProposeError>>);
+
+impl<M: Machine> Future for PendingAnswer<M> {
+    type Output = Result<Proposed<M::Reply>, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| {
+            answer.unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
+        })
+    }
 }
 
 /// A running replica. Clones are handles of the same one.
@@ -186,6 +202,17 @@ impl<M: Machine> Replica<M> {
     /// The same, if this replica leads in `term`: a decision of an earlier leadership never gets into the log of a
     /// later one.
     pub async fn propose_in(&self, term: u64, command: Bytes) -> Result<Proposed<M::Reply>, ProposeError> {
+        self.submit_in(term, command)?.await
+    }
+
+    /// Queues one command and returns at once: what it gives is awaited for the answer. Commands get into the log in
+    /// the order of these calls, so a stream of them needs no task for each; a full queue says `Busy` here.
+    pub fn submit(&self, command: Bytes) -> Result<PendingAnswer<M>, ProposeError> {
+        let term = self.inner.leadership.borrow().term;
+        self.submit_in(term, command)
+    }
+
+    fn submit_in(&self, term: u64, command: Bytes) -> Result<PendingAnswer<M>, ProposeError> {
         if let Some(why) = self.inner.stopped.borrow().clone() {
             return Err(ProposeError::Stopped { why });
         }
@@ -197,10 +224,7 @@ impl<M: Machine> Replica<M> {
         }
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
-        let answer = self.inner.batcher.push(term, command)?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
+        Ok(PendingAnswer(self.inner.batcher.push(term, command)?))
     }
 
     /// Looks at the machine as it is here and now, maybe behind the leader. Keep it short: apply waits.

@@ -6,8 +6,11 @@
 
 mod chaos;
 mod decisions;
+mod disks;
 mod doors;
+mod linearizable;
 mod path;
 mod recount;
+mod registers;
 mod runbooks;
 mod tidy;
