@@ -34,11 +34,12 @@ pub mod telemetry;
 mod transport;
 
 pub use backup::Backup;
+pub use batch::PendingAnswer;
 pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError};
 pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
 pub use offline::{Inspection, inspect, recover, restore};
 pub use options::{Options, Profile};
-pub use replica::{PendingAnswer, Proposed, Replica};
+pub use replica::{Proposed, Replica};
 pub use service::RaftService;

@@ -5,22 +5,20 @@ mod sums;
 
 use std::fs::File;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Identity;
 use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
-use crate::batch::{self, Batcher};
+use crate::batch::{self, Batcher, PendingAnswer};
 use crate::disk;
 use crate::error::{ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
@@ -56,20 +54,6 @@ pub struct Proposed<R> {
     pub index: u64,
     /// What the machine answered.
     pub reply: R,
-}
-
-/// The answer to a submitted command, when it comes. Dropping it changes nothing of the command's fate.
-#[must_use = "only the answer says what became of the command"]
-pub struct PendingAnswer<M: Machine>(oneshot::Receiver<Result<Proposed<M::Reply>, ProposeError>>);
-
-impl<M: Machine> Future for PendingAnswer<M> {
-    type Output = Result<Proposed<M::Reply>, ProposeError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| {
-            answer.unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
-        })
-    }
 }
 
 /// A running replica. Clones are handles of the same one.
@@ -224,7 +208,7 @@ impl<M: Machine> Replica<M> {
         }
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
-        Ok(PendingAnswer(self.inner.batcher.push(term, command)?))
+        self.inner.batcher.push(term, command)
     }
 
     /// Looks at the machine as it is here and now, maybe behind the leader. Keep it short: apply waits.
