@@ -12,6 +12,7 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground::{self, fs};
 use crate::log;
 use crate::machine::Corrupt;
 use crate::options::Options;
@@ -95,7 +96,7 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
 
 /// For a replica that will join: the uuid of its directory, made at the first call and kept.
 pub fn store_uuid(dir: &Path) -> Result<String, StoreError> {
-    std::fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
+    fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
     let (mut file, bytes) = SmallFile::open(dir, "store")?;
     if let Some(bytes) = bytes {
         return String::from_utf8(bytes).map_err(|e| Corrupt::new("store uuid", e.to_string()).into());
@@ -130,9 +131,9 @@ pub async fn adopt(options: &Options, identity: &Identity) -> Result<(), StoreEr
 /// Makes the log; then, last, the identity.
 fn settle(options: &Options, identity: &Identity, first: &[Entry]) -> Result<(), StoreError> {
     let log = log_dir(&options.dir);
-    if log.exists() {
+    if fs::metadata(&log).is_ok() {
         // Of an earlier try that did not get to the identity.
-        std::fs::remove_dir_all(&log).map_err(StoreError::io("removing", &log))?;
+        fs::remove_dir_all(&log).map_err(StoreError::io("removing", &log))?;
     }
     log::create(&log, options.segment_bytes, first)?;
     sync_dir(&options.dir)?;
@@ -151,7 +152,7 @@ fn settle(options: &Options, identity: &Identity, first: &[Entry]) -> Result<(),
 
 /// Only what an interrupted `init` or `adopt` leaves may be there.
 fn refuse_used(dir: &Path) -> Result<(), StoreError> {
-    for entry in std::fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
+    for entry in fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let unfinished = name.starts_with("identity.") && name.ends_with(".new");
@@ -173,7 +174,7 @@ fn new_uuid() -> String {
 pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    match ground::blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(StoreError::Io {
             action: "working on",

@@ -16,6 +16,7 @@ mod batch;
 mod disk;
 mod error;
 mod freshness;
+mod ground;
 mod identity;
 mod log;
 mod machine;
@@ -24,6 +25,8 @@ mod options;
 mod raft;
 mod replica;
 mod service;
+#[cfg(test)]
+mod sim;
 mod small_file;
 mod snapshot;
 mod state;

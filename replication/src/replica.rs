@@ -1,10 +1,9 @@
 //! A running replica: propose, read, who leads, who belongs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -12,6 +11,7 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::Identity;
 use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
@@ -19,6 +19,7 @@ use crate::batch::{self, Batcher};
 use crate::disk;
 use crate::error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
+use crate::ground::{self, fs, fs::File};
 use crate::identity::{identity, log_dir, off_thread};
 use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
@@ -61,6 +62,7 @@ struct Inner<M: Machine> {
     raft: Raft,
     log: Log,
     machine: Arc<Held<M>>,
+    pending: Arc<Pending>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -88,7 +90,7 @@ impl<M: Machine> Replica<M> {
             off_thread(move || {
                 open::<M>(&options, &stopped).inspect_err(|error| {
                     if let StoreError::Corrupt(corrupt) = error
-                        && !options.dir.join("condemned").exists()
+                        && fs::metadata(options.dir.join("condemned")).is_err()
                     {
                         disk::condemn(&options.dir, corrupt);
                     }
@@ -100,14 +102,15 @@ impl<M: Machine> Replica<M> {
         check_sync(&options, sync)?;
         let identity = Arc::new(identity);
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
-        let adapter = Adapter::new(options.dir.clone(), erased, pending, writer.clone(), newest);
+        let adapter =
+            Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
         let transport = Transport::new(Arc::clone(&identity), options.profile);
         let config = config(&options).map_err(StartError::Raft)?;
         let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
-        let watcher = tokio::spawn(watch_raft(raft.clone(), told, stopped.clone()));
+        let watcher = ground::spawn(watch_raft(raft.clone(), told, stopped.clone()));
         let (batcher, batching) = Batcher::start(raft.clone(), identity.node_id, leadership.clone());
         let inner = Arc::new(Inner {
             options,
@@ -115,6 +118,7 @@ impl<M: Machine> Replica<M> {
             raft,
             log,
             machine,
+            pending,
             writer,
             batcher,
             freshness: Arc::default(),
@@ -124,8 +128,8 @@ impl<M: Machine> Replica<M> {
             lock: Mutex::new(Some(lock)),
         });
         let replica = Replica { inner };
-        let promoting = tokio::spawn(replica.clone().promote_learners());
-        let looking = tokio::spawn(replica.clone().look());
+        let promoting = ground::spawn(replica.clone().promote_learners());
+        let looking = ground::spawn(replica.clone().look());
         crate::log::lock(&replica.inner.running).extend([promoting, looking]);
         Ok(replica)
     }
@@ -197,14 +201,14 @@ impl<M: Machine> Replica<M> {
     }
 
     /// On the leader: the newest instant of which a quorum has confirmed that it followed this leader then.
-    pub fn quorum_acknowledged(&self) -> Option<Instant> {
+    pub fn quorum_acknowledged(&self) -> Option<std::time::Instant> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         if !metrics.state.is_leader() {
             return None;
         }
         // Taken before the age is, so that the answer is rather too old than too new.
-        let now = Instant::now();
+        let now = std::time::Instant::now();
         let age = openraft::Instant::elapsed(&**metrics.last_quorum_acked.as_ref()?);
         now.checked_sub(age)
     }
@@ -295,7 +299,7 @@ impl<M: Machine> Replica<M> {
 
     /// On the leader: makes all replicas sum their rows at one index, and waits for the own sum.
     pub async fn fingerprint(&self) -> Result<Fingerprint, ProposeError> {
-        let (index, _) = self.write(Data::Check(rand::random())).await?;
+        let (index, _) = self.write(Data::Check(ground::random())).await?;
         self.fingerprint_of(index)
             .await
             .ok_or_else(|| ProposeError::Unknown { why: "the sum did not come in time".into() })
@@ -461,7 +465,7 @@ fn open<M: Machine>(
 ) -> Result<Opened<M>, StoreError> {
     let dir: &Path = &options.dir;
     let no_identity = || StoreError::NoIdentity { path: dir.to_owned() };
-    if !dir.exists() {
+    if fs::metadata(dir).is_err() {
         return Err(no_identity());
     }
     let lock = disk::lock_dir(dir)?;
@@ -636,5 +640,7 @@ async fn watch_raft(raft: Raft, told: watch::Sender<Leadership>, stopped: watch:
     }
 }
 
+#[cfg(test)]
+mod seen;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,6 @@
 //! `snapshots/INDEX-TERM-NODE/` is whole or absent: it is made under another name, synced, then renamed. Not here:
 //! resuming a broken transfer; it begins anew.
 
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground::fs::{self, File, FileExt as _};
 use crate::machine::Corrupt;
 use crate::raft::{
     LEVEL, LogId, SnapshotMeta, StoredMembership, check_level, decode_whole, log_id_from_wire,
@@ -40,7 +40,7 @@ pub(crate) struct Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if self.doomed.load(Ordering::Relaxed) {
-            let _ = std::fs::remove_dir_all(&self.dir);
+            let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn home(dir: &Path) -> PathBuf {
 pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapshot>, StoreError> {
     let mut files = Vec::new();
     let mut names: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(copied).map_err(StoreError::io("listing", copied))? {
+    for entry in fs::read_dir(copied).map_err(StoreError::io("listing", copied))? {
         let entry = entry.map_err(StoreError::io("listing", copied))?;
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
@@ -123,14 +123,14 @@ fn publish(home: &Path, copied: &Path, meta: wire::SnapshotMeta) -> Result<Arc<S
     }
     sync_dir(copied)?;
     let dir = home.join(&meta.id);
-    if dir.exists() {
-        std::fs::remove_dir_all(copied).map_err(StoreError::io("removing", copied))?;
+    if fs::metadata(&dir).is_ok() {
+        fs::remove_dir_all(copied).map_err(StoreError::io("removing", copied))?;
         if let Some(snapshot) = open(&dir)? {
             return Ok(snapshot);
         }
         return Err(Corrupt::new(dir.display().to_string(), "is a snapshot without a manifest").into());
     }
-    std::fs::rename(copied, &dir).map_err(StoreError::io("renaming", copied))?;
+    fs::rename(copied, &dir).map_err(StoreError::io("renaming", copied))?;
     sync_dir(home)?;
     Ok(Snapshot::new(dir, meta))
 }
@@ -151,7 +151,7 @@ fn checksum(path: &Path) -> Result<(u64, u32), StoreError> {
 
 fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     let path = dir.join(MANIFEST);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::io("reading", path)(e)),
@@ -168,13 +168,13 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
 
 /// The newest whole snapshot; everything else is removed.
 pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
-    std::fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
+    fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
     let mut newest: Option<Arc<Snapshot>> = None;
-    for entry in std::fs::read_dir(home).map_err(StoreError::io("listing", home))? {
+    for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
         let found = if dir.extension().is_some() { None } else { open(&dir)? };
         let Some(found) = found else {
-            std::fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
+            fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
             continue;
         };
         match &newest {
@@ -191,42 +191,38 @@ pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
 
 /// Copies a snapshot's files to `to`, as rows that can be opened: immutable files by link, others by bytes.
 pub(crate) fn copy_rows(snapshot: &Snapshot, to: &Path) -> Result<(), StoreError> {
-    if to.exists() {
-        std::fs::remove_dir_all(to).map_err(StoreError::io("removing", to))?;
+    if fs::metadata(to).is_ok() {
+        fs::remove_dir_all(to).map_err(StoreError::io("removing", to))?;
     }
-    std::fs::create_dir_all(to).map_err(StoreError::io("creating", to))?;
+    fs::create_dir_all(to).map_err(StoreError::io("creating", to))?;
     for file in &snapshot.meta.files {
         let (from, to) = (snapshot.dir.join(&file.name), to.join(&file.name));
         if file.name.ends_with(".sst") {
-            std::fs::hard_link(&from, &to).map_err(StoreError::io("linking", &to))?;
+            fs::hard_link(&from, &to).map_err(StoreError::io("linking", &to))?;
         } else {
-            std::fs::copy(&from, &to).map_err(StoreError::io("copying", &to))?;
+            fs::copy(&from, &to).map_err(StoreError::io("copying", &to))?;
             File::open(&to).and_then(|f| f.sync_all()).map_err(StoreError::io("syncing", &to))?;
         }
     }
     sync_dir(to)
 }
 
-/// Reads a snapshot as the chunks of a transfer and hands each to `send`, which may say "stop".
+/// A snapshot as the chunks of a transfer, each read when it is asked for.
 pub(crate) fn chunks(
-    snapshot: &Snapshot,
-    mut send: impl FnMut(wire::SnapshotData) -> bool,
-) -> Result<(), StoreError> {
-    for file in &snapshot.meta.files {
-        let path = snapshot.dir.join(&file.name);
-        let mut from = File::open(&path).map_err(StoreError::io("opening", &path))?;
-        let mut offset = 0;
-        while offset < file.bytes {
-            let mut buffer = vec![0; CHUNK_BYTES.min((file.bytes - offset) as usize)];
-            from.read_exact(&mut buffer).map_err(StoreError::io("reading", &path))?;
-            let data = wire::SnapshotData { name: file.name.clone(), offset, bytes: Bytes::from(buffer) };
-            offset = data.offset + data.bytes.len() as u64;
-            if !send(data) {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
+    snapshot: Arc<Snapshot>,
+) -> impl Iterator<Item = Result<wire::SnapshotData, StoreError>> + Send {
+    let files = snapshot.meta.files.clone().into_iter();
+    let places = files.flat_map(|file| {
+        let offsets = (0..file.bytes).step_by(CHUNK_BYTES);
+        offsets.map(move |offset| (file.name.clone(), offset, CHUNK_BYTES.min((file.bytes - offset) as usize)))
+    });
+    places.map(move |(name, offset, length)| {
+        let path = snapshot.dir.join(&name);
+        let mut buffer = vec![0; length];
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut buffer, offset));
+        read.map_err(StoreError::io("reading", &path))?;
+        Ok(wire::SnapshotData { name, offset, bytes: Bytes::from(buffer) })
+    })
 }
 
 /// A snapshot that is being received.
@@ -241,7 +237,7 @@ pub(crate) struct Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         if !self.done {
-            let _ = std::fs::remove_dir_all(&self.dir);
+            let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
@@ -261,7 +257,7 @@ impl Incoming {
         }
         let dir =
             home.join(format!("{}.{}.incoming", meta.id.replace('.', "_"), uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir_all(&dir).map_err(StoreError::io("creating", &dir))?;
+        fs::create_dir_all(&dir).map_err(StoreError::io("creating", &dir))?;
         Ok(Incoming { home: home.to_owned(), dir, meta, current: None, done: false })
     }
 
@@ -291,7 +287,7 @@ impl Incoming {
         self.current = None;
         for file in &self.meta.files {
             let path = self.dir.join(&file.name);
-            if file.bytes == 0 && !path.exists() {
+            if file.bytes == 0 && fs::metadata(&path).is_err() {
                 File::create(&path).map_err(StoreError::io("creating", &path))?;
             }
             if checksum(&path)? != (file.bytes, file.crc32c) {

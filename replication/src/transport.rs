@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -20,9 +20,11 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use proto::wire::raft as wire;
 use rpc::raft::raft_client::RaftClient;
-use tonic::transport::{Channel, Endpoint};
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
 
 use crate::Identity;
+use crate::ground::{self, Channel};
 use crate::log::lock;
 use crate::options::Profile;
 use crate::raft::{
@@ -106,7 +108,7 @@ impl Transport {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(8 << 20);
-        Ok(endpoint.connect_lazy())
+        Ok(ground::connect(&endpoint))
     }
 }
 
@@ -283,16 +285,18 @@ impl RaftNetworkV2<Types> for Peer {
         };
         let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let source = Arc::clone(&snapshot.snapshot);
-        tokio::task::spawn_blocking(move || {
-            let chunk = |body| wire::SnapshotChunk { body: Some(body) };
-            if chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Header(header))).is_err() {
-                return;
-            }
-            let sent = snapshot::chunks(&source, |data| {
-                chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Data(data))).is_ok()
-            });
-            if let Err(error) = sent {
-                tracing::error!("a snapshot cannot be read to be sent: {error}");
+        ground::spawn(async move {
+            use wire::snapshot_chunk::Body;
+            let mut body = Body::Header(header);
+            let mut unread = snapshot::chunks(source);
+            while chunks.send(wire::SnapshotChunk { body: Some(body) }).await.is_ok() {
+                let read = ground::blocking(move || (unread.next(), unread)).await;
+                let Ok((Some(next), rest)) = read else { return };
+                unread = rest;
+                match next {
+                    Ok(data) => body = Body::Data(data),
+                    Err(error) => return tracing::error!("a snapshot cannot be read to be sent: {error}"),
+                }
             }
         });
         let call = client.snapshot(tokio_stream::wrappers::ReceiverStream::new(outgoing));

@@ -1,6 +1,5 @@
 //! Reads the log back after any stop. The rules are in `record`; here they are followed.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground::fs::{self, FileExt as _};
 use crate::log::index::{Index, Place};
 use crate::log::record::{self, HEAD_BYTES, Kind, Record, SEGMENT_HEAD_BYTES};
 use crate::log::segment::{self, Mark, Segment};
@@ -81,7 +81,7 @@ fn read_segment(
     found: &mut Recovered,
 ) -> Result<(), StoreError> {
     let path = segment::segment_path(dir, sequence);
-    let content = Bytes::from(std::fs::read(&path).map_err(StoreError::io("reading", &path))?);
+    let content = Bytes::from(fs::read(&path).map_err(StoreError::io("reading", &path))?);
     let header = record::decode_segment_head(&content).map_err(|e| e.within(path.display()))?;
     let is_first = found.segments.is_empty();
     if header.sequence != sequence {

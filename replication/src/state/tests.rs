@@ -180,12 +180,7 @@ fn snapshot_of_30(home: &Path) -> Arc<snapshot::Snapshot> {
 fn a_snapshot_arrives_as_it_was_sent_or_not_at_all() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let sent = snapshot_of_30(from.path());
-    let mut chunks = Vec::new();
-    snapshot::chunks(&sent, |chunk| {
-        chunks.push(chunk);
-        true
-    })
-    .unwrap();
+    let chunks: Vec<_> = snapshot::chunks(Arc::clone(&sent)).map(Result::unwrap).collect();
     let home = snapshot::home(to.path());
     let receive = |chunks: &[proto::wire::raft::SnapshotData]| {
         let mut incoming = Incoming::begin(&home, sent.meta.clone())?;
