@@ -188,7 +188,7 @@ fn next_directory(old: Option<&str>) -> String {
 }
 
 fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
-    let (file, bytes) = SmallFile::open(dir, "pointer")?;
+    let (file, bytes) = SmallFile::open_synced(dir, "pointer")?;
     let Some(bytes) = bytes else { return Ok((file, None)) };
     let pointer: wire::RowsPointer = decode_whole("pointer", &bytes[..])?;
     check_level("pointer", pointer.level)?;

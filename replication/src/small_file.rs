@@ -59,6 +59,16 @@ impl SmallFile {
         Ok((SmallFile { dir: dir.to_owned(), name, sequence, best }, body))
     }
 
+    /// The same, for one who will act on what it finds: that may have been written by a process that was killed
+    /// before it synced, so it is written again.
+    pub(crate) fn open_synced(dir: &Path, name: &'static str) -> Result<(Self, Option<Vec<u8>>), StoreError> {
+        let (mut file, body) = SmallFile::open(dir, name)?;
+        if let Some(body) = &body {
+            file.write(body)?;
+        }
+        Ok((file, body))
+    }
+
     /// Replaces the thing; both copies are synced when this returns.
     pub(crate) fn write(&mut self, body: &[u8]) -> Result<(), StoreError> {
         let image =

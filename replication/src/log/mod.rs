@@ -70,7 +70,7 @@ pub(crate) fn create(dir: &Path, segment_bytes: u64, entries: &[Entry]) -> Resul
 impl Log {
     /// Opens and recovers the log in `dir`, and the vote in `dir` too.
     pub(crate) fn open(dir: &Path, segment_bytes: u64, failed: OnFailure) -> Result<Self, StoreError> {
-        let (file, bytes) = SmallFile::open(dir, "vote")?;
+        let (file, bytes) = SmallFile::open_synced(dir, "vote")?;
         let vote = match bytes {
             Some(bytes) => {
                 let vote: wire::Vote = decode_whole("vote", &bytes[..])?;

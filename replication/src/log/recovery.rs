@@ -13,6 +13,7 @@ use crate::log::record::{self, HEAD_BYTES, Kind, Record, SEGMENT_HEAD_BYTES};
 use crate::log::segment::{self, Mark, Segment};
 use crate::machine::Corrupt;
 use crate::raft::{decode_whole, entry_from_wire, log_id_from_wire};
+use crate::small_file::sync_dir;
 
 /// A log as it was found.
 pub(crate) struct Recovered {
@@ -70,7 +71,25 @@ pub(crate) fn recover(dir: &Path, cache_bytes_max: usize) -> Result<Recovered, S
         read_segment(dir, sequence, sequence == last, mark_in_segment, &mut found)?;
     }
     found.index.check()?;
+    if let Some(Held { segment, .. }) = found.segments.last() {
+        let marked = synced.filter(|(sequence, _)| *sequence == segment.sequence).map_or(0, |(_, offset)| offset);
+        keep(dir, segment, marked, found.end)?;
+        let marked = found.mark.set(segment.sequence, found.end);
+        marked.map_err(StoreError::io("writing", dir.join("synced")))?;
+    }
     Ok(found)
+}
+
+/// Writes again what stands in a segment between what is known to be synced and the end, and syncs it and its name.
+fn keep(dir: &Path, segment: &Segment, synced: u64, end: u64) -> Result<(), StoreError> {
+    let from = synced.max(SEGMENT_HEAD_BYTES as u64);
+    if from < end {
+        let mut tail = vec![0; (end - from) as usize];
+        segment.file.read_exact_at(&mut tail, from).map_err(StoreError::io("reading", &segment.path))?;
+        segment.file.write_all_at(&tail, from).map_err(StoreError::io("writing", &segment.path))?;
+    }
+    segment.file.sync_data().map_err(StoreError::io("syncing", &segment.path))?;
+    sync_dir(dir)
 }
 
 fn read_segment(
