@@ -495,6 +495,7 @@ fn open<M: Machine>(
     let mut rows = open_rows(dir)?;
     let (machine, at) = rows.load(M::load)?;
     tracing::info!(node = identity.node_id, stored = at.index(), "the machine was loaded from its rows");
+    let newest = snapshot::useful(newest, at.applied, log.ends().0);
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })

@@ -189,6 +189,24 @@ pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     Ok(newest)
 }
 
+/// Rows may be ahead of their own log: what others committed is applied, and may be flushed, while the log's sync is
+/// under way. openraft then drops that log up to the rows, so that an older snapshot would leave a gap behind it;
+/// without one it makes a new one.
+pub(crate) fn useful(
+    newest: Option<Arc<Snapshot>>,
+    stored: Option<LogId>,
+    last_in_log: Option<LogId>,
+) -> Option<Arc<Snapshot>> {
+    let leaves_gap = |snapshot: &Arc<Snapshot>| last_in_log < stored && snapshot.last() < stored;
+    newest.filter(|snapshot| {
+        let gap = leaves_gap(snapshot);
+        if gap {
+            snapshot.doom();
+        }
+        !gap
+    })
+}
+
 /// Copies a snapshot's files to `to`, as rows that can be opened: immutable files by link, others by bytes.
 pub(crate) fn copy_rows(snapshot: &Snapshot, to: &Path) -> Result<(), StoreError> {
     if fs::metadata(to).is_ok() {
