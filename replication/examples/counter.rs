@@ -4,14 +4,17 @@
 //! [--listen-raft ADDRESS:PORT]`: where it listens, if others reach it elsewhere.
 //!
 //! It speaks lines over TCP at the api address: `add KEY N`, `get KEY`, `status`, `sum`, `sum-at INDEX`, `snapshot`,
-//! `join UUID RAFT API`. Answers are one line each. Not shipped.
+//! `join UUID RAFT API`, `transfer [NODE]`, `promote|demote|remove NODE`. Answers are one line each. Not shipped.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{Changes, Corrupt, Identity, Machine, Options, Profile, ProposeError, Replica, Rows};
+use replication::{
+    Changes, Corrupt, Identity, Machine, MembershipError, Options, Profile, ProposeError, Replica, Rows,
+    Voting,
+};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -165,6 +168,14 @@ async fn serve(replica: Replica<Counters>, stream: TcpStream) -> Result<(), Prob
     Ok(())
 }
 
+fn done(result: Result<(), MembershipError>) -> String {
+    match result {
+        Ok(()) => "ok".into(),
+        Err(MembershipError::Propose(error)) => refused(&error),
+        Err(MembershipError::Refused(why)) => format!("refused {why}"),
+    }
+}
+
 fn refused(error: &ProposeError) -> String {
     match error {
         ProposeError::NotLeader { leader: Some(leader) } => format!("not-leader {}", leader.api_address),
@@ -217,7 +228,12 @@ async fn answer(replica: &Replica<Counters>, line: &str) -> String {
             replica.snapshot().await;
             "ok".into()
         }
-        ["join", uuid, raft, api] => match replica.admit(uuid, raft, api).await {
+        ["transfer"] => done(replica.transfer(None).await.map(|_| ())),
+        ["transfer", to] => done(replica.transfer(to.parse().ok()).await.map(|_| ())),
+        ["promote", node] => done(replica.set_voting(node.parse().unwrap_or(0), Voting::Voter).await),
+        ["demote", node] => done(replica.set_voting(node.parse().unwrap_or(0), Voting::Learner).await),
+        ["remove", node] => done(replica.remove(node.parse().unwrap_or(0)).await),
+        ["join", uuid, raft, api] => match replica.admit(uuid, raft, api, Voting::Voter).await {
             Ok(done) => {
                 let identity = done.identity;
                 format!(
@@ -225,8 +241,7 @@ async fn answer(replica: &Replica<Counters>, line: &str) -> String {
                     identity.cluster_id, identity.node_id, identity.lineage_id, identity.epoch
                 )
             }
-            Err(replication::AdmitError::Propose(error)) => refused(&error),
-            Err(error) => format!("error {error}"),
+            Err(error) => done(Err(error)),
         },
         _ => "error unknown line".into(),
     }

@@ -103,7 +103,7 @@ impl Adapter {
             match &entry.payload {
                 Payload::Blank | Payload::Normal(Data::Check(_)) => Ok(Answer::Nothing),
                 Payload::Membership(membership) => {
-                    present.at.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    present.at.change_membership(entry.log_id, membership.clone());
                     Ok(Answer::Nothing)
                 }
                 Payload::Normal(Data::Reserve(uuid)) => Ok(Answer::Reserved(present.at.reserve(uuid))),

@@ -195,13 +195,13 @@ pub enum ReadError {
     },
 }
 
-/// A replica was not admitted to the cluster.
+/// Who belongs to the cluster, or who leads it, was not changed as asked.
 #[derive(Debug, thiserror::Error)]
-pub enum AdmitError {
-    /// The proposal that gives out the node id failed.
+pub enum MembershipError {
+    /// The change did not get through the log, or nobody knows whether it did.
     #[error(transparent)]
     Propose(#[from] ProposeError),
-    /// An address is missing or already another member's.
+    /// It would do harm or makes no sense. Nothing was changed.
     #[error("{0}")]
     Refused(String),
 }

@@ -81,6 +81,7 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
             raft_address: options.raft_address.clone(),
             api_address: options.api_address.clone(),
             store_uuid,
+            learner: false,
         };
         let membership = Membership::new(vec![[1].into()], BTreeMap::from([(1, me)]))
             .map_err(|e| Corrupt::new("the first membership", e.to_string()))?;

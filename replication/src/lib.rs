@@ -33,10 +33,10 @@ mod state;
 pub mod telemetry;
 mod transport;
 
-pub use error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
+pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError};
 pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
-pub use membership::{Admitted, Fingerprint, Leadership, Member, Status};
+pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
 pub use options::{Options, Profile};
 pub use replica::{Proposed, Replica};
 pub use service::RaftService;

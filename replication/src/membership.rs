@@ -15,10 +15,21 @@ pub struct Member {
     pub store_uuid: String,
     /// Whether it votes, by a committed change that is done; otherwise it learns.
     pub voter: bool,
+    /// It learns because somebody wants it so, and is not made a voter by itself.
+    pub learner: bool,
     /// Entries it is behind the leader's log; known to the leader only, once something of it matched.
     pub lag: Option<u64>,
     /// Time since it last answered, counted from when the answered message was sent; known to the leader only.
     pub heard: Option<Duration>,
+}
+
+/// What a replica shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voting {
+    /// A voter, once it has caught up.
+    Voter,
+    /// One that gets everything and decides nothing.
+    Learner,
 }
 
 /// Who leads, as this replica knows it. A leader is named by term and node id together.

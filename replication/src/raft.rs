@@ -73,6 +73,8 @@ pub(crate) struct Node {
     pub(crate) raft_address: String,
     pub(crate) api_address: String,
     pub(crate) store_uuid: String,
+    /// Shall not be made a voter.
+    pub(crate) learner: bool,
 }
 
 /// The newest level of the messages on disk that this program writes and reads.
@@ -133,6 +135,7 @@ pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
                 raft_address: node.raft_address.clone(),
                 api_address: node.api_address.clone(),
                 store_uuid: node.store_uuid.clone(),
+                learner: node.learner,
             })
             .collect(),
     }
@@ -149,6 +152,7 @@ pub(crate) fn membership_from_wire(membership: &wire::Membership) -> Result<Memb
                 raft_address: node.raft_address.clone(),
                 api_address: node.api_address.clone(),
                 store_uuid: node.store_uuid.clone(),
+                learner: node.learner,
             };
             (node.id, known)
         })

@@ -1,6 +1,7 @@
-//! A running replica: propose, read, who leads, who belongs.
+//! A running replica: propose, read, who leads, how it is. Who belongs is changed in `shape`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod shape;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{ChangeMembers, Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::{Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -17,15 +18,15 @@ use crate::Identity;
 use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
 use crate::batch::{self, Batcher};
 use crate::disk;
-use crate::error::{AdmitError, ProposeError, ReadError, StartError, StoreError};
+use crate::error::{ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
 use crate::ground::{self, fs, fs::File};
 use crate::identity::{identity, log_dir, off_thread};
 use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
-use crate::membership::{Admitted, Fingerprint, Leadership, Member, Status};
+use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
-use crate::raft::{Answer, Data, Node, Types};
+use crate::raft::{Answer, Data, Types};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
 use crate::state::cut::Pending;
@@ -33,10 +34,6 @@ use crate::state::writer::RowWriter;
 use crate::telemetry;
 use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 
-/// A learner within so many entries of the leader's log has caught up.
-const CAUGHT_UP_ENTRIES: u64 = 100;
-/// How often the leader looks for learners that have caught up.
-const PROMOTE_EVERY: Duration = Duration::from_millis(100);
 /// How often the gauges are set and the need of a snapshot is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Entries of one append message at most; bytes bound it too.
@@ -102,9 +99,8 @@ impl<M: Machine> Replica<M> {
         check_sync(&options, sync)?;
         let identity = Arc::new(identity);
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
-        let adapter =
-            Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
-        let transport = Transport::new(Arc::clone(&identity), options.profile);
+        let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
+        let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
         let config = config(&options).map_err(StartError::Raft)?;
         let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
             .await
@@ -141,6 +137,7 @@ impl<M: Machine> Replica<M> {
             identity: Arc::clone(&self.inner.identity),
             dir: self.inner.options.dir.clone(),
             freshness: Arc::clone(&self.inner.freshness),
+            pending: Arc::clone(&self.inner.pending),
         };
         rpc::raft::raft_server::RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -243,7 +240,7 @@ impl<M: Machine> Replica<M> {
             term: metrics.current_term,
             state: stopped.map_or_else(|| role(metrics.state).to_owned(), |why| format!("stopped: {why}")),
             leader: metrics.current_leader,
-            members: members(&metrics),
+            members: shape::members(&metrics),
             last_log: metrics.last_log_index.unwrap_or(0),
             committed: index(&metrics.local_committed).max(index(&metrics.cluster_committed)),
             applied: index(&metrics.last_applied),
@@ -251,50 +248,6 @@ impl<M: Machine> Replica<M> {
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
         }
-    }
-
-    /// On the leader: gives a joining replica its node id, adds it as a learner, and makes it a voter in the
-    /// background once it has caught up. The same store uuid gets the same answer.
-    pub async fn admit(
-        &self,
-        store_uuid: &str,
-        raft_address: &str,
-        api_address: &str,
-    ) -> Result<Admitted, AdmitError> {
-        for (name, value) in
-            [("store uuid", store_uuid), ("raft address", raft_address), ("api address", api_address)]
-        {
-            if value.is_empty() || value.len() > 255 {
-                return Err(AdmitError::Refused(format!("the {name} is missing or too long")));
-            }
-        }
-        for member in self.status().members {
-            if member.raft_address == raft_address && member.store_uuid != store_uuid {
-                let id = member.node_id;
-                return Err(AdmitError::Refused(format!(
-                    "{raft_address} is the raft address of node {id}; use another"
-                )));
-            }
-        }
-        let reserved = self.write(Data::Reserve(store_uuid.to_owned())).await?;
-        let Answer::Reserved(given) = reserved.1 else {
-            return Err(ProposeError::Unknown { why: "the answer was lost".into() }.into());
-        };
-        let node_id = given.map_err(AdmitError::Refused)?;
-        let node = Node {
-            raft_address: raft_address.into(),
-            api_address: api_address.into(),
-            store_uuid: store_uuid.into(),
-        };
-        let known = self.inner.raft.metrics().borrow_watched().membership_config.get_node(&node_id).cloned();
-        match known {
-            Some(known) if known == node => {}
-            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)]))).await?,
-            None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, node)]))).await?,
-        }
-        let identity =
-            Identity { node_id, store_uuid: store_uuid.into(), ..Identity::clone(&self.inner.identity) };
-        Ok(Admitted { identity, members: self.status().members })
     }
 
     /// On the leader: makes all replicas sum their rows at one index, and waits for the own sum.
@@ -334,9 +287,16 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Stops taking part, writes what is worth writing, and frees the directory.
+    /// Hands leadership over if it leads and another can, stops taking part, writes what is worth writing, and frees
+    /// the directory.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
+        if inner.leadership.borrow().is_me && inner.stopped.borrow().is_none() {
+            match self.transfer(None).await {
+                Ok(heir) => tracing::info!(heir = heir.node_id, "leadership was handed over"),
+                Err(why) => tracing::info!("leadership is not handed over: {why}"),
+            }
+        }
         inner.stopped.send_if_modified(|why| {
             let first = why.is_none();
             why.get_or_insert_with(|| "it was shut down".into());
@@ -376,51 +336,6 @@ impl<M: Machine> Replica<M> {
         match written {
             Ok(written) => Ok((written.log_id.index, written.data)),
             Err(error) => Err(batch::explain(error, &self.inner.leadership)),
-        }
-    }
-
-    /// Changes the membership; waits while another change is under way.
-    async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), ProposeError> {
-        use openraft::errors::{ChangeMembershipError, ClientWriteError};
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            if !self.inner.leadership.borrow().is_me {
-                return Err(batch::not_leader(&self.inner.leadership));
-            }
-            let changing = self.inner.raft.change_membership(change.clone(), true);
-            let left = deadline.saturating_duration_since(Instant::now());
-            match tokio::time::timeout(left, changing).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_),
-                )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-                // Even if it is a refusal: the change may be half done, and another leader ends it.
-                Ok(Err(error)) => return Err(ProposeError::Unknown { why: error.to_string() }),
-                Err(_) => {
-                    return Err(ProposeError::Unknown {
-                        why: "the membership did not change in time".into(),
-                    });
-                }
-            }
-        }
-    }
-
-    /// The leader makes voters of learners that have caught up, all of them in one change.
-    async fn promote_learners(self) {
-        loop {
-            tokio::time::sleep(PROMOTE_EVERY).await;
-            let ready = {
-                let metrics = self.inner.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                if metrics.state.is_leader() { ready_learners(&members(&metrics)) } else { BTreeSet::new() }
-            };
-            if ready.is_empty() {
-                continue;
-            }
-            tracing::info!(?ready, "learners have caught up and become voters");
-            if let Err(error) = self.change(ChangeMembers::AddVoterIds(ready)).await {
-                tracing::warn!("learners were not made voters: {error}");
-            }
         }
     }
 
@@ -559,47 +474,11 @@ fn role(state: openraft::ServerState) -> &'static str {
     }
 }
 
-fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
-    // Whoever votes in all configurations that are committed. During a change there are two, and until it is
-    // done, a majority of the old one is needed too.
-    let configs = metrics.committed_membership_config.get_joint_config();
-    let votes = |id: &u64| !configs.is_empty() && configs.iter().all(|voters| voters.contains(id));
-    let last = metrics.last_log_index.map_or(0, |last| last + 1);
-    let mut members: Vec<Member> = metrics
-        .membership_config
-        .nodes()
-        .map(|(id, node)| {
-            let matching = metrics.replication.as_ref().and_then(|all| all.get(id));
-            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(|at| at.as_ref());
-            Member {
-                node_id: *id,
-                raft_address: node.raft_address.clone(),
-                api_address: node.api_address.clone(),
-                store_uuid: node.store_uuid.clone(),
-                voter: votes(id),
-                lag: matching.and_then(|at| at.as_ref()).map(|at| last.saturating_sub(at.index + 1)),
-                heard: heard.map(|at| openraft::Instant::elapsed(&**at)),
-            }
-        })
-        .collect();
-    members.sort_by_key(|member| member.node_id);
-    members
-}
-
-/// Learners that are close behind and answered a moment ago: a dead voter would only cost quorum. A change that
-/// a former leader left half done is finished by this too, since its new voters count as learners.
-fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
-    let ready = |m: &&Member| {
-        let close = m.lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES);
-        !m.voter && close && m.heard.is_some_and(|heard| heard < Duration::from_secs(1))
-    };
-    members.iter().filter(ready).map(|m| m.node_id).collect()
-}
-
 fn leadership_of(metrics: &RaftMetrics<Types>) -> Leadership {
     let is_me =
         metrics.state.is_leader() && metrics.vote.committed && metrics.vote.leader_id.node_id == metrics.id;
-    let leader = metrics.current_leader.and_then(|id| members(metrics).into_iter().find(|m| m.node_id == id));
+    let leader =
+        metrics.current_leader.and_then(|id| shape::members(metrics).into_iter().find(|m| m.node_id == id));
     // Lag and age change all the time; they are the status's.
     let leader = leader.map(|member| Member { lag: None, heard: None, ..member });
     Leadership { term: metrics.current_term, leader, is_me: is_me && metrics.running_state.is_ok() }

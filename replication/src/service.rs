@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Identity;
@@ -23,8 +24,12 @@ use crate::raft::{
     LEVEL, Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::snapshot::{self, Incoming};
+use crate::state::cut::Pending;
 use crate::telemetry;
-use crate::transport::answer_to_wire;
+use crate::transport::{REFUSED, REMOVED, answer_to_wire};
+
+/// How long a hand-over waits for the entries before it.
+const TRANSFER_WAIT: Duration = Duration::from_millis(500);
 
 pub(crate) type Raft = openraft::Raft<Types, Adapter>;
 type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<snapshot::Snapshot>>;
@@ -36,15 +41,41 @@ pub struct RaftService {
     pub(crate) identity: Arc<Identity>,
     pub(crate) dir: PathBuf,
     pub(crate) freshness: Arc<Freshness>,
+    pub(crate) pending: Arc<Pending>,
 }
 
 impl RaftService {
     fn check(&self, peer: Option<&wire::Peer>) -> Result<(), Status> {
-        check_peer(&self.identity, peer).map_err(|(reason, why)| {
+        let removed = |id: u64| self.pending.with(|present| present.at.removed.contains(&id));
+        let checked = check_peer(&self.identity, peer).and_then(|()| check_removed(peer, removed));
+        checked.map_err(|(reason, why)| {
             telemetry::refused(reason);
-            tracing::warn!("a message of another replica was refused: {why}");
-            Status::failed_precondition(why)
+            if reason == REMOVED {
+                tracing::debug!("a message was refused: {why}");
+            } else {
+                tracing::warn!("a message of another replica was refused: {why}");
+            }
+            let mut status = Status::failed_precondition(why);
+            status.metadata_mut().insert(REFUSED, MetadataValue::from_static(reason));
+            status
         })
+    }
+}
+
+/// A replica that was removed may not have heard of it, and must not disturb those that are left.
+fn check_removed(
+    peer: Option<&wire::Peer>,
+    removed: impl Fn(u64) -> bool,
+) -> Result<(), (&'static str, String)> {
+    match peer {
+        Some(peer) if removed(peer.from) => Err((
+            REMOVED,
+            format!(
+                "node {} was removed from the cluster; to use this machine again, let a replica with an empty directory join",
+                peer.from
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -221,6 +252,11 @@ impl rpc::raft::raft_server::Raft for RaftService {
         self.check(message.peer.as_ref())?;
         let from =
             message.from.as_ref().ok_or_else(|| Status::invalid_argument("the message has no vote"))?;
+        // What is on its way shall arrive first: openraft drops the call at a replica that lacks entries.
+        if let Some(last) = &message.last {
+            let wait = self.raft.wait(Some(TRANSFER_WAIT));
+            let _too_late_is_dropped = wait.log_index_at_least(Some(last.index), "hand-over").await;
+        }
         let asked = TransferLeaderRequest::new(
             vote_from_wire(from),
             message.to,

@@ -20,6 +20,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use proto::wire::raft as wire;
 use rpc::raft::raft_client::RaftClient;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
@@ -43,6 +44,11 @@ const RETRY_MAX: Duration = Duration::from_millis(100);
 /// A snapshot that takes longer is given up.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(1800);
 
+/// On a refusal: the short reason.
+pub(crate) const REFUSED: &str = "borealis-refused";
+/// The reason that ends a replica: it was removed from the cluster.
+pub(crate) const REMOVED: &str = "removed";
+
 type RpcError = RPCError<Types>;
 type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<Snapshot>>;
 
@@ -59,12 +65,18 @@ enum Purpose {
 pub(crate) struct Transport {
     identity: Arc<Identity>,
     profile: Profile,
+    /// Told when others say that this replica belongs to the cluster no more.
+    stopped: watch::Sender<Option<String>>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
 }
 
 impl Transport {
-    pub(crate) fn new(identity: Arc<Identity>, profile: Profile) -> Self {
-        Transport { identity, profile, channels: Arc::default() }
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        profile: Profile,
+        stopped: watch::Sender<Option<String>>,
+    ) -> Self {
+        Transport { identity, profile, stopped, channels: Arc::default() }
     }
 
     fn peer(&self, to: u64, node: &Node, purpose: Purpose) -> Peer {
@@ -91,8 +103,10 @@ impl Transport {
                     .max_encoding_message_size(MESSAGE_BYTES_MAX)
             }),
             profile: self.profile,
+            stopped: self.stopped.clone(),
             purpose,
             failures: 0,
+            matched: Arc::default(),
         }
     }
 
@@ -134,7 +148,10 @@ pub(crate) struct Peer {
     message_peer: wire::Peer,
     client: Result<RaftClient<Channel>, String>,
     profile: Profile,
+    stopped: watch::Sender<Option<String>>,
     purpose: Purpose,
+    /// The term of the newest message, and what of it is known to be in the other's log.
+    matched: Arc<Mutex<(u64, u64)>>,
     /// Streams in a row that could not be opened.
     failures: u32,
 }
@@ -165,9 +182,40 @@ impl Peer {
     ) -> Result<T, RpcError> {
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(&status.to_string()))),
+            Ok(Err(status)) => Err(self.refused(&status)),
             Err(_) => Err(self.timeout(action, limit)),
         }
+    }
+
+    /// What a call's bad end means. One that says that this replica was removed ends it.
+    fn refused(&self, status: &tonic::Status) -> RpcError {
+        if status.metadata().get(REFUSED).is_some_and(|reason| reason == REMOVED) {
+            self.stopped.send_if_modified(|why| {
+                let first = why.is_none();
+                why.get_or_insert_with(|| status.message().to_owned());
+                first
+            });
+        }
+        RPCError::Unreachable(unreachable(&status.to_string()))
+    }
+
+    /// Notes what the other has; `Err` if it had more before, in the same term of ours: then it lost what it had
+    /// acknowledged, which openraft takes for impossible.
+    fn note(&self, answer: &StreamAppendResult<Types>) -> Result<(), RpcError> {
+        let mut matched = lock(&self.matched);
+        match answer {
+            Ok(Some(id)) => matched.1 = matched.1.max(id.index),
+            Err(StreamAppendError::Conflict(at)) if at.index <= matched.1 => {
+                let (to, had, at) = (self.to, matched.1, at.index);
+                tracing::error!(
+                    "node {to} acknowledged the log up to {had} and now lacks entry {at}: its directory is an old copy, or its disk lost what was synced; stop it, remove it, and let it join anew with an empty directory"
+                );
+                telemetry::refused("reverted");
+                return Err(RPCError::Unreachable(unreachable("its log went back")));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     async fn ask_vote(
@@ -227,7 +275,14 @@ impl RaftNetworkV2<Types> for Peer {
             let mut client = self.client()?;
             let owed = Owed::default();
             let (sent, peer) = (Arc::clone(&owed), self.message_peer.clone());
+            let matched = Arc::clone(&self.matched);
             let messages = input.map(move |request| {
+                let term = request.vote.leader_id.term;
+                let mut matched = lock(&matched);
+                if matched.0 != term {
+                    *matched = (term, 0);
+                }
+                drop(matched);
                 lock(&sent).push_back(Instant::now());
                 append_to_wire(&peer, &request)
             });
@@ -347,10 +402,11 @@ impl Peer {
             match tokio::time::timeout(limit / 2, answers.message()).await {
                 Ok(Ok(Some(reply))) => {
                     lock(owed).pop_front();
-                    return Some(answer_from_wire(&reply));
+                    let answer = answer_from_wire(&reply);
+                    return Some(answer.and_then(|answer| self.note(&answer).map(|()| answer)));
                 }
                 Ok(Ok(None)) => return None,
-                Ok(Err(status)) => return Some(Err(RPCError::Unreachable(unreachable(&status.to_string())))),
+                Ok(Err(status)) => return Some(Err(self.refused(&status))),
                 Err(_) => {
                     if lock(owed).front().is_some_and(|sent| sent.elapsed() > limit) {
                         return Some(Err(self.timeout(RPCTypes::AppendEntries, limit)));

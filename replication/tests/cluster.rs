@@ -358,6 +358,95 @@ fn a_follower_that_was_deaf_deposes_nobody() {
     }
 }
 
+fn node_id(node: &Node) -> u64 {
+    number(&wait("a status", || status(&node.api)), 0)
+}
+
+/// Asks the leader until it does it; a refusal or an unknown fate ends it.
+fn order(nodes: &[Node], line: &str) -> String {
+    wait(line, || {
+        let answer = ask(&nodes[leader(nodes)].api, line)?;
+        (answer.starts_with("ok") || answer.starts_with("refused")).then_some(answer)
+    })
+}
+
+fn voters(nodes: &[Node], count: u64) {
+    wait("the voters", || (number(&status(&nodes[leader(nodes)].api)?, 8) == count).then_some(()));
+}
+
+#[test]
+fn members_are_promoted_demoted_removed_and_replaced_and_the_quorum_is_guarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let leads = leader(&nodes);
+    let (me, dead, other) = (node_id(&nodes[leads]), (leads + 1) % 3, (leads + 2) % 3);
+    let (dead_id, other_id) = (node_id(&nodes[dead]), node_id(&nodes[other]));
+    assert!(order(&nodes, &format!("remove {me}")).starts_with("refused"), "the leader");
+    assert!(order(&nodes, "remove 77").starts_with("refused"), "nobody");
+    // A voter that learns by wish stays a learner, and comes back.
+    assert_eq!(order(&nodes, &format!("demote {other_id}")), "ok");
+    voters(&nodes, 2);
+    assert!(order(&nodes, &format!("transfer {other_id}")).starts_with("refused"), "a learner cannot lead");
+    assert_eq!(order(&nodes, &format!("promote {other_id}")), "ok");
+    voters(&nodes, 3);
+    // With one dead, the living are needed; the dead one can go.
+    nodes[dead].kill();
+    assert!(order(&nodes, &format!("remove {other_id}")).starts_with("refused"), "it is needed");
+    assert_eq!(order(&nodes, &format!("remove {dead_id}")), "ok");
+    assert_eq!(order(&nodes, &format!("remove {dead_id}")), "ok", "it is removed still");
+    // It returns, is told so, ends, and disturbs nobody.
+    let term = wait("a status", || status(&nodes[leads].api))[2].clone();
+    nodes[dead].start(&[]);
+    let mut process = nodes[dead].process.take().unwrap();
+    wait("the removed one ends", || process.try_wait().unwrap());
+    let log = std::fs::read_to_string(nodes[dead].dir.with_extension("log")).unwrap();
+    assert!(log.contains(&format!("node {dead_id} was removed from the cluster")), "{log}");
+    assert_eq!(wait("a status", || status(&nodes[leads].api))[2], term, "it disturbed the others");
+    // An empty directory takes its place under its address, as a node of a new id.
+    std::fs::rename(&nodes[dead].dir, dir.path().join("set-aside")).unwrap();
+    let seed = nodes[leads].api.clone();
+    nodes[dead].start(&["--join", &seed]);
+    voters(&nodes, 3);
+    assert!(node_id(&nodes[dead]) > 3);
+    compare(&nodes);
+}
+
+#[test]
+fn leadership_is_handed_over_under_load_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 2_000);
+    let done = Arc::new(AtomicBool::new(false));
+    let addresses: Vec<String> = nodes.iter().map(|node| node.api.clone()).collect();
+    let clients: Vec<_> = (0..4)
+        .map(|n| {
+            let (addresses, done) = (addresses.clone(), Arc::clone(&done));
+            std::thread::spawn(move || client(format!("c{n}"), addresses, done))
+        })
+        .collect();
+    let mut took_ms = Vec::new();
+    for turn in 0..10 {
+        let before = leader(&nodes);
+        for _ in 0..20 {
+            ask(&nodes[before].api, "add busy 1");
+        }
+        // Whoever was elected a moment ago has heard nobody yet.
+        let heir = wait("a hand-over", || {
+            let began = Instant::now();
+            let answer = ask(&nodes[before].api, "transfer")?;
+            took_ms.push(began.elapsed().as_millis());
+            (answer == "ok").then(|| leader(&nodes))
+        });
+        assert_ne!(heir, before, "turn {turn}");
+    }
+    done.store(true, Ordering::Relaxed);
+    let told: Vec<Told> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    took_ms.sort_unstable();
+    println!("handed over in (ms): {took_ms:?}; clients were told {told:?}");
+    assert!(told.iter().all(|told| told.acknowledged > 10));
+    check(&nodes, &told);
+    compare(&nodes);
+}
+
 #[test]
 fn purged_snapshot_and_stored_are_in_order_at_every_moment() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,12 +8,11 @@ use crate::sim::invariants::Seen;
 
 impl<M: Machine> Replica<M> {
     /// The replica as it is now.
-    pub(crate) fn seen(&self, place: usize, life: u64) -> Seen {
+    pub(crate) fn seen(&self, life: u64) -> Seen {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let leads = self.inner.leadership.borrow();
         Seen {
-            place,
             life,
             node_id: self.inner.identity.node_id,
             leads: leads.is_me.then_some(leads.term),

@@ -77,6 +77,12 @@ pub(crate) enum Fault {
     Reordered,
     /// A replica joins, and is made a voter when it has caught up.
     Join,
+    /// A replica was removed for good.
+    Remove,
+    /// Leadership was asked to move.
+    Transfer,
+    /// A replica was stopped as planned.
+    Stop,
     /// A snapshot was taken.
     Snapshot,
     /// A snapshot was installed.
@@ -98,6 +104,9 @@ impl Fault {
             Fault::Loss,
             Fault::Reordered,
             Fault::Join,
+            Fault::Remove,
+            Fault::Transfer,
+            Fault::Stop,
             Fault::Snapshot,
             Fault::Installed,
         ];

@@ -14,7 +14,7 @@ use crate::sim::faults::{self, Fault};
 use crate::sim::life::Life;
 use crate::sim::world::{Cluster, World};
 use crate::sim::{trace, violated};
-use crate::{Replica, identity};
+use crate::{Replica, Voting, identity};
 
 fn options(world: &World, life: &Life) -> Options {
     let address = world.address(life.place);
@@ -32,12 +32,18 @@ enum Ended {
     Died,
     /// It stopped by itself.
     Stopped(String),
+    /// It was asked to.
+    AsPlanned,
+    /// The cluster goes on without it.
+    Removed,
     /// Its bytes are damaged.
     Condemned(String),
 }
 
 /// Runs the replica at `place` until the world ends, or until it is condemned.
 pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
+    // The one under which it ran last.
+    let mut node_id = None;
     loop {
         let life = world.new_life(place, chance.random());
         let starting = life.run(start(Arc::clone(&world), Arc::clone(&life)));
@@ -45,7 +51,10 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
             biased;
             () = life.over() => Ended::Died,
             started = starting => match started {
-                Ok(Ok(replica)) => run(&world, &life, replica).await,
+                Ok(Ok(replica)) => {
+                    node_id = Some(replica.identity().node_id);
+                    run(&world, &life, replica).await
+                }
                 Ok(Err(error)) => not_started(error),
                 Err(_) => Ended::Died,
             },
@@ -63,13 +72,21 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
                 life.disk.power_cut();
             }
             Ended::Died => trace(|| format!("replica {place} was killed")),
+            Ended::AsPlanned => trace(|| format!("replica {place} was stopped")),
+            Ended::Removed => {
+                trace(|| format!("replica {place} was told that it is removed"));
+                return;
+            }
             Ended::Stopped(why) if world.may_stop(place) => {
                 trace(|| format!("replica {place} stopped: {why}"));
             }
             Ended::Stopped(why) => violated(&format!("replica {place} stopped without a fault: {why}")),
             Ended::Condemned(why) if world.was_damaged(place) => {
                 trace(|| format!("replica {place} was condemned: {why}"));
-                world.replace(place);
+                match node_id {
+                    Some(node_id) => world.replace(place, node_id),
+                    None => violated(&format!("replica {place} was condemned before it ran")),
+                }
                 return;
             }
             Ended::Condemned(why) => violated(&format!("replica {place} was condemned without damage: {why}")),
@@ -106,7 +123,7 @@ async fn join(world: &World, options: &Options) -> Result<(), StoreError> {
         let leader = leader.into_iter().find(|replica| replica.leadership().borrow().is_me);
         if let Some(leader) = leader {
             let address = &options.raft_address;
-            let asked = leader.admit(&uuid, address, address);
+            let asked = leader.admit(&uuid, address, address, Voting::Voter);
             if let Ok(Ok(admitted)) = tokio::time::timeout(Duration::from_secs(5), asked).await {
                 identity::adopt(options, &admitted.identity).await?;
                 faults::fired(Fault::Join);
@@ -121,11 +138,24 @@ async fn run(world: &Arc<World>, life: &Arc<Life>, replica: Cluster) -> Ended {
     let place = life.place;
     trace(|| format!("replica {place} runs as node {}", replica.identity().node_id));
     life.net.listen(&world.address(place), Arc::clone(life), replica.raft_service());
+    life.started.store(true, Ordering::Relaxed);
     world.runs(place, replica.clone());
     let ended = tokio::select! {
         biased;
         () = life.over() => Ended::Died,
-        why = replica.stopped() => Ended::Stopped(why),
+        why = replica.stopped() => match why {
+            why if why.contains("was removed from the cluster") && world.is_leaving(place) => Ended::Removed,
+            why => Ended::Stopped(why),
+        },
+        () = world.stop_asked(place) => {
+            faults::fired(Fault::Stop);
+            // The machine may die meanwhile.
+            tokio::select! {
+                biased;
+                () = life.over() => Ended::Died,
+                () = replica.shutdown() => Ended::AsPlanned,
+            }
+        }
     };
     life.net.hang_up(&world.address(place));
     ended

@@ -34,6 +34,8 @@ pub(crate) struct Life {
     pub(crate) net: Arc<Net>,
     /// Whether those who talk to it are told when it dies, or hear nothing any more.
     pub(crate) silent: AtomicBool,
+    /// Whether it has started: what is loaded from now on came with a snapshot.
+    pub(crate) started: AtomicBool,
     dead: AtomicBool,
     died: Notify,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -49,6 +51,7 @@ impl Life {
             disk,
             net,
             silent: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             died: Notify::new(),
             tasks: Mutex::default(),

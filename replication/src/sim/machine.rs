@@ -1,9 +1,11 @@
 //! The machine that is replicated: a list of numbers. Each command appends one and answers where it stands.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::machine::{Changes, Corrupt, Machine, Rows};
-use crate::sim::oracle;
+use crate::sim::faults::{self, Fault};
+use crate::sim::{life, oracle};
 
 /// The list.
 #[derive(Default)]
@@ -62,6 +64,9 @@ impl Machine for List {
         if length != list.items.len() as u64 {
             let found = list.items.len();
             return Err(Corrupt::new("the list", format!("has {found} items, its length is {length}")));
+        }
+        if life::current().is_some_and(|life| life.started.load(Ordering::Relaxed)) {
+            faults::fired(Fault::Installed);
         }
         oracle::holds(&list.items);
         Ok(list)

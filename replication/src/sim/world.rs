@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Replica;
@@ -37,6 +38,8 @@ pub(crate) struct World {
     healing: AtomicBool,
     quiet: AtomicBool,
     lives: AtomicU64,
+    /// Replicas that are being removed.
+    removals: AtomicU64,
     seed: u64,
     pub(crate) snapshot_entries: u64,
     pub(crate) keep_entries: u64,
@@ -51,7 +54,9 @@ struct Place {
     power_goes: bool,
     wants_flip: bool,
     damaged: bool,
-    condemned: bool,
+    /// The cluster goes on without it: it is condemned, or being removed.
+    leaving: bool,
+    stop: Arc<Notify>,
 }
 
 impl World {
@@ -62,6 +67,7 @@ impl World {
             healing: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
             lives: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
             seed,
             snapshot_entries: *[20, 50, 200].choose(chance).unwrap_or(&50),
             keep_entries: *[0, 5, 40].choose(chance).unwrap_or(&5),
@@ -93,7 +99,8 @@ impl World {
             power_goes: false,
             wants_flip: false,
             damaged: false,
-            condemned: false,
+            leaving: false,
+            stop: Arc::default(),
         }))
     }
 
@@ -146,10 +153,50 @@ impl World {
         self.with(place, |at| at.damaged)
     }
 
-    /// The replica at `place` never comes back; another joins.
-    pub(crate) fn replace(self: &Arc<Self>, place: usize) {
-        self.with(place, |at| at.condemned = true);
+    pub(crate) fn is_leaving(&self, place: usize) -> bool {
+        self.with(place, |at| at.leaving)
+    }
+
+    /// Resolves when the replica at `place` should stop as planned.
+    pub(crate) async fn stop_asked(&self, place: usize) {
+        let stop = self.with(place, |at| Arc::clone(&at.stop));
+        stop.notified().await;
+    }
+
+    /// The replica at `place` never comes back, or shall not: another joins, then it is removed.
+    pub(crate) fn replace(self: &Arc<Self>, place: usize, node_id: u64) {
+        self.with(place, |at| at.leaving = true);
         self.add();
+        let world = Arc::clone(self);
+        self.removals.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let Some(leader) = world.leader() else { continue };
+                match leader.remove(node_id).await {
+                    Ok(()) => break,
+                    Err(why) => {
+                        trace(|| format!("node {node_id} is not removed yet: {why}"));
+                        // A leader is not removed.
+                        let _ = if leader.identity().node_id == node_id { leader.transfer(None).await.ok() } else { None };
+                    }
+                }
+            }
+            faults::fired(Fault::Remove);
+            world.removals.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Who says that it leads.
+    fn leader(&self) -> Option<Cluster> {
+        self.running().into_iter().map(|(_, replica)| replica).find(|r| r.leadership().borrow().is_me)
+    }
+
+    /// Those that run and are to stay.
+    fn staying(&self) -> Vec<(usize, Cluster)> {
+        let mut running = self.running();
+        running.retain(|(place, _)| !self.is_leaving(*place));
+        running
     }
 
     /// One more replica, which joins.
@@ -166,15 +213,14 @@ impl World {
     }
 
     fn kept(&self) -> usize {
-        lock(&self.places).values().filter(|at| !at.condemned).count()
+        lock(&self.places).values().filter(|at| !at.leaving).count()
     }
 
     fn seen(&self) -> Vec<Seen> {
         let places = lock(&self.places);
-        let running = places.iter().filter_map(|(place, at)| {
-            let (number, life) = at.life.as_ref().filter(|(_, life)| !life.is_over())?;
-            let _ = life;
-            Some(at.replica.as_ref()?.seen(*place, *number))
+        let running = places.values().filter_map(|at| {
+            let (number, _) = at.life.as_ref().filter(|(_, life)| !life.is_over())?;
+            Some(at.replica.as_ref()?.seen(*number))
         });
         running.collect()
     }
@@ -183,8 +229,14 @@ impl World {
 /// Looks at all laws until the run ends.
 async fn look(world: Arc<World>) {
     let mut laws = invariants::all();
+    let mut snapshots = BTreeSet::new();
     loop {
         let seen = world.seen();
+        for seen in &seen {
+            if let Some(snapshot) = seen.snapshot && snapshots.insert((seen.node_id, snapshot)) {
+                faults::fired(Fault::Snapshot);
+            }
+        }
         for law in &mut laws {
             if let Err(broken) = law.look(&seen) {
                 violated(&broken);
@@ -213,11 +265,7 @@ pub(crate) async fn run(seed: u64) {
     let mut chance = StdRng::seed_from_u64(seed);
     let world = World::new(seed, &mut chance);
     world.add();
-    until(HEALS_WITHIN, || match world.running().iter().any(|(_, r)| r.leadership().borrow().is_me) {
-        true => Ok(()),
-        false => Err("the first replica does not lead".into()),
-    })
-    .await;
+    until(HEALS_WITHIN, || world.leader().map(drop).ok_or("the first replica does not lead".into())).await;
     tokio::spawn(look(Arc::clone(&world)));
     let replicas = if chance.random_range(0..5) == 0 { 5 } else { 3 };
     (1..replicas).for_each(|_| world.add());
@@ -245,14 +293,15 @@ pub(crate) async fn run(seed: u64) {
 }
 
 fn all_vote(world: &World) -> Result<(), String> {
-    let running = world.running();
+    let running = world.staying();
     let kept = world.kept();
     if running.len() < kept {
         return Err(format!("{} of {kept} replicas run", running.len()));
     }
-    let Some((_, leader)) = running.iter().find(|(_, r)| r.leadership().borrow().is_me) else {
-        return Err("nobody leads".into());
-    };
+    if world.removals.load(Ordering::Relaxed) > 0 {
+        return Err("a replica is not removed yet".into());
+    }
+    let leader = world.leader().ok_or("nobody leads")?;
     let members = leader.status().members;
     let votes = |id: u64| members.iter().any(|m| m.node_id == id && m.voter);
     match running.iter().find(|(_, replica)| !votes(replica.identity().node_id)) {
@@ -264,7 +313,7 @@ fn all_vote(world: &World) -> Result<(), String> {
 /// All replicas must come to hold the same.
 async fn converge(world: &Arc<World>) {
     until(HEALS_WITHIN, || {
-        let running = world.running();
+        let running = world.staying();
         let applied: BTreeSet<u64> = running.iter().map(|(_, replica)| replica.status().applied).collect();
         let lists: BTreeSet<Vec<u64>> =
             running.iter().map(|(_, replica)| replica.read(|list| list.items.clone())).collect();
@@ -276,13 +325,12 @@ async fn converge(world: &Arc<World>) {
         all_vote(world)
     })
     .await;
-    let running = world.running();
-    let Some((_, leader)) = running.iter().find(|(_, r)| r.leadership().borrow().is_me) else { return };
+    let Some(leader) = world.leader() else { violated("nobody leads any more") };
     let sum = match leader.fingerprint().await {
         Ok(sum) => sum,
         Err(error) => violated(&format!("the leader has no sum: {error}")),
     };
-    for (place, replica) in &running {
+    for (place, replica) in &world.staying() {
         let found = replica.fingerprint_of(sum.index).await;
         if found != Some(sum) {
             violated(&format!("replica {place} sums to {found:?}, the leader to {sum:?}"));
@@ -317,9 +365,12 @@ enum Harm {
     Calm,
     Join,
     Flip,
+    Remove,
+    Transfer,
+    Stop,
 }
 
-const HARMS: [Harm; 11] = [
+const HARMS: [Harm; 14] = [
     Harm::CrashAt,
     Harm::Crash,
     Harm::Blackout,
@@ -331,6 +382,9 @@ const HARMS: [Harm; 11] = [
     Harm::Calm,
     Harm::Join,
     Harm::Flip,
+    Harm::Remove,
+    Harm::Transfer,
+    Harm::Stop,
 ];
 
 /// Harms the cluster for a while. Each run draws from some of the kinds only, so that each is also seen without the
@@ -343,7 +397,7 @@ async fn harm(world: &Arc<World>, chance: &mut StdRng) {
         tokio::time::sleep(Duration::from_millis(chance.random_range(20..900))).await;
         let Some(kind) = kinds.choose(chance).copied() else { continue };
         // At most one of these a run: more of them may cost a quorum.
-        if matches!(kind, Harm::Join | Harm::Flip) && !once.insert(format!("{kind:?}")) {
+        if matches!(kind, Harm::Join | Harm::Flip | Harm::Remove) && !once.insert(format!("{kind:?}")) {
             continue;
         }
         do_harm(world, kind, chance);
@@ -404,5 +458,21 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
         }
         Harm::Join => world.add(),
         Harm::Flip => world.with(place, |at| at.wants_flip = true),
+        Harm::Remove => {
+            let node = world.with(place, |at| at.replica.as_ref().map(|replica| replica.identity().node_id));
+            if let Some(node_id) = node {
+                world.replace(place, node_id);
+            }
+        }
+        Harm::Transfer => {
+            if let Some(leader) = world.leader() {
+                faults::fired(Fault::Transfer);
+                tokio::spawn(async move {
+                    let moved = leader.transfer(None).await;
+                    trace(|| format!("leadership was asked to move: {:?}", moved.map(|to| to.node_id)));
+                });
+            }
+        }
+        Harm::Stop => world.with(place, |at| at.stop.notify_one()),
     }
 }

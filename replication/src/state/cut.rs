@@ -3,7 +3,7 @@
 //! A cut holds everything that belongs to one point of the log: its id, the membership there, the node ids given
 //! out, and the rows changed since the cut before. It falls between two entries, never within one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 
 use proto::wire::raft as wire;
@@ -11,7 +11,7 @@ use proto::wire::raft as wire;
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Row};
 use crate::raft::{
-    LEVEL, LogId, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
+    LEVEL, LogId, Membership, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
     membership_to_wire,
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Point {
     pub(crate) next_node_id: u64,
     /// Which store has which.
     pub(crate) reserved: BTreeMap<String, u64>,
+    /// Members that were removed; ids are not used again.
+    pub(crate) removed: BTreeSet<u64>,
 }
 
 impl Default for Point {
@@ -39,6 +41,7 @@ impl Default for Point {
             membership: StoredMembership::default(),
             next_node_id: 2,
             reserved: BTreeMap::new(),
+            removed: BTreeSet::new(),
         }
     }
 }
@@ -79,7 +82,16 @@ impl Point {
                 .map(|(uuid, id)| wire::Reserved { store_uuid: uuid.clone(), node_id: *id })
                 .collect(),
             sum,
+            removed: self.removed.iter().copied().collect(),
         }
+    }
+
+    /// Another membership holds from here on.
+    pub(crate) fn change_membership(&mut self, at: LogId, membership: Membership) {
+        let before = self.membership.membership();
+        let gone = before.nodes().map(|(id, _)| *id).filter(|id| membership.get_node(id).is_none());
+        self.removed.extend(gone);
+        self.membership = StoredMembership::new(Some(at), membership);
     }
 
     pub(crate) fn from_wire(meta: &wire::RowsMeta) -> Result<Self, Corrupt> {
@@ -90,6 +102,7 @@ impl Point {
             membership: StoredMembership::new(meta.membership_at.as_ref().map(log_id_from_wire), membership),
             next_node_id: meta.next_node_id,
             reserved: meta.reserved.iter().map(|r| (r.store_uuid.clone(), r.node_id)).collect(),
+            removed: meta.removed.iter().copied().collect(),
         })
     }
 }

@@ -36,7 +36,7 @@ impl Law for Completeness {
         for seen in all {
             let upto = seen.applied.map_or(0, |id| id.index);
             let ids = seen.log.iter().map(|(id, _)| *id).filter(|id| id.index <= upto);
-            ids.for_each(|id| drop(self.applied.insert(id.index, id)));
+            self.applied.extend(ids.map(|id| (id.index, id)));
         }
         Ok(())
     }

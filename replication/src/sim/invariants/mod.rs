@@ -11,8 +11,6 @@ use crate::raft::LogId;
 /// A replica as it is at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    /// Which of the cluster's places.
-    pub(crate) place: usize,
     /// Which of its lives; no two have the same.
     pub(crate) life: u64,
     pub(crate) node_id: u64,

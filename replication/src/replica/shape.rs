@@ -1,0 +1,405 @@
+//! Who belongs to the cluster and who leads it: admit, promote, demote, remove, hand over.
+//!
+//! A step that would cost the quorum is refused before anything is proposed; the guards are pure. Node ids and
+//! directories are never used again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, RaftMetrics};
+use tokio::time::Instant;
+
+use super::Replica;
+use crate::Identity;
+use crate::batch;
+use crate::error::{MembershipError, ProposeError};
+use crate::machine::Machine;
+use crate::membership::{Admitted, Member, Voting};
+use crate::raft::{Answer, Data, Node, Types};
+
+/// A learner within so many entries of the leader's log has caught up, and leadership may be handed to a voter.
+const CAUGHT_UP_ENTRIES: u64 = 100;
+/// How often the leader looks for learners that have caught up.
+const PROMOTE_EVERY: Duration = Duration::from_millis(100);
+/// Longest wait for a change of membership.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+/// A learner that is made a voter has answered within this time.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
+/// Between two looks for answers.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+type Change = ChangeMembers<u64, Node>;
+
+impl<M: Machine> Replica<M> {
+    /// On the leader: gives a joining replica its node id, adds it as a learner, and makes it a voter in the
+    /// background once it has caught up, if it shall be one. The same store uuid gets the same answer.
+    pub async fn admit(
+        &self,
+        store_uuid: &str,
+        raft_address: &str,
+        api_address: &str,
+        as_what: Voting,
+    ) -> Result<Admitted, MembershipError> {
+        for (name, value) in
+            [("store uuid", store_uuid), ("raft address", raft_address), ("api address", api_address)]
+        {
+            if value.is_empty() || value.len() > 255 {
+                return Err(MembershipError::Refused(format!("the {name} is missing or too long")));
+            }
+        }
+        for member in self.status().members {
+            if member.raft_address == raft_address && member.store_uuid != store_uuid {
+                let id = member.node_id;
+                return Err(MembershipError::Refused(format!(
+                    "{raft_address} is the raft address of node {id}, which has another data directory; if that one is lost, remove node {id} first, then join again"
+                )));
+            }
+        }
+        let reserved = self.write(Data::Reserve(store_uuid.to_owned())).await?;
+        let Answer::Reserved(given) = reserved.1 else {
+            return Err(ProposeError::Unknown { why: "the answer was lost".into() }.into());
+        };
+        let node_id = given.map_err(MembershipError::Refused)?;
+        if self.was_removed(node_id) {
+            return Err(MembershipError::Refused(format!(
+                "this data directory was node {node_id}, which was removed from the cluster; join with an empty directory"
+            )));
+        }
+        let node = Node {
+            raft_address: raft_address.into(),
+            api_address: api_address.into(),
+            store_uuid: store_uuid.into(),
+            learner: as_what == Voting::Learner,
+        };
+        match self.node(node_id) {
+            Some(known) if known == node => {}
+            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)])), true).await?,
+            None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(node_id, node)])), true).await?,
+        }
+        let identity =
+            Identity { node_id, store_uuid: store_uuid.into(), ..Identity::clone(&self.inner.identity) };
+        Ok(Admitted { identity, members: self.status().members })
+    }
+
+    /// On the leader: makes a learner a voter, in the background if it has to catch up first; or a voter a learner.
+    pub async fn set_voting(&self, node_id: u64, voting: Voting) -> Result<(), MembershipError> {
+        let learner = voting == Voting::Learner;
+        let (members, lately) = self.newest_members(node_id).await?;
+        if learner {
+            may_lose(&members, self.inner.identity.node_id, node_id, "demoted", lately)
+                .map_err(MembershipError::Refused)?;
+        }
+        let Some(known) = self.node(node_id) else { return Err(nobody(&members, node_id)) };
+        if known.learner != learner {
+            let node = Node { learner, ..known };
+            self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)])), true).await?;
+        }
+        if learner && self.votes(node_id) {
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node_id])), true).await?;
+        }
+        Ok(())
+    }
+
+    /// On the leader: removes a member for good. Removed once more, it stays removed.
+    pub async fn remove(&self, node_id: u64) -> Result<(), MembershipError> {
+        if self.node(node_id).is_none() && self.was_removed(node_id) {
+            return Ok(());
+        }
+        let (members, lately) = self.newest_members(node_id).await?;
+        may_lose(&members, self.inner.identity.node_id, node_id, "removed", lately)
+            .map_err(MembershipError::Refused)?;
+        let gone = BTreeSet::from([node_id]);
+        if self.votes(node_id) {
+            self.change(ChangeMembers::RemoveVoters(gone.clone()), false).await?;
+        }
+        if self.node(node_id).is_some() {
+            self.change(ChangeMembers::RemoveNodes(gone), false).await?;
+        }
+        Ok(())
+    }
+
+    /// On the leader: hands leadership to that voter, or to the one that is closest behind; returns the new leader.
+    /// Meanwhile proposals are answered `NotLeader`. If it does not take over in time, whoever wins an election leads.
+    pub async fn transfer(&self, to: Option<u64>) -> Result<Member, MembershipError> {
+        let members = self.members_on_leader()?;
+        let lately = self.inner.options.profile.heartbeat() * 3;
+        let heir = heir(&members, self.inner.identity.node_id, to, lately)
+            .map_err(MembershipError::Refused)?
+            .clone();
+        let mut leadership = self.inner.leadership.clone();
+        let fatal = |fatal: openraft::errors::Fatal<Types>| ProposeError::Stopped { why: fatal.to_string() };
+        self.inner.raft.trigger().transfer_leader(heir.node_id).await.map_err(fatal)?;
+        let limit = self.inner.options.profile.election().1 * 2;
+        let moved = leadership.wait_for(|now| !now.is_me && now.leader.is_some());
+        match tokio::time::timeout(limit, moved).await {
+            Ok(Ok(now)) => match &now.leader {
+                Some(leader) if leader.node_id == heir.node_id => Ok(leader.clone()),
+                _ => {
+                    Err(ProposeError::Unknown { why: "another replica was elected meanwhile".into() }.into())
+                }
+            },
+            _ => {
+                let why = format!("node {} did not take over in time", heir.node_id);
+                Err(ProposeError::Unknown { why }.into())
+            }
+        }
+    }
+
+    /// The members once every voter but `but` has answered since the call, or has had the time for it; and how long
+    /// ago the call was. Whoever died a moment ago must not be counted on.
+    async fn newest_members(&self, but: u64) -> Result<(Vec<Member>, Duration), MembershipError> {
+        let began = Instant::now();
+        let patience = self.inner.options.profile.election().1;
+        loop {
+            let members = self.members_on_leader()?;
+            let lately = began.elapsed();
+            let answered = |m: &Member| m.heard.is_some_and(|heard| heard < lately);
+            let me = self.inner.identity.node_id;
+            let waits =
+                members.iter().any(|m| m.voter && m.node_id != me && m.node_id != but && !answered(m));
+            if !waits || lately > patience {
+                return Ok((members, lately));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn members_on_leader(&self) -> Result<Vec<Member>, MembershipError> {
+        if self.inner.leadership.borrow().is_me {
+            return Ok(self.status().members);
+        }
+        Err(batch::not_leader(&self.inner.leadership).into())
+    }
+
+    fn node(&self, node_id: u64) -> Option<Node> {
+        self.inner.raft.metrics().borrow_watched().membership_config.get_node(&node_id).cloned()
+    }
+
+    /// Whether it votes in the newest membership, be it committed or not.
+    fn votes(&self, node_id: u64) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|id| id == node_id)
+    }
+
+    fn was_removed(&self, node_id: u64) -> bool {
+        self.inner.pending.with(|present| present.at.removed.contains(&node_id))
+    }
+
+    /// Changes the membership; waits while another change is under way. With `retain`, voters that are removed stay
+    /// as learners.
+    async fn change(&self, change: Change, retain: bool) -> Result<(), ProposeError> {
+        let deadline = Instant::now() + CHANGE_MAX;
+        loop {
+            if !self.inner.leadership.borrow().is_me {
+                return Err(batch::not_leader(&self.inner.leadership));
+            }
+            let changing = self.inner.raft.change_membership(change.clone(), retain);
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, changing).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_),
+                )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+                // Even if it is a refusal: the change may be half done, and another leader ends it.
+                Ok(Err(error)) => return Err(ProposeError::Unknown { why: error.to_string() }),
+                Err(_) => {
+                    return Err(ProposeError::Unknown {
+                        why: "the membership did not change in time".into(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The leader makes voters of learners that have caught up, all of them in one change.
+    pub(super) async fn promote_learners(self) {
+        loop {
+            tokio::time::sleep(PROMOTE_EVERY).await;
+            let ready = {
+                let metrics = self.inner.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                if metrics.state.is_leader() { ready_learners(&members(&metrics)) } else { BTreeSet::new() }
+            };
+            if ready.is_empty() {
+                continue;
+            }
+            tracing::info!(?ready, "learners have caught up and become voters");
+            if let Err(error) = self.change(ChangeMembers::AddVoterIds(ready), true).await {
+                tracing::warn!("learners were not made voters: {error}");
+            }
+        }
+    }
+}
+
+/// All members and what the metrics know of each.
+pub(super) fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
+    // Whoever votes in all configurations that are committed. During a change there are two, and until it is
+    // done, a majority of the old one is needed too.
+    let configs = metrics.committed_membership_config.get_joint_config();
+    let votes = |id: &u64| !configs.is_empty() && configs.iter().all(|voters| voters.contains(id));
+    let last = metrics.last_log_index.map_or(0, |last| last + 1);
+    let mut members: Vec<Member> = metrics
+        .membership_config
+        .nodes()
+        .map(|(id, node)| {
+            let matching = metrics.replication.as_ref().and_then(|all| all.get(id));
+            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(|at| at.as_ref());
+            Member {
+                node_id: *id,
+                raft_address: node.raft_address.clone(),
+                api_address: node.api_address.clone(),
+                store_uuid: node.store_uuid.clone(),
+                voter: votes(id),
+                learner: node.learner,
+                lag: matching.and_then(|at| at.as_ref()).map(|at| last.saturating_sub(at.index + 1)),
+                heard: heard.map(|at| openraft::Instant::elapsed(&**at)),
+            }
+        })
+        .collect();
+    members.sort_by_key(|member| member.node_id);
+    members
+}
+
+/// Whether it is close behind and has answered within that time.
+fn is_close(member: &Member, lately: Duration) -> bool {
+    let close = member.lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES);
+    close && member.heard.is_some_and(|heard| heard < lately)
+}
+
+/// Learners that are close behind and answered a moment ago: a dead voter would only cost quorum. A change that
+/// a former leader left half done is finished by this too, since its new voters count as learners.
+fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
+    let ready = |m: &&Member| !m.voter && !m.learner && is_close(m, HEARD_LATELY);
+    members.iter().filter(ready).map(|m| m.node_id).collect()
+}
+
+fn nobody(members: &[Member], node_id: u64) -> MembershipError {
+    let there: Vec<String> = members.iter().map(|m| format!("node {}", m.node_id)).collect();
+    MembershipError::Refused(format!("node {node_id} is no member; there are {}", there.join(", ")))
+}
+
+/// Whether the cluster bears that a member votes no more.
+fn may_lose(members: &[Member], me: u64, node_id: u64, how: &str, lately: Duration) -> Result<(), String> {
+    let Some(lost) = members.iter().find(|m| m.node_id == node_id) else {
+        return Err(match nobody(members, node_id) {
+            MembershipError::Refused(why) => why,
+            MembershipError::Propose(error) => error.to_string(),
+        });
+    };
+    if node_id == me {
+        return Err(format!("node {node_id} leads; hand leadership over first, then it can be {how}"));
+    }
+    if !lost.voter {
+        return Ok(());
+    }
+    let left: Vec<&Member> = members.iter().filter(|m| m.voter && m.node_id != node_id).collect();
+    let there = left.iter().filter(|m| m.node_id == me || is_close(m, lately)).count();
+    if there * 2 > left.len() {
+        return Ok(());
+    }
+    let silent: Vec<String> = left
+        .iter()
+        .filter(|m| m.node_id != me && !is_close(m, lately))
+        .map(|m| format!("node {}", m.node_id))
+        .collect();
+    Err(format!(
+        "if node {node_id} were {how}, only {there} of the {} voters left would answer and be up to date, and nothing could change any more: bring back {} first, or remove that one instead",
+        left.len(),
+        silent.join(", ")
+    ))
+}
+
+/// Who gets the leadership.
+fn heir(members: &[Member], me: u64, to: Option<u64>, lately: Duration) -> Result<&Member, String> {
+    let Some(to) = to else {
+        let able = members.iter().filter(|m| m.node_id != me && m.voter && is_close(m, lately));
+        return able
+            .min_by_key(|m| m.lag)
+            .ok_or_else(|| "no other voter answers and is up to date, so none could lead".to_owned());
+    };
+    match members.iter().find(|m| m.node_id == to) {
+        None => Err(format!("node {to} is no member")),
+        Some(member) if to == me => Err(format!("node {} leads already", member.node_id)),
+        Some(member) if !member.voter => {
+            Err(format!("node {to} is a learner, which cannot lead; promote it first"))
+        }
+        Some(member) if !is_close(member, lately) => Err(format!(
+            "node {to} does not answer or is too far behind ({} entries); choose another",
+            member.lag.map_or("an unknown number of".to_owned(), |lag| lag.to_string())
+        )),
+        Some(member) => Ok(member),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `1v` votes and is close, `2v-` votes and is silent, `3l` learns, `4w` learns by wish, `5v+` votes and is far behind.
+    fn cluster(words: &str) -> Vec<Member> {
+        let member = |word: &str| Member {
+            node_id: word[..1].parse().unwrap(),
+            raft_address: String::new(),
+            api_address: String::new(),
+            store_uuid: String::new(),
+            voter: &word[1..2] == "v",
+            learner: &word[1..2] == "w",
+            lag: Some(if word.ends_with('+') { CAUGHT_UP_ENTRIES + 1 } else { word[..1].parse().unwrap() }),
+            heard: (!word.ends_with('-')).then_some(Duration::ZERO),
+        };
+        words.split_whitespace().map(member).collect()
+    }
+
+    #[test]
+    fn whoever_is_needed_for_a_quorum_stays() {
+        for (members, node, allowed) in [
+            ("1v 2v 3v", 2, true),
+            ("1v 2v 3v", 1, false),  // the leader
+            ("1v 2v 3v", 4, false),  // nobody
+            ("1v 2v 3v-", 3, true),  // the dead one
+            ("1v 2v 3v-", 2, false), // the living one
+            ("1v 2v 3v+", 2, false), // the one that is up to date
+            ("1v 2v", 2, true),      // one is left
+            ("1v 2v-", 2, true),     // though no change can commit: it will say so
+            ("1v 2v 3v 4v- 5v-", 4, true),
+            ("1v 2v 3v 4v- 5v-", 2, false),
+            ("1v 2v 3v- 4v", 2, true),
+            ("1v 2v 3l-", 3, true),
+            ("1v 2w 3v-", 2, true),
+        ] {
+            assert_eq!(
+                may_lose(&cluster(members), 1, node, "removed", HEARD_LATELY).is_ok(),
+                allowed,
+                "{members}: {node}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_heir_is_a_voter_that_is_close() {
+        for (members, to, heir_is) in [
+            ("1v 2v 3v", None, Some(2)),
+            ("1v 2v- 3v", None, Some(3)),
+            ("1v 2v+ 3v", None, Some(3)),
+            ("1v 2l 3w", None, None),
+            ("1v", None, None),
+            ("1v 2v 3v", Some(3), Some(3)),
+            ("1v 2v 3v", Some(1), None),
+            ("1v 2v 3v", Some(9), None),
+            ("1v 2l 3v", Some(2), None),
+            ("1v 2v- 3v", Some(2), None),
+        ] {
+            let members = cluster(members);
+            let found = heir(&members, 1, to, HEARD_LATELY).map(|m| m.node_id).ok();
+            assert_eq!(found, heir_is, "{members:?} to {to:?}");
+        }
+    }
+
+    #[test]
+    fn learners_become_voters_unless_they_shall_not() {
+        assert_eq!(ready_learners(&cluster("1v 2l 3l- 4w 5l+")), BTreeSet::from([2]));
+    }
+}
