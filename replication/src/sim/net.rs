@@ -142,7 +142,8 @@ impl Pipe {
     async fn next(&mut self) -> Result<Option<Frame<Bytes>>, StdError> {
         let Some(Sent(at, frame)) = self.frames.recv().await else {
             if self.sender.silent.load(std::sync::atomic::Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+                // Until the connection's keep-alive notices.
+                tokio::time::sleep(STALLED_MAX).await;
             }
             return Err("the other end is gone".into());
         };
