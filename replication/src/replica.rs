@@ -102,6 +102,8 @@ impl<M: Machine> Replica<M> {
         let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
         let config = config(&options).map_err(StartError::Raft)?;
+        #[cfg(test)]
+        let config = crate::sim::breaks::config(config);
         let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;

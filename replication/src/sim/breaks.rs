@@ -1,5 +1,6 @@
 //! Named breaks: mistakes that are made on purpose, to see that the simulation would find them.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 /// A mistake.
@@ -13,8 +14,10 @@ pub(crate) enum Break {
     AcknowledgeBeforeQuorum,
     /// A restarted leader goes on leading in its term.
     LeaderRestore,
-    /// Rows count as stored once they are written: snapshots and purges go ahead of the flush.
+    /// Rows count as stored once they are written: snapshots are taken, and the log is purged, ahead of the flush.
     PurgeWritten,
+    /// The rows of a snapshot are not synced before the pointer moves to them.
+    SkipInstallSync,
     /// Reads do not wait for a barrier.
     ReadWithoutBarrier,
     /// What is read back after a kill is taken for synced.
@@ -22,12 +25,13 @@ pub(crate) enum Break {
 }
 
 impl Break {
-    pub(crate) const ALL: [Break; 7] = [
+    pub(crate) const ALL: [Break; 8] = [
         Break::SkipLogSync,
         Break::SkipVoteSync,
         Break::AcknowledgeBeforeQuorum,
         Break::LeaderRestore,
         Break::PurgeWritten,
+        Break::SkipInstallSync,
         Break::ReadWithoutBarrier,
         Break::TrustWhatIsRead,
     ];
@@ -41,8 +45,21 @@ impl Break {
 /// The variable that names the break of this process.
 pub(crate) const VARIABLE: &str = "SIM_BREAK";
 
-/// Whether this process makes this mistake.
+thread_local! {
+    static BEGUN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on it is made: before, the cluster comes to be.
+pub(crate) fn begin() {
+    BEGUN.set(true);
+}
+
+/// Whether this mistake is made.
 pub(crate) fn is(what: Break) -> bool {
+    BEGUN.get() && this_process_makes(what)
+}
+
+fn this_process_makes(what: Break) -> bool {
     static MADE: OnceLock<Option<Break>> = OnceLock::new();
     let made = MADE.get_or_init(|| {
         let name = std::env::var(VARIABLE).ok()?;
@@ -50,4 +67,12 @@ pub(crate) fn is(what: Break) -> bool {
         Some(known.unwrap_or_else(|| panic!("{VARIABLE}={name}: there is no such break")))
     });
     *made == Some(what)
+}
+
+/// openraft's, with the mistakes that are made there.
+pub(crate) fn config(config: openraft::Config) -> openraft::Config {
+    if is(Break::LeaderRestore) {
+        return openraft::Config { enable_leader_restore: Some(true), ..config };
+    }
+    config
 }

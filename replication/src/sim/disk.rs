@@ -283,6 +283,10 @@ impl Disk {
     pub(crate) fn write(&self, node: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = lock(&self.0);
         let file = state.file(node)?;
+        let there = file.seen.get(at as usize..at as usize + bytes.len());
+        if there == Some(bytes) && breaks::is(Break::TrustWhatIsRead) {
+            return Ok(());
+        }
         put(&mut file.seen, at as usize, bytes);
         file.waiting.push(Write::Bytes(at, bytes.to_vec()));
         if file.waiting.len() > WAITING_MAX {
@@ -312,6 +316,7 @@ impl Disk {
         let skipped = match step {
             Step::Sync => breaks::is(Break::SkipLogSync),
             Step::Vote => breaks::is(Break::SkipVoteSync),
+            Step::Install => breaks::is(Break::SkipInstallSync),
             _ => false,
         };
         if skipped {

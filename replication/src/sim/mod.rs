@@ -6,7 +6,7 @@
 //! for a while, with all laws looked at (`invariants`, `oracle`); then the harm ends, and the cluster must heal.
 //! `SIM_SEED=7 cargo test -p replication --lib sim:: -- --nocapture` shows one run; `SIM_SEEDS=1000` tries so many.
 
-mod breaks;
+pub(crate) mod breaks;
 mod chance;
 mod client;
 pub(crate) mod disk;

@@ -175,11 +175,6 @@ impl Model {
     fn checkpoint(&self, to: &Path) -> io::Result<()> {
         let memory = lock(&self.memory);
         fs::create_dir_all(to)?;
-        if breaks::is(Break::PurgeWritten) {
-            let number = memory.last + 1;
-            write_file(to, number, &memory)?;
-            return fs::write(to.join(CURRENT), number.to_string());
-        }
         if let Some(number) = memory.file {
             fs::hard_link(self.path.join(file_name(number)), to.join(file_name(number)))?;
             fs::write(to.join(CURRENT), number.to_string())?;

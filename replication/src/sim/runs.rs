@@ -122,6 +122,28 @@ fn replicas_keep_their_promises_whatever_happens() {
     assert!(seeds < SEEDS || never.is_empty(), "in {seeds} seeds these never fired: {never:?}");
 }
 
+/// Seeds within which each mistake must be found.
+const BREAK_SEEDS: u64 = 200;
+
+#[test]
+fn mistakes_are_found() {
+    for broken in breaks::Break::ALL {
+        let found: Mutex<Option<(u64, String)>> = Mutex::default();
+        run_all(1..BREAK_SEEDS + 1, Some(broken), |seed, output| {
+            if output.status.success() {
+                return true;
+            }
+            let said = said(output);
+            let line = said.lines().find(|line| line.contains("BROKEN")).unwrap_or(&said).trim();
+            lock(&found).get_or_insert((seed, line.to_owned()));
+            false
+        });
+        let found = lock(&found).take();
+        let (seed, line) = found.unwrap_or_else(|| panic!("{broken:?} is not found within {BREAK_SEEDS} seeds"));
+        println!("{broken:?} is found by seed {seed}: {}", line.chars().take(160).collect::<String>());
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     let trace = |seed| {

@@ -21,7 +21,7 @@ use crate::sim::invariants::{self, Seen};
 use crate::sim::life::Life;
 use crate::sim::machine::List;
 use crate::sim::net::Net;
-use crate::sim::{client, keeper, oracle, trace, violated};
+use crate::sim::{breaks, client, keeper, oracle, trace, violated};
 
 /// A replica of the simulated cluster.
 pub(crate) type Cluster = Replica<List>;
@@ -271,6 +271,7 @@ pub(crate) async fn run(seed: u64) {
     (1..replicas).for_each(|_| world.add());
     until(HEALS_WITHIN, || all_vote(&world)).await;
     trace(|| format!("{replicas} replicas vote"));
+    breaks::begin();
     let clients: Vec<_> = (1..=4)
         .map(|number| {
             let chance = StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(number));
