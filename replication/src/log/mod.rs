@@ -218,7 +218,11 @@ impl RaftLogReader<Types> for Log {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, MESSAGE_BYTES_MAX)
+        let entries = self.read(start, end, MESSAGE_BYTES_MAX)?;
+        // A leader that was just deposed may purge what its old streams are about to send. Entries without those
+        // before them must not go out; nothing at all is taken for a heartbeat.
+        let whole = entries.first().is_none_or(|first| first.log_id.index == start);
+        Ok(if whole { entries } else { Vec::new() })
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
