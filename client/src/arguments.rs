@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::member::read_node;
 use crate::duration;
 use crate::error::{Error, Kind};
 
@@ -345,6 +346,68 @@ pub(crate) enum Cluster {
         /// API address of a member
         #[arg(long, value_name = "HOST:PORT")]
         via: String,
+        /// It shall get everything and decide nothing, until it is promoted
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Make a learner a voter, once it has caught up
+    Promote {
+        /// Such as node-3
+        #[arg(value_parser = read_node)]
+        node: u64,
+    },
+    /// Make a voter a learner
+    Demote {
+        /// Such as node-3
+        #[arg(value_parser = read_node)]
+        node: u64,
+    },
+    /// Remove a replica from the cluster for good; its node id and its directory are never used again
+    Remove {
+        /// Such as node-3
+        #[arg(value_parser = read_node)]
+        node: u64,
+    },
+    /// Hand leadership over
+    Transfer {
+        /// Who shall lead, such as node-3; default: whoever is closest behind
+        #[arg(value_parser = read_node)]
+        node: Option<u64>,
+    },
+    /// Let each replica at --addr store all it has and take a snapshot
+    Snapshot,
+    /// Write a backup of the first replica at --addr that answers
+    Backup {
+        /// Directory to make, here
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Make a new cluster of a backup, on a machine on which no replica runs yet
+    Restore {
+        /// Directory of the backup
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        #[command(flatten)]
+        place: Offline,
+    },
+    /// When a majority is lost for good: make a new cluster of what one replica has; without --yes only say what that is
+    Recover {
+        #[command(flatten)]
+        place: Offline,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Let a cluster go on that is held after a restore
+    Resume {
+        #[command(flatten)]
+        again: Again,
+    },
+    /// Show what a data directory holds, on which no replica runs; nothing in it changes
+    Inspect {
+        /// The data directory
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
     },
     /// Stop all decisions: nothing is placed, replaced or expired; what runs goes on
     Freeze {
@@ -358,6 +421,35 @@ pub(crate) enum Cluster {
     },
     /// Compare the replicas' states at one point of the log
     Fingerprint,
+}
+
+/// A data directory, and where its replica will be reached.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Offline {
+    /// Data directory of the replica
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// HOST:PORT under which others will reach the replica's --api
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) api: String,
+    /// HOST:PORT under which other replicas will reach its --raft
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) raft: String,
+}
+
+impl Offline {
+    /// For the program that does it.
+    pub(crate) fn words(&self) -> Vec<std::ffi::OsString> {
+        let words: [&std::ffi::OsStr; 6] = [
+            "--dir".as_ref(),
+            self.dir.as_os_str(),
+            "--api".as_ref(),
+            self.api.as_ref(),
+            "--raft".as_ref(),
+            self.raft.as_ref(),
+        ];
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
 }
 
 /// `borealis dev`.

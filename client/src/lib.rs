@@ -33,6 +33,7 @@ use arguments::{Command, Common};
 use connection::Connection;
 use error::{Error, Kind};
 use output::Output;
+use proto::wire::change_member_request::Change;
 
 /// Time a command has if it does not say otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -125,7 +126,35 @@ async fn dispatch(context: &Context<'_>, command: &Command) -> Result<(), Error>
         Command::Cluster(Cluster::Thaw { again }) => cluster::freeze::run(context, false, again).await,
         Command::Cluster(Cluster::Status) => cluster::status::run(context).await,
         Command::Cluster(Cluster::Init) => cluster::birth::run_init(context).await,
-        Command::Cluster(Cluster::Join { via }) => cluster::birth::run_join(context, via).await,
+        Command::Cluster(Cluster::Join { via, learner }) => {
+            cluster::birth::run_join(context, via, *learner).await
+        }
+        Command::Cluster(Cluster::Promote { node }) => {
+            cluster::member::run_change(context, *node, Change::Promote).await
+        }
+        Command::Cluster(Cluster::Demote { node }) => {
+            cluster::member::run_change(context, *node, Change::Demote).await
+        }
+        Command::Cluster(Cluster::Remove { node }) => {
+            cluster::member::run_change(context, *node, Change::Remove).await
+        }
+        Command::Cluster(Cluster::Transfer { node }) => cluster::member::run_transfer(context, *node).await,
+        Command::Cluster(Cluster::Snapshot) => cluster::backup::run_snapshot(context).await,
+        Command::Cluster(Cluster::Backup { to }) => cluster::backup::run_backup(context, to).await,
+        Command::Cluster(Cluster::Resume { again }) => cluster::freeze::run_resume(context, again).await,
+        Command::Cluster(Cluster::Inspect { dir }) => {
+            let mut words = vec!["--dir".into(), dir.into()];
+            words.extend(context.common.json.then(|| "--json".into()));
+            cluster::offline::run(context, "inspect", words)
+        }
+        Command::Cluster(Cluster::Restore { from, place }) => {
+            let words = [vec!["--from".into(), from.into()], place.words()].concat();
+            cluster::offline::run(context, "restore", words)
+        }
+        Command::Cluster(Cluster::Recover { place, yes }) => {
+            let words = [place.words(), yes.then(|| "--yes".into()).into_iter().collect()].concat();
+            cluster::offline::run(context, "recover", words)
+        }
         Command::Cluster(Cluster::Fingerprint) => cluster::fingerprint::run(context).await,
         Command::Completion { shell } => completion::run(context, *shell),
         Command::Dev(dev) => dev::run(context, dev).await,

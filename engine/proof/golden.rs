@@ -119,8 +119,8 @@ impl<'a> Words<'a> {
             "submit" | "update" | "cron" => (1, 1, JOB_FLAGS, JOB_NAMES),
             "host" => (1, 1, &[], &[]),
             "round" => (0, 0, &["late"], &[]),
-            "tick" | "freeze" | "thaw" | "advance" | "hosts" | "roles" => (0, 0, &[], &[]),
-            "wait" | "lose" | "session" | "wanted" => (1, 1, &[], &[]),
+            "tick" | "freeze" | "thaw" | "resume" | "advance" | "hosts" | "roles" => (0, 0, &[], &[]),
+            "wait" | "lose" | "session" | "restore" | "wanted" => (1, 1, &[], &[]),
             "report" => (3, usize::MAX, &[], &["journal", "seq"]),
             "kill" | "restart" => (1, usize::MAX, &[], &["by", "id", "why", "role"]),
             "add" => (3, 3, &[], &["role"]),
@@ -280,6 +280,20 @@ impl Scenario {
                     })
                     .collect();
                 lines.into_iter().for_each(|line| self.say(line));
+            }
+            "resume" => self.apply(Op::Resume, None),
+            "restore" => {
+                let mut session = session(self.at, self.state.cluster().term + 1);
+                if let Op::StartSession(session) = &mut session.op {
+                    session.epoch = subject.parse().unwrap();
+                }
+                let applied = self.state.apply(session);
+                self.view = View::new(&self.state);
+                self.say(
+                    applied
+                        .reply
+                        .map_or_else(|no| no.to_string(), |_| "a leader of a later epoch".to_owned()),
+                );
             }
             "freeze" | "thaw" => self.apply(Op::Freeze { frozen: words.bare[0] == "freeze" }, None),
             "advance" => {

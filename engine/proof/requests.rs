@@ -117,9 +117,18 @@ fn sessions_are_ordered_and_the_first_names_the_cluster() {
     state.apply(session(BEGIN, 3)).reply.unwrap();
     assert_eq!((&*state.cluster().name, state.cluster().epoch), ("west", 7));
     assert_eq!(kind(state.apply(session(BEGIN, 2)).reply), RefusalKind::Stale);
-    let again = StartSession { term: 4, leader: 2, cluster: "east".into(), epoch: 99, ..Default::default() };
+    let again = StartSession { term: 4, leader: 2, cluster: "east".into(), epoch: 6, ..Default::default() };
     state.apply(Command::new(BEGIN, Op::StartSession(again))).reply.unwrap();
     assert_eq!((&*state.cluster().name, state.cluster().epoch), ("west", 7), "names are given once");
+    assert_eq!(state.cluster().held, None);
+    let restored =
+        StartSession { term: 5, leader: 9, cluster: "west".into(), epoch: 8, ..Default::default() };
+    state.apply(Command::new(BEGIN, Op::StartSession(restored))).reply.unwrap();
+    assert_eq!(
+        (state.cluster().epoch, state.cluster().held),
+        (8, Some(BEGIN)),
+        "a later epoch: a restored State"
+    );
 }
 
 #[test]

@@ -177,6 +177,7 @@ fn kind(op: &Op) -> &'static str {
         Op::Tick => "Tick",
         Op::AdvanceWork(_) => "AdvanceWork",
         Op::Freeze { .. } => "Freeze",
+        Op::Resume => "Resume",
         Op::RestartTasks { .. } => "RestartTasks",
         Op::AddInstances { .. } => "AddInstances",
         Op::SetQuota { .. } => "SetQuota",

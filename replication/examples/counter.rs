@@ -180,7 +180,7 @@ fn refused(error: &ProposeError) -> String {
     match error {
         ProposeError::NotLeader { leader: Some(leader) } => format!("not-leader {}", leader.api_address),
         ProposeError::NotLeader { leader: None } => "no-leader".into(),
-        ProposeError::Busy { .. } => "busy".into(),
+        ProposeError::Busy { .. } | ProposeError::NoRoom => "busy".into(),
         ProposeError::Unknown { why } => format!("unknown {why}"),
         other => format!("error {other}"),
     }

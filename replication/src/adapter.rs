@@ -25,7 +25,7 @@ use crate::raft::{
 };
 use crate::small_file::SmallFile;
 use crate::snapshot::{self, Snapshot};
-use crate::state::cut::{Pending, Point};
+use crate::state::cut::Pending;
 use crate::state::rows::RowStore;
 use crate::state::writer::RowWriter;
 use crate::telemetry;
@@ -97,23 +97,7 @@ impl Adapter {
 
     fn apply_entry(&self, entry: &Entry) -> Result<Answer, Corrupt> {
         let began = Instant::now();
-        let answer = self.pending.with(|present| {
-            present.at.applied = Some(entry.log_id);
-            present.moved = true;
-            match &entry.payload {
-                Payload::Blank | Payload::Normal(Data::Check(_)) => Ok(Answer::Nothing),
-                Payload::Membership(membership) => {
-                    present.at.change_membership(entry.log_id, membership.clone());
-                    Ok(Answer::Nothing)
-                }
-                Payload::Normal(Data::Reserve(uuid)) => Ok(Answer::Reserved(present.at.reserve(uuid))),
-                Payload::Normal(Data::Batch(commands)) => {
-                    present.log_bytes += commands.iter().map(|c| c.len() as u64).sum::<u64>();
-                    let replies = self.machine.apply(commands, &mut present.changes)?;
-                    Ok(Answer::Replies(Mutex::new(replies)))
-                }
-            }
-        })?;
+        let answer = apply(&*self.machine, &self.pending, entry)?;
         if let Payload::Normal(Data::Check(_)) = &entry.payload {
             self.pending.freeze_for_check();
             self.writer.nudge();
@@ -132,6 +116,33 @@ impl Adapter {
             );
             std::process::abort()
         })
+    }
+
+    /// Stores all that is applied, and copies it.
+    pub(crate) async fn take_snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
+        let _turn = self.turn.lock().await;
+        let home = snapshot::home(&self.dir);
+        let copied = home.join(format!("{}.building", uuid::Uuid::new_v4().simple()));
+        let of = self.writer.checkpoint(copied.clone()).await?;
+        let snapshot = off_thread(move || snapshot::seal(&home, &copied, &of)).await?;
+        telemetry::snapshot("built");
+        tracing::info!(id = snapshot.meta.id, files = snapshot.meta.files.len(), "a snapshot was taken");
+        self.keep(&snapshot);
+        Ok(snapshot)
+    }
+
+    /// How old the newest snapshot is.
+    pub(crate) fn snapshot_age(&self) -> Option<Duration> {
+        let taken =
+            lock(&self.newest).as_ref().and_then(|newest| newest.dir.metadata().ok()?.modified().ok())?;
+        taken.elapsed().ok()
+    }
+
+    /// A snapshot that arrived and was not installed, since something newer is here, goes.
+    pub(crate) fn drop_unless_kept(&self, snapshot: &Arc<Snapshot>) {
+        if lock(&self.newest).as_ref().is_none_or(|kept| kept.dir != snapshot.dir) {
+            snapshot.doom();
+        }
     }
 
     async fn install(&self, snapshot: Arc<Snapshot>) -> Result<(), StoreError> {
@@ -179,7 +190,40 @@ impl Adapter {
     }
 }
 
-fn rows_home(dir: &Path) -> PathBuf {
+/// Applies an entry: the machine moves, and the present with it.
+pub(crate) fn apply(machine: &dyn AnyMachine, pending: &Pending, entry: &Entry) -> Result<Answer, Corrupt> {
+    pending.with(|present| {
+        present.at.applied = Some(entry.log_id);
+        present.moved = true;
+        match &entry.payload {
+            Payload::Blank | Payload::Normal(Data::Check(_)) => Ok(Answer::Nothing),
+            Payload::Membership(membership) => {
+                present.at.change_membership(entry.log_id, membership.clone());
+                Ok(Answer::Nothing)
+            }
+            Payload::Normal(Data::Reserve(uuid)) => Ok(Answer::Reserved(present.at.reserve(uuid))),
+            Payload::Normal(Data::Batch(commands)) => {
+                present.log_bytes += commands.iter().map(|c| c.len() as u64).sum::<u64>();
+                let replies = machine.apply(commands, &mut present.changes)?;
+                Ok(Answer::Replies(Mutex::new(replies)))
+            }
+        }
+    })
+}
+
+/// Names the directory of rows that holds, for good.
+pub(crate) fn point_at_rows(dir: &Path, directory: &str) -> Result<(), StoreError> {
+    let (mut pointer, _) = open_pointer(dir)?;
+    crate::small_file::sync_dir(&rows_home(dir))?;
+    pointer.write(&wire::RowsPointer { level: LEVEL, directory: directory.to_owned() }.encode_to_vec())
+}
+
+/// The directory of the rows that hold; `None` when there are none yet.
+pub(crate) fn rows_in(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+    Ok(open_pointer(dir)?.1.map(|directory| rows_home(dir).join(directory)))
+}
+
+pub(crate) fn rows_home(dir: &Path) -> PathBuf {
     dir.join("rows")
 }
 
@@ -227,16 +271,8 @@ impl RaftSnapshotBuilder<Types> for Adapter {
     type SnapshotData = Arc<Snapshot>;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
-        let _turn = self.turn.lock().await;
-        let home = snapshot::home(&self.dir);
-        let copied = home.join(format!("{}.building", uuid::Uuid::new_v4().simple()));
-        let at: Point = self.writer.checkpoint(copied.clone()).await.map_err(StoreError::into_io)?;
-        let snapshot =
-            off_thread(move || snapshot::seal(&home, &copied, &at)).await.map_err(StoreError::into_io)?;
-        telemetry::snapshot("built");
-        tracing::info!(id = snapshot.meta.id, files = snapshot.meta.files.len(), "a snapshot was taken");
+        let snapshot = self.take_snapshot().await.map_err(StoreError::into_io)?;
         let meta = snapshot.raft_meta().map_err(io::Error::other)?;
-        self.keep(&snapshot);
         Ok(RaftSnapshot { meta, snapshot })
     }
 }

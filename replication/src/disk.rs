@@ -65,3 +65,53 @@ pub(crate) fn measure_sync(dir: &Path) -> Result<Duration, StoreError> {
     took.sort_unstable();
     Ok(took[SYNCS / 2])
 }
+
+/// Bytes of the files in a directory; what cannot be read counts as nothing.
+pub(crate) fn bytes_in(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
+}
+
+/// Room on a file system, in bytes.
+pub(crate) struct Space {
+    /// What an ordinary user may still take.
+    pub(crate) free: u64,
+    pub(crate) all: u64,
+}
+
+/// The room where `dir` lies; `None` if the system does not say.
+pub(crate) fn space(dir: &Path) -> Option<Space> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    Some(Space { free: found.f_bavail * found.f_frsize, all: found.f_blocks * found.f_frsize })
+}
+
+impl Space {
+    /// What must stay free: as chosen, or 5% of all, but 1 to 10 GiB.
+    pub(crate) fn reserve(&self, chosen: Option<u64>) -> u64 {
+        chosen.unwrap_or((self.all / 20).clamp(1 << 30, 10 << 30))
+    }
+}
+
+/// Whether the disk counts as full: below the reserve, and then until twice as much is free.
+pub(crate) fn is_full(was: bool, free: u64, reserve: u64) -> bool {
+    free < if was { reserve * 2 } else { reserve }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_is_below_the_reserve_and_until_twice_as_much_is_free() {
+        for (was, free, full) in
+            [(false, 100, false), (false, 99, true), (true, 199, true), (true, 200, false)]
+        {
+            assert_eq!(is_full(was, free, 100), full, "{was} {free}");
+        }
+        let space = |gib: u64| Space { free: 0, all: gib << 30 };
+        for (all, reserve) in [(1, 1), (20, 1), (100, 5), (1000, 10)] {
+            assert_eq!(space(all).reserve(None), reserve << 30, "{all} GiB");
+        }
+        assert_eq!(space(1).reserve(Some(7)), 7);
+    }
+}

@@ -68,6 +68,17 @@ pub enum StoreError {
         "{0}; its bytes are whole, so another version of this program wrote them: use that one or a newer"
     )]
     Foreign(Corrupt),
+    /// What came from elsewhere is not what was sent, or not what a backup's manifest says. The store is sound.
+    #[error("{what} {why}")]
+    Arrived {
+        /// Which file.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A directory cannot be made into what was asked. Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
     /// The bytes were written by a newer version. The store is sound and stays so.
     #[error("{what} has format level {found}, this program knows levels up to {known}; use a newer program")]
     Level {
@@ -78,6 +89,16 @@ pub enum StoreError {
         /// The newest level known here.
         known: u32,
     },
+}
+
+impl From<transfer::Error> for StoreError {
+    fn from(error: transfer::Error) -> Self {
+        match error {
+            transfer::Error::Io { action, path, source } => StoreError::Io { action, path, source },
+            transfer::Error::Bad { what, why } => StoreError::Arrived { what, why },
+            transfer::Error::Level { what, found, known } => StoreError::Level { what, found, known },
+        }
+    }
 }
 
 impl StoreError {
@@ -150,6 +171,11 @@ pub enum ProposeError {
         /// Bytes waiting.
         bytes: usize,
     },
+    /// The disk is nearly full; nothing was proposed.
+    #[error(
+        "the disk of this replica is nearly full, so it takes no changes; free some space, or retry when another leads"
+    )]
+    NoRoom,
     /// The command cannot be proposed as it is.
     #[error("a command of {bytes} bytes is larger than the limit of {bytes_max}")]
     TooLarge {

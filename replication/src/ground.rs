@@ -19,6 +19,7 @@ mod system {
 
     pub(crate) use openraft::impls::TokioRuntime as Runtime;
     pub(crate) use tonic::transport::Channel;
+    pub(crate) use transfer::System as Files;
 
     pub(crate) use crate::state::rocks::{Batch, Database};
 

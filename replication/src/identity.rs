@@ -68,14 +68,13 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
         let store_uuid = store_uuid(&options.dir)?;
         refuse_used(&options.dir)?;
         let cluster_id = new_uuid();
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let identity = Identity {
             lineage_id: cluster_id.clone(),
             cluster_id,
             node_id: 1,
             store_uuid: store_uuid.clone(),
             cluster: options.cluster.clone(),
-            epoch: (since.saturating_sub(EPOCH_BEGAN).as_secs() / 60).clamp(1, EPOCH_MAX),
+            epoch: epoch_after(0),
         };
         let me = Node {
             raft_address: options.raft_address.clone(),
@@ -89,10 +88,16 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
             log_id: LogId { leader_id: LeaderId { term: 0, node_id: 1 }, index: 0 },
             payload: Payload::Membership(membership),
         };
-        settle(&options, &identity, &[first])?;
+        settle(&options, &identity, &[first], None)?;
         Ok(identity)
     })
     .await
+}
+
+/// An epoch that no cluster of this line had: minutes since 2025, or one more than the last.
+pub(crate) fn epoch_after(last: u64) -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.saturating_sub(EPOCH_BEGAN).as_secs() / 60).max(last + 1).clamp(1, EPOCH_MAX)
 }
 
 /// For a replica that will join: the uuid of its directory, made at the first call and kept.
@@ -124,19 +129,24 @@ pub async fn adopt(options: &Options, identity: &Identity) -> Result<(), StoreEr
             .into());
         }
         refuse_used(&options.dir)?;
-        settle(&options, &identity, &[])
+        settle(&options, &identity, &[], None)
     })
     .await
 }
 
 /// Makes the log; then, last, the identity.
-fn settle(options: &Options, identity: &Identity, first: &[Entry]) -> Result<(), StoreError> {
+pub(crate) fn settle(
+    options: &Options,
+    identity: &Identity,
+    first: &[Entry],
+    after: Option<LogId>,
+) -> Result<(), StoreError> {
     let log = log_dir(&options.dir);
     if fs::metadata(&log).is_ok() {
         // Of an earlier try that did not get to the identity.
         fs::remove_dir_all(&log).map_err(StoreError::io("removing", &log))?;
     }
-    log::create(&log, options.segment_bytes, first)?;
+    log::create(&log, options.segment_bytes, first, after)?;
     sync_dir(&options.dir)?;
     let (mut file, _) = SmallFile::open(&options.dir, "identity")?;
     let message = wire::Identity {
@@ -152,7 +162,7 @@ fn settle(options: &Options, identity: &Identity, first: &[Entry]) -> Result<(),
 }
 
 /// Only what an interrupted `init` or `adopt` leaves may be there.
-fn refuse_used(dir: &Path) -> Result<(), StoreError> {
+pub(crate) fn refuse_used(dir: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -168,7 +178,7 @@ pub(crate) fn log_dir(dir: &Path) -> PathBuf {
     dir.join("log")
 }
 
-fn new_uuid() -> String {
+pub(crate) fn new_uuid() -> String {
     uuid::Uuid::new_v4().hyphenated().to_string()
 }
 

@@ -12,6 +12,7 @@
 //! and lets no type of openraft or RocksDB out.
 
 mod adapter;
+mod backup;
 mod batch;
 mod disk;
 mod error;
@@ -21,6 +22,7 @@ mod identity;
 mod log;
 mod machine;
 mod membership;
+mod offline;
 mod options;
 mod raft;
 mod replica;
@@ -33,10 +35,12 @@ mod state;
 pub mod telemetry;
 mod transport;
 
+pub use backup::Backup;
 pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError};
 pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
+pub use offline::{Inspection, inspect, recover, restore};
 pub use options::{Options, Profile};
 pub use replica::{Proposed, Replica};
 pub use service::RaftService;

@@ -77,6 +77,12 @@ pub struct Status {
     pub snapshot: u64,
     /// Index up to which the log was dropped.
     pub purged: u64,
+    /// 99th percentile of the time to sync the log, of its newest syncs.
+    pub sync_p99: Option<Duration>,
+    /// Bytes of the log's files.
+    pub log_bytes: u64,
+    /// Age of the newest snapshot.
+    pub snapshot_age: Option<Duration>,
 }
 
 /// All replicas' rows at one index have this sum, or one of them is wrong.

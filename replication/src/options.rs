@@ -18,6 +18,8 @@ pub struct Options {
     pub profile: Profile,
     /// Start even if the disk is too slow for the profile.
     pub accept_slow_disk: bool,
+    /// Free bytes below which it takes no entries; `None` = 5% of the disk, but 1 to 10 GiB.
+    pub disk_reserve: Option<u64>,
     /// Bytes of one log segment.
     pub segment_bytes: u64,
     /// A snapshot is taken after this many entries.
@@ -46,6 +48,7 @@ impl Options {
             api_address: api_address.into(),
             profile,
             accept_slow_disk: false,
+            disk_reserve: None,
             segment_bytes: 16 << 20,
             snapshot_entries: 100_000,
             snapshot_log_bytes: 256 << 20,

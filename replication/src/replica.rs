@@ -3,6 +3,7 @@
 mod shape;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +37,12 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 
 /// How often the gauges are set and the need of a snapshot is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
+const SENDING_LOG_FACTOR: u64 = 8;
+/// A 99th percentile of syncs this many times above what the profile bears is too slow to lead.
+const SLOW_FACTOR: u32 = 4;
+/// Between two hand-overs for the same reason.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
 /// Entries of one append message at most; bytes bound it too.
 const MESSAGE_ENTRIES_MAX: u64 = 4096;
 
@@ -60,6 +67,13 @@ struct Inner<M: Machine> {
     log: Log,
     machine: Arc<Held<M>>,
     pending: Arc<Pending>,
+    adapter: Adapter,
+    /// Snapshots that are being sent.
+    sending: Arc<AtomicUsize>,
+    /// Bytes of the log's files, as last looked at.
+    log_bytes: AtomicU64,
+    /// Whether the disk is nearly full.
+    full: Arc<AtomicBool>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -101,10 +115,12 @@ impl<M: Machine> Replica<M> {
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
         let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
+        let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
         #[cfg(test)]
         let config = crate::sim::breaks::config(config);
-        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), adapter)
+        let state = adapter.clone();
+        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), state)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
@@ -117,6 +133,10 @@ impl<M: Machine> Replica<M> {
             log,
             machine,
             pending,
+            adapter,
+            sending,
+            log_bytes: AtomicU64::new(0),
+            full: Arc::default(),
             writer,
             batcher,
             freshness: Arc::default(),
@@ -140,6 +160,9 @@ impl<M: Machine> Replica<M> {
             dir: self.inner.options.dir.clone(),
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
+            adapter: self.inner.adapter.clone(),
+            full: Arc::clone(&self.inner.full),
+            receiving: Arc::default(),
         };
         rpc::raft::raft_server::RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -160,6 +183,9 @@ impl<M: Machine> Replica<M> {
         }
         if !batch::leads_in(&self.inner.leadership, term) {
             return Err(batch::not_leader(&self.inner.leadership));
+        }
+        if self.inner.full.load(Ordering::Relaxed) {
+            return Err(ProposeError::NoRoom);
         }
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
@@ -249,6 +275,9 @@ impl<M: Machine> Replica<M> {
             stored: index(&self.inner.writer.stored()),
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            sync_p99: telemetry::sync_p99(),
+            log_bytes: self.inner.log_bytes.load(Ordering::Relaxed),
+            snapshot_age: self.inner.adapter.snapshot_age(),
         }
     }
 
@@ -277,6 +306,10 @@ impl<M: Machine> Replica<M> {
     /// Takes a snapshot now, in the background.
     pub async fn snapshot(&self) {
         let _ = self.inner.raft.trigger().snapshot().await;
+    }
+
+    pub(crate) async fn take_snapshot(&self) -> Result<Arc<snapshot::Snapshot>, StoreError> {
+        self.inner.adapter.take_snapshot().await
     }
 
     /// Resolves when the replica cannot go on (its disk failed, its bytes are corrupt), with the reason. The
@@ -341,13 +374,58 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// Whether there is room, and how much the log takes.
+    fn look_at_disk(&self) {
+        let (inner, dir) = (&self.inner, &self.inner.options.dir);
+        inner.log_bytes.store(disk::bytes_in(&log_dir(dir)), Ordering::Relaxed);
+        let Some(space) = disk::space(dir) else { return };
+        let (was, reserve) = (inner.full.load(Ordering::Relaxed), space.reserve(inner.options.disk_reserve));
+        let is = disk::is_full(was, space.free, reserve);
+        telemetry::space(space.free, is);
+        if was == is {
+            return;
+        }
+        let (free_mib, reserve_mib) = (space.free >> 20, reserve >> 20);
+        if is {
+            tracing::error!(free_mib, reserve_mib, dir = %dir.display(), "the disk is nearly full: this replica takes no entries until twice the reserve is free");
+        } else {
+            tracing::info!(free_mib, "there is room on the disk again: this replica takes entries");
+        }
+        inner.full.store(is, Ordering::Relaxed);
+    }
+
+    /// A leader whose disk is full or syncs much too slowly hands over, if another can lead; not again soon, since
+    /// the others' disks may be no better.
+    async fn leave_if_disk_fails(&self, handed_over: &mut Option<Instant>) {
+        let inner = &self.inner;
+        let slow =
+            telemetry::sync_p99().is_some_and(|p99| p99 > inner.options.profile.fsync_max() * SLOW_FACTOR);
+        let due = inner.full.load(Ordering::Relaxed) || slow;
+        let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < HAND_OVER_EVERY);
+        if !due || lately || !inner.leadership.borrow().is_me {
+            return;
+        }
+        *handed_over = Some(Instant::now());
+        match self.transfer(None).await {
+            Ok(heir) => tracing::warn!(
+                heir = heir.node_id,
+                slow,
+                "leadership was handed over for want of a good disk"
+            ),
+            Err(why) => tracing::warn!(slow, "this replica's disk is bad, and no other leads: {why}"),
+        }
+    }
+
     /// Sets gauges; takes a snapshot when one is due.
     async fn look(self) {
         let options = &self.inner.options;
         let began = self.inner.log.appended_bytes();
+        let mut handed_over = None;
         let (mut at_bytes, mut at_index, mut at_time) = (began, self.status().snapshot, Instant::now());
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            self.look_at_disk();
+            self.leave_if_disk_fails(&mut handed_over).await;
             let status = self.status();
             telemetry::status(&status, self.quorum_acknowledged().map(|at| at.elapsed()));
             let entries = status.applied.saturating_sub(status.snapshot.max(at_index));
@@ -355,6 +433,11 @@ impl<M: Machine> Replica<M> {
             let due = entries >= options.snapshot_entries
                 || (entries > 0 && bytes >= options.snapshot_log_bytes)
                 || (entries > 0 && at_time.elapsed() >= options.snapshot_every);
+            // Whoever gets a snapshot needs the log behind it: a newer one would let go of that, and again and again.
+            let sending = self.inner.sending.load(Ordering::Relaxed) > 0;
+            if sending && bytes < options.snapshot_log_bytes * SENDING_LOG_FACTOR {
+                continue;
+            }
             if due {
                 (at_bytes, at_index, at_time) =
                     (self.inner.log.appended_bytes(), status.applied, Instant::now());

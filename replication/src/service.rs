@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,11 @@ pub struct RaftService {
     pub(crate) dir: PathBuf,
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) pending: Arc<Pending>,
+    pub(crate) adapter: Adapter,
+    /// Whether the disk is nearly full.
+    pub(crate) full: Arc<AtomicBool>,
+    /// Which transfer of a snapshot is the newest; held while it writes.
+    pub(crate) receiving: Arc<tokio::sync::Mutex<u64>>,
 }
 
 impl RaftService {
@@ -59,6 +65,20 @@ impl RaftService {
             status.metadata_mut().insert(REFUSED, MetadataValue::from_static(reason));
             status
         })
+    }
+}
+
+impl RaftService {
+    /// Without room, no entries; what keeps the peace is heard.
+    fn check_room(&self, message: &wire::AppendRequest) -> Result<(), Status> {
+        if message.entries.is_empty() || !self.full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        telemetry::refused("no_room");
+        Err(Status::resource_exhausted(format!(
+            "the disk of node {} is nearly full; it takes no entries until there is room",
+            self.identity.node_id
+        )))
     }
 }
 
@@ -157,9 +177,10 @@ impl rpc::raft::raft_server::Raft for RaftService {
             let (this, why, asked) = (this.clone(), Arc::clone(&why), Arc::clone(&asked));
             async move {
                 let next = match messages.message().await {
-                    Ok(Some(message)) => {
-                        this.check(message.peer.as_ref()).and_then(|()| append_from_wire(message))
-                    }
+                    Ok(Some(message)) => this
+                        .check(message.peer.as_ref())
+                        .and_then(|()| this.check_room(&message))
+                        .and_then(|()| append_from_wire(message)),
                     Ok(None) => return None,
                     Err(status) => Err(status),
                 };
@@ -210,6 +231,21 @@ impl rpc::raft::raft_server::Raft for RaftService {
         }))
     }
 
+    async fn place(
+        &self,
+        request: Request<wire::SnapshotHeader>,
+    ) -> Result<Response<wire::SnapshotPlace>, Status> {
+        let header = request.into_inner();
+        self.check(header.peer.as_ref())?;
+        let meta = header.meta.ok_or_else(|| Status::invalid_argument("the header names no snapshot"))?;
+        let home = snapshot::home(&self.dir);
+        // A transfer that is still under way goes no further: this one takes over.
+        let mut newest = self.receiving.lock().await;
+        *newest += 1;
+        let incoming = off_thread(move || Incoming::begin(&home, meta)).await.map_err(broken)?;
+        Ok(Response::new(incoming.place()))
+    }
+
     async fn snapshot(
         &self,
         request: Request<Streaming<wire::SnapshotChunk>>,
@@ -230,17 +266,28 @@ impl rpc::raft::raft_server::Raft for RaftService {
             return Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&current)) }));
         }
         let home = snapshot::home(&self.dir);
+        let ticket = {
+            let mut newest = self.receiving.lock().await;
+            *newest += 1;
+            *newest
+        };
         let mut incoming = off_thread(move || Incoming::begin(&home, meta)).await.map_err(broken)?;
         while let Some(chunk) = chunks.message().await? {
             let Some(Body::Data(data)) = chunk.body else {
                 return Err(Status::invalid_argument("a snapshot has one header"));
             };
+            let newest = self.receiving.lock().await;
+            if *newest != ticket {
+                return Err(Status::aborted("another transfer goes on with it"));
+            }
             incoming = off_thread(move || incoming.take(&data).map(|()| incoming)).await.map_err(broken)?;
         }
         let snapshot = off_thread(move || incoming.finish()).await.map_err(broken)?;
         let meta = snapshot.raft_meta().map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
-        let reply =
-            self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await.map_err(stopped)?;
+        let arrived = Arc::clone(&snapshot);
+        let reply = self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await;
+        self.adapter.drop_unless_kept(&arrived);
+        let reply = reply.map_err(stopped)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&reply.vote)) }))
     }
 

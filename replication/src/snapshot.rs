@@ -1,10 +1,10 @@
 //! Snapshots: a directory of files copied from the rows, a manifest with their checksums, and its way to a
 //! follower and into its place there.
 //!
-//! `snapshots/INDEX-TERM-NODE/` is whole or absent: it is made under another name, synced, then renamed. Not here:
-//! resuming a broken transfer; it begins anew.
+//! `snapshots/INDEX-TERM-NODE/` is whole or absent: it is made under another name, synced, then renamed. What has
+//! arrived of one waits in `….incoming/`, and is gone on with.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,19 +15,20 @@ use proto::wire::raft as wire;
 
 use crate::error::StoreError;
 use crate::ground::fs::{self, File, FileExt as _};
+use crate::ground;
 use crate::machine::Corrupt;
 use crate::raft::{
     LEVEL, LogId, SnapshotMeta, StoredMembership, check_level, decode_whole, log_id_from_wire,
     log_id_to_wire, membership_from_wire, membership_to_wire,
 };
 use crate::small_file::sync_dir;
-use crate::state::cut::Point;
+use crate::state::writer::Copied;
 
 const MANIFEST: &str = "manifest";
+/// Ending of a directory in which a snapshot arrives.
+const INCOMING: &str = "incoming";
 /// Bytes of one chunk of a transfer.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
-/// Files of one snapshot at most.
-const FILES_MAX: usize = 100_000;
 
 /// A whole snapshot on disk. Its directory lives as long as somebody holds it, unless it is the newest.
 #[derive(Debug)]
@@ -80,7 +81,8 @@ pub(crate) fn home(dir: &Path) -> PathBuf {
 }
 
 /// Makes a snapshot of the checkpoint in `copied` and gives it its name.
-pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapshot>, StoreError> {
+pub(crate) fn seal(home: &Path, copied: &Path, of: &Copied) -> Result<Arc<Snapshot>, StoreError> {
+    let at = &of.at;
     let mut files = Vec::new();
     let mut names: Vec<String> = Vec::new();
     for entry in fs::read_dir(copied).map_err(StoreError::io("listing", copied))? {
@@ -90,7 +92,7 @@ pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapsho
     names.sort();
     for name in names {
         let path = copied.join(&name);
-        let (bytes, crc32c) = checksum(&path)?;
+        let (bytes, crc32c) = transfer::checksum_on::<ground::Files>(&path)?;
         files.push(wire::SnapshotFile { name, bytes, crc32c });
     }
     let last = at.applied.as_ref();
@@ -105,6 +107,8 @@ pub(crate) fn seal(home: &Path, copied: &Path, at: &Point) -> Result<Arc<Snapsho
         id,
         files,
         level: LEVEL,
+        rows: of.rows,
+        sum: of.sum,
     };
     publish(home, copied, meta)
 }
@@ -135,20 +139,6 @@ fn publish(home: &Path, copied: &Path, meta: wire::SnapshotMeta) -> Result<Arc<S
     Ok(Snapshot::new(dir, meta))
 }
 
-fn checksum(path: &Path) -> Result<(u64, u32), StoreError> {
-    let mut file = File::open(path).map_err(StoreError::io("opening", path))?;
-    let mut buffer = vec![0; 1 << 20];
-    let (mut bytes, mut crc) = (0, 0);
-    loop {
-        let read = file.read(&mut buffer).map_err(StoreError::io("reading", path))?;
-        if read == 0 {
-            return Ok((bytes, crc));
-        }
-        bytes += read as u64;
-        crc = crc32c::crc32c_append(crc, &buffer[..read]);
-    }
-}
-
 fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     let path = dir.join(MANIFEST);
     let bytes = match fs::read(&path) {
@@ -166,12 +156,31 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     Ok(Some(Snapshot::new(dir.to_owned(), meta)))
 }
 
+/// Names of the whole snapshots, oldest first. Nothing is changed.
+pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
+    let mut names = Vec::new();
+    if fs::metadata(home).is_err() {
+        return Ok(names);
+    }
+    for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
+        let dir = entry.map_err(StoreError::io("listing", home))?.path();
+        if dir.extension().is_none() && open(&dir)?.is_some() {
+            names.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// The newest whole snapshot; everything else is removed.
 pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
     let mut newest: Option<Arc<Snapshot>> = None;
     for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
+        if dir.extension().is_some_and(|kind| kind == INCOMING) {
+            continue;
+        }
         let found = if dir.extension().is_some() { None } else { open(&dir)? };
         let Some(found) = found else {
             fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
@@ -225,13 +234,20 @@ pub(crate) fn copy_rows(snapshot: &Snapshot, to: &Path) -> Result<(), StoreError
     sync_dir(to)
 }
 
-/// A snapshot as the chunks of a transfer, each read when it is asked for.
+/// A snapshot as the chunks of a transfer, from that file and offset on; each is read when it is asked for.
 pub(crate) fn chunks(
     snapshot: Arc<Snapshot>,
+    from: Option<(String, u64)>,
 ) -> impl Iterator<Item = Result<wire::SnapshotData, StoreError>> + Send {
+    let (first, offset) = from.unwrap_or_default();
     let files = snapshot.meta.files.clone().into_iter();
-    let places = files.flat_map(|file| {
-        let offsets = (0..file.bytes).step_by(CHUNK_BYTES);
+    let due = {
+        let first = first.clone();
+        files.skip_while(move |file| !first.is_empty() && file.name != first)
+    };
+    let places = due.flat_map(move |file| {
+        let start = if file.name == first { offset } else { 0 };
+        let offsets = (start..file.bytes).step_by(CHUNK_BYTES);
         offsets.map(move |offset| (file.name.clone(), offset, CHUNK_BYTES.min((file.bytes - offset) as usize)))
     });
     places.map(move |(name, offset, length)| {
@@ -248,72 +264,46 @@ pub(crate) struct Incoming {
     home: PathBuf,
     dir: PathBuf,
     meta: wire::SnapshotMeta,
-    current: Option<(String, File, u64)>,
-    done: bool,
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if !self.done {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
-    }
+    receiver: transfer::ReceiverOn<ground::Files>,
 }
 
 impl Incoming {
-    /// Begins to receive `meta`.
+    /// Begins to receive `meta`, or goes on with it. What has arrived of others is removed.
     pub(crate) fn begin(home: &Path, meta: wire::SnapshotMeta) -> Result<Self, StoreError> {
         check_level("the snapshot", meta.level)?;
-        if meta.files.len() > FILES_MAX {
-            return Err(Corrupt::new("the snapshot", "has too many files").into());
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if meta.id.is_empty() || !meta.id.chars().all(plain) {
+            return Err(Corrupt::new("the snapshot", format!("is called {:?}", meta.id)).into());
         }
-        for name in meta.files.iter().map(|file| &file.name).chain([&meta.id]) {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if name.is_empty() || name.starts_with('.') || name == MANIFEST || !name.chars().all(plain) {
-                return Err(Corrupt::new("the snapshot", format!("has a file named {name:?}")).into());
+        // Two replicas' snapshots of one point of the log have other files.
+        let name = format!("{}.{:08x}.{INCOMING}", meta.id, crc32c::crc32c(&meta.encode_to_vec()));
+        fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
+        for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
+            let path = entry.map_err(StoreError::io("listing", home))?.path();
+            let other = path.file_name().is_some_and(|found| found != name.as_str());
+            if other && path.extension().is_some_and(|kind| kind == INCOMING) {
+                fs::remove_dir_all(&path).map_err(StoreError::io("removing", &path))?;
             }
         }
-        let dir =
-            home.join(format!("{}.{}.incoming", meta.id.replace('.', "_"), uuid::Uuid::new_v4().simple()));
-        fs::create_dir_all(&dir).map_err(StoreError::io("creating", &dir))?;
-        Ok(Incoming { home: home.to_owned(), dir, meta, current: None, done: false })
+        let dir = home.join(name);
+        let receiver = transfer::ReceiverOn::begin(&dir, meta.files.clone())?;
+        Ok(Incoming { home: home.to_owned(), dir, meta, receiver })
+    }
+
+    /// Where the sender shall go on.
+    pub(crate) fn place(&self) -> wire::SnapshotPlace {
+        let (name, offset) = self.receiver.missing().unwrap_or_default();
+        wire::SnapshotPlace { name: name.to_owned(), offset }
     }
 
     /// Takes the next chunk.
     pub(crate) fn take(&mut self, data: &wire::SnapshotData) -> Result<(), StoreError> {
-        let expected = self.meta.files.iter().find(|file| file.name == data.name);
-        let bytes =
-            expected.ok_or_else(|| Corrupt::new(&data.name, "is not among the snapshot's files"))?.bytes;
-        if self.current.as_ref().is_none_or(|(name, ..)| *name != data.name) {
-            let path = self.dir.join(&data.name);
-            let file = File::create(&path).map_err(StoreError::io("creating", &path))?;
-            self.current = Some((data.name.clone(), file, 0));
-        }
-        let Some((name, file, at)) = &mut self.current else { return Ok(()) };
-        if data.offset != *at || *at + data.bytes.len() as u64 > bytes {
-            return Err(
-                Corrupt::new(name.as_str(), format!("arrived out of order at {}", data.offset)).into()
-            );
-        }
-        file.write_all(&data.bytes).map_err(StoreError::io("writing", self.dir.join(name)))?;
-        *at += data.bytes.len() as u64;
-        Ok(())
+        Ok(self.receiver.take(data)?)
     }
 
     /// All arrived: checks every file and gives the snapshot its name.
-    pub(crate) fn finish(mut self) -> Result<Arc<Snapshot>, StoreError> {
-        self.current = None;
-        for file in &self.meta.files {
-            let path = self.dir.join(&file.name);
-            if file.bytes == 0 && fs::metadata(&path).is_err() {
-                File::create(&path).map_err(StoreError::io("creating", &path))?;
-            }
-            if checksum(&path)? != (file.bytes, file.crc32c) {
-                return Err(Corrupt::new(path.display().to_string(), "did not arrive as it was sent").into());
-            }
-        }
-        let snapshot = publish(&self.home, &self.dir, self.meta.clone())?;
-        self.done = true;
-        Ok(snapshot)
+    pub(crate) fn finish(self) -> Result<Arc<Snapshot>, StoreError> {
+        self.receiver.finish()?;
+        publish(&self.home, &self.dir, self.meta)
     }
 }

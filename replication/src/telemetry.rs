@@ -1,8 +1,11 @@
 //! The metrics of this room, their names and their HELP. What they say is measured where it happens.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::log::lock;
 
 /// Says what each metric means; call once, after the recorder is installed.
 pub fn describe() {
@@ -10,6 +13,15 @@ pub fn describe() {
         "borealis_raft_fsync_seconds",
         Unit::Seconds,
         "Time to sync one write of the replicated log to disk."
+    );
+    describe_gauge!(
+        "borealis_raft_disk_free_bytes",
+        Unit::Bytes,
+        "Free space where the data directory lies."
+    );
+    describe_gauge!(
+        "borealis_raft_disk_full",
+        "1 while the disk is nearly full and this replica takes no entries, else 0."
     );
     describe_counter!("borealis_raft_appended_entries_total", "Entries written to the replicated log.");
     describe_counter!(
@@ -57,7 +69,36 @@ pub(crate) fn appended(entries: u64, bytes: usize) {
     counter!("borealis_raft_appended_bytes_total").increment(bytes as u64);
 }
 
+/// Syncs whose times are remembered.
+const SYNCS_KEPT: usize = 1024;
+
+/// The newest syncs of this process's log, in microseconds, and where the next one goes.
+static SYNCS: Mutex<(Vec<u32>, usize)> = Mutex::new((Vec::new(), 0));
+
+/// 99th percentile of the newest syncs.
+pub(crate) fn sync_p99() -> Option<Duration> {
+    let mut took = lock(&SYNCS).0.clone();
+    took.sort_unstable();
+    let at = (took.len() * 99).div_ceil(100).checked_sub(1)?;
+    took.get(at).map(|us| Duration::from_micros(u64::from(*us)))
+}
+
+/// Free bytes where the data directory lies, and whether that is too little.
+pub(crate) fn space(free: u64, is_full: bool) {
+    gauge!("borealis_raft_disk_free_bytes").set(free as f64);
+    gauge!("borealis_raft_disk_full").set(if is_full { 1.0 } else { 0.0 });
+}
+
 pub(crate) fn synced(took: Duration) {
+    {
+        let mut syncs = lock(&SYNCS);
+        let (us, next) = (u32::try_from(took.as_micros()).unwrap_or(u32::MAX), syncs.1);
+        match syncs.0.get_mut(next) {
+            Some(oldest) => *oldest = us,
+            None => syncs.0.push(us),
+        }
+        syncs.1 = (next + 1) % SYNCS_KEPT;
+    }
     histogram!("borealis_raft_fsync_seconds").record(took.as_secs_f64());
 }
 

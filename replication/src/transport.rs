@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ const CHUNKS_AHEAD: usize = 4;
 /// Before a stream is opened again after it could not be; doubled each time up to the next.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(100);
+/// For the question what of a snapshot has arrived.
+const PLACE_MAX: Duration = Duration::from_secs(10);
 /// A snapshot that takes longer is given up.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(1800);
 
@@ -60,6 +63,22 @@ enum Purpose {
     Snapshot,
 }
 
+/// Counts a snapshot as being sent while it lives.
+struct Sending(Arc<AtomicUsize>);
+
+impl Sending {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Sending(Arc::clone(count))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Makes connections and keeps them for the next call.
 #[derive(Clone)]
 pub(crate) struct Transport {
@@ -67,6 +86,8 @@ pub(crate) struct Transport {
     profile: Profile,
     /// Told when others say that this replica belongs to the cluster no more.
     stopped: watch::Sender<Option<String>>,
+    /// Snapshots that are being sent.
+    sending: Arc<AtomicUsize>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
 }
 
@@ -76,7 +97,12 @@ impl Transport {
         profile: Profile,
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
-        Transport { identity, profile, stopped, channels: Arc::default() }
+        Transport { identity, profile, stopped, sending: Arc::default(), channels: Arc::default() }
+    }
+
+    /// How many snapshots are being sent.
+    pub(crate) fn sending(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.sending)
     }
 
     fn peer(&self, to: u64, node: &Node, purpose: Purpose) -> Peer {
@@ -104,6 +130,7 @@ impl Transport {
             }),
             profile: self.profile,
             stopped: self.stopped.clone(),
+            sending: Arc::clone(&self.sending),
             purpose,
             failures: 0,
             matched: Arc::default(),
@@ -149,6 +176,7 @@ pub(crate) struct Peer {
     client: Result<RaftClient<Channel>, String>,
     profile: Profile,
     stopped: watch::Sender<Option<String>>,
+    sending: Arc<AtomicUsize>,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
     matched: Arc<Mutex<(u64, u64)>>,
@@ -338,16 +366,29 @@ impl RaftNetworkV2<Types> for Peer {
             vote: Some(vote_to_wire(&vote)),
             meta: Some(snapshot.snapshot.meta.clone()),
         };
+        let _sending = Sending::begin(&self.sending);
+        // What arrived of it before is not sent again.
+        let place = self.call(RPCTypes::InstallSnapshot, PLACE_MAX, client.place(header.clone())).await;
+        let place = match place {
+            Ok(place) => (!place.name.is_empty()).then_some((place.name, place.offset)),
+            Err(RPCError::Unreachable(why)) => return Err(StreamingError::Unreachable(why)),
+            Err(other) => return Err(StreamingError::Unreachable(unreachable(&other.to_string()))),
+        };
+        if let Some((name, offset)) = &place {
+            tracing::info!(to = self.to, id = snapshot.snapshot.meta.id, name, offset, "sends a snapshot");
+        }
         let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let source = Arc::clone(&snapshot.snapshot);
         ground::spawn(async move {
             use wire::snapshot_chunk::Body;
             let mut body = Body::Header(header);
-            let mut unread = snapshot::chunks(source);
+            // Without a place all of it is there.
+            let mut unread = place.map(|place| snapshot::chunks(source, Some(place)));
             while chunks.send(wire::SnapshotChunk { body: Some(body) }).await.is_ok() {
-                let read = ground::blocking(move || (unread.next(), unread)).await;
+                let Some(mut rest) = unread.take() else { return };
+                let read = ground::blocking(move || (rest.next(), rest)).await;
                 let Ok((Some(next), rest)) = read else { return };
-                unread = rest;
+                unread = Some(rest);
                 match next {
                     Ok(data) => body = Body::Data(data),
                     Err(error) => return tracing::error!("a snapshot cannot be read to be sent: {error}"),

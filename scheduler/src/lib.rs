@@ -7,11 +7,13 @@
 //! Not here: any decision about tasks (engine), any word of Raft's own (replication).
 
 pub mod api;
+pub mod backups;
 pub mod clocks;
 pub mod gateway;
 pub mod leader;
 pub mod limits;
 pub mod machine;
+pub mod offline;
 pub mod options;
 pub mod outlet;
 pub mod pages;

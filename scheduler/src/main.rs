@@ -1,6 +1,7 @@
 //! `borealis-scheduler`: one replica of the scheduler.
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use scheduler::offline::Offline;
 use scheduler::options::Options;
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +23,9 @@ fn main() -> std::process::ExitCode {
 fn run() -> anyhow::Result<()> {
     let commit = option_env!("BOREALIS_COMMIT").unwrap_or("unknown");
     let version: &'static str = format!("{} ({commit})", env!("CARGO_PKG_VERSION")).leak();
+    if std::env::args().nth(1).is_some_and(|word| Offline::is_verb(&word)) {
+        return Offline::from_arg_matches(&Offline::command().version(version).get_matches())?.run();
+    }
     let options = Options::from_arg_matches(&Options::command().version(version).get_matches())?;
     let filter =
         EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 /// A scheduler replica of Borealis.
 #[derive(clap::Parser, Clone, Debug)]
-#[command(name = "borealis-scheduler")]
+#[command(
+    name = "borealis-scheduler",
+    after_help = "Offline, on a data directory: borealis-scheduler inspect|restore|recover --help"
+)]
 pub struct Options {
     /// Directory of this replica's log, rows and identity.
     #[arg(long)]
@@ -31,6 +34,22 @@ pub struct Options {
     /// Start even if the disk syncs too slowly for the profile. For tests and trials: elections may follow.
     #[arg(long)]
     pub accept_slow_disk: bool,
+    /// Where this replica writes backups by the clock; none are taken without it.
+    #[arg(long)]
+    pub backup_dir: Option<PathBuf>,
+    /// Seconds between two backups.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub backup_every_s: u64,
+    /// How many of its backups are kept.
+    #[arg(long, default_value_t = 24)]
+    pub backup_keep: usize,
+    /// A shell command to run after each backup, whose directory is in BOREALIS_BACKUP.
+    #[arg(long, value_name = "COMMAND")]
+    pub backup_command: Option<String>,
+    /// Free disk space, in MiB, below which this replica gives up leadership and takes no entries until twice as much
+    /// is free; default: 5% of the disk, but at least 1 GiB and at most 10.
+    #[arg(long, value_name = "MIB")]
+    pub disk_reserve_mib: Option<u64>,
     /// `text` or `json`.
     #[arg(long, default_value = "text")]
     pub log_format: String,

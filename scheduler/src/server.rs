@@ -23,7 +23,7 @@ use crate::options::Options;
 use crate::peers::Peers;
 use crate::route::Route;
 use crate::running::{Replica, Running};
-use crate::{leader, pages, route, telemetry};
+use crate::{backups, leader, pages, route, telemetry};
 
 /// This process: what it was told, and what runs once it belongs to a cluster.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ impl Node {
             profile,
         );
         options.accept_slow_disk = self.options.accept_slow_disk;
+        options.disk_reserve = self.options.disk_reserve_mib.map(|mib| mib << 20);
         Ok(options)
     }
 
@@ -96,6 +97,7 @@ impl Node {
             running.sessions.clone(),
             route_writer,
         ));
+        tokio::spawn(backups::keep(replica.clone(), self.options.clone()));
         tokio::spawn(clocks.keep(replica, self.peers.clone()));
         let running = self.running.get_or_init(|| running).clone();
         self.started.notify_one();

@@ -42,11 +42,17 @@ pub const REQUEST_SECONDS: &str = "borealis_scheduler_request_seconds";
 pub const WANTED_SETS: &str = "borealis_scheduler_wanted_sets_total";
 /// Seconds from gaining leadership to the session's first round.
 pub const SESSION_START_SECONDS: &str = "borealis_scheduler_session_start_seconds";
+/// Backups by the clock, by how they ended.
+pub const BACKUPS: &str = "borealis_scheduler_backups_total";
+/// When the newest backup was taken, in seconds of Unix time.
+pub const BACKUP_TAKEN: &str = "borealis_scheduler_backup_taken_timestamp_seconds";
 /// 1; the label says which version runs.
 pub const BUILD_INFO: &str = "borealis_scheduler_build_info";
 
 /// Gives every metric its help text, and the gauges a first value.
 pub fn describe() {
+    describe_counter!(BACKUPS, "Backups by the clock, by how they ended.");
+    describe_gauge!(BACKUP_TAKEN, Unit::Seconds, "When this replica took its newest backup, in Unix time.");
     describe_gauge!(LEADING, "1 on the replica that leads, else 0.");
     describe_histogram!(ROUND_SECONDS, Unit::Seconds, "Time to decide one scheduling round.");
     describe_counter!(PLACEMENTS, "Placements that were committed and accepted.");

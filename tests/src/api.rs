@@ -231,7 +231,7 @@ impl Api {
 
     /// Makes this replica a member of the cluster that the replica `via` belongs to.
     pub async fn join(&self, via: &str) -> Answer<wire::JoinReply> {
-        self.call(self.operators().join(wire::JoinRequest { via: via.into() })).await
+        self.call(self.operators().join(wire::JoinRequest { via: via.into(), learner: false })).await
     }
 }
 

@@ -25,10 +25,10 @@ pub(crate) async fn run_init(context: &Context<'_>) -> Result<(), Error> {
 }
 
 /// Lets one replica join.
-pub(crate) async fn run_join(context: &Context<'_>, via: &str) -> Result<(), Error> {
+pub(crate) async fn run_join(context: &Context<'_>, via: &str, learner: bool) -> Result<(), Error> {
     let via = addresses::check(via)?;
     let (connection, address) = connect(context)?;
-    let reply = join(&connection, &address, &via).await?;
+    let reply = join(&connection, &address, &via, learner).await?;
     let text = format!("{address} is {} of the cluster {}", NodeId(reply.node_id), reply.cluster_id);
     context.output.answer(
         &text,
@@ -58,9 +58,14 @@ pub(crate) async fn init(connection: &Connection<'_>, address: &str) -> Result<I
 }
 
 /// Lets the replica behind `connection` join the cluster of `via`.
-pub(crate) async fn join(connection: &Connection<'_>, address: &str, via: &str) -> Result<JoinReply, Error> {
+pub(crate) async fn join(
+    connection: &Connection<'_>,
+    address: &str,
+    via: &str,
+    learner: bool,
+) -> Result<JoinReply, Error> {
     let doing = format!("letting {address} join the cluster of {via}");
-    let request = JoinRequest { via: via.to_owned() };
+    let request = JoinRequest { via: via.to_owned(), learner };
     let ask = Ask { doing: &doing, request_id: None };
     connection.operate(ask, async |mut api| api.join(request.clone()).await).await
 }

@@ -1,6 +1,6 @@
-//! `borealis cluster freeze` and `thaw`: nothing is placed, replaced or expired until thawed.
+//! `borealis cluster freeze`, `thaw` and `resume`: nothing is placed, replaced or expired until it goes on.
 
-use proto::wire::FreezeRequest;
+use proto::wire::{FreezeRequest, ResumeRequest};
 use serde_json::json;
 
 use crate::arguments::Again;
@@ -23,4 +23,18 @@ pub(crate) async fn run(context: &Context<'_>, frozen: bool, again: &Again) -> R
         "thawed: decisions are made again"
     };
     context.output.answer(text, &json!({ "frozen": frozen, "request_id": id }))
+}
+
+/// Lets a cluster go on that is held after a restore.
+pub(crate) async fn run_resume(context: &Context<'_>, again: &Again) -> Result<(), Error> {
+    let request = request::request(again.request_id.as_deref())?;
+    let id = request.id.clone();
+    let connection = context.connect(None, TIMEOUT)?;
+    let message = ResumeRequest { request: Some(request) };
+    let ask = Ask { doing: "letting the cluster go on", request_id: Some(&id) };
+    connection.ask(ask, async |mut api| api.resume(message.clone()).await).await?;
+    context.output.answer(
+        "the cluster goes on: hosts are told what to run, and what they run that is not known is ended",
+        &json!({ "resumed": true, "request_id": id }),
+    )
 }

@@ -97,7 +97,13 @@ fn value(answers: &Answers) -> Value {
     let cluster = answers.values().flatten().next().map(|reply| reply.cluster.clone());
     let newest = answers.values().flatten().max_by_key(|reply| reply.applied_index);
     let stopped = newest.map(|reply| reply.stopped.clone()).filter(|why| !why.is_empty());
-    json!({ "cluster": cluster, "leader": leader(answers), "stopped": stopped, "replicas": replicas })
+    json!({
+        "cluster": cluster,
+        "leader": leader(answers),
+        "tolerates": tolerance(answers),
+        "stopped": stopped,
+        "replicas": replicas,
+    })
 }
 
 fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
@@ -110,8 +116,10 @@ fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
                 "raft_address": m.raft_address,
                 "api_address": m.api_address,
                 "voter": m.voter,
+                "learner": m.learner,
                 "lag": m.lag,
                 "heard": m.heard,
+                "heard_ms": m.heard_ms,
             })
         })
         .collect();
@@ -127,12 +135,57 @@ fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
         "applied_index": reply.applied_index,
         "stored_index": reply.stored_index,
         "snapshot_index": reply.snapshot_index,
+        "snapshot_age_ms": (reply.snapshot_age_ms > 0).then_some(reply.snapshot_age_ms),
+        "committed_index": reply.committed_index,
+        "purged_index": reply.purged_index,
+        "sync_p99_us": (reply.sync_p99_us > 0).then_some(reply.sync_p99_us),
+        "log_bytes": reply.log_bytes,
+        "apply_level": reply.apply_level,
+        "age_ms": (reply.age_ms < u64::MAX).then_some(reply.age_ms),
+        "dir": reply.dir,
         "state": reply.state,
         "members": members,
     })
 }
 
+/// Headings of the table; the last column is in words.
+const HEAD: [&str; 11] = [
+    "ADDRESS", "REPLICA", "ROLE", "TERM", "APPLIED", "STORED", "LAG", "SYNC P99", "LOG", "SNAPSHOT", "STATE",
+];
+
+/// What the leader said of the members, if it answered.
+fn leader_says(answers: &Answers) -> Option<&ClusterStatusReply> {
+    let leader = leader(answers)?;
+    answers.values().flatten().find(|reply| reply.node_id == leader)
+}
+
+/// How many more voters may fail so that a majority is left: of those that the leader hears, and itself.
+fn tolerance(answers: &Answers) -> Option<usize> {
+    let says = leader_says(answers)?;
+    let voters = says.members.iter().filter(|m| m.voter);
+    let (all, there) = voters
+        .fold((0, 0), |(all, there), m| (all + 1, there + usize::from(m.node_id == says.node_id || m.heard)));
+    there.checked_sub(all / 2 + 1)
+}
+
+/// How far behind the leader's log a replica is, and how long ago the leader heard it.
+fn lag(answers: &Answers, node_id: u64) -> String {
+    let Some(says) = leader_says(answers).filter(|says| says.node_id != node_id) else {
+        return "-".to_owned();
+    };
+    match says.members.iter().find(|m| m.node_id == node_id) {
+        None => "-".to_owned(),
+        Some(m) if m.heard => m.lag.to_string(),
+        Some(_) => "not heard".to_owned(),
+    }
+}
+
+fn millis(ms: f64, known: bool) -> String {
+    if known { format!("{ms:.1} ms") } else { "-".to_owned() }
+}
+
 fn text(answers: &Answers) -> String {
+    let epoch = answers.values().flatten().map(|reply| reply.epoch).max().unwrap_or(0);
     let cluster = answers.values().flatten().next().map_or("?", |reply| reply.cluster.as_str());
     let leader = leader(answers);
     let rows: Vec<Vec<String>> = answers
@@ -140,7 +193,7 @@ fn text(answers: &Answers) -> String {
         .map(|(address, answer)| match answer {
             Err(problem) => {
                 let mut row = vec![address.clone()];
-                row.resize(6, "-".to_owned());
+                row.resize(HEAD.len() - 1, "-".to_owned());
                 row.push(clean(problem));
                 row
             }
@@ -160,6 +213,13 @@ fn text(answers: &Answers) -> String {
                     reply.term.to_string(),
                     reply.applied_index.to_string(),
                     reply.stored_index.to_string(),
+                    lag(answers, reply.node_id),
+                    millis(reply.sync_p99_us as f64 / 1e3, reply.sync_p99_us > 0),
+                    format!("{} MiB", reply.log_bytes >> 20),
+                    match reply.snapshot_age_ms {
+                        0 => "-".to_owned(),
+                        ms => duration::words(Duration::from_secs(ms / 1000)),
+                    },
                     clean(&reply.state),
                 ]
             }
@@ -180,10 +240,15 @@ fn text(answers: &Answers) -> String {
     let stopped = newest.map(|reply| reply.stopped.as_str()).filter(|why| !why.is_empty());
     let stopped = stopped.map(|why| format!("\n{}", clean(why))).unwrap_or_default();
     format!(
-        "cluster {}, {led}{}{stopped}\n\n{}",
+        "cluster {}, epoch {epoch}, {led}; {}{}{stopped}\n\n{}",
         clean(cluster),
+        match tolerance(answers) {
+            None => "how many may fail is not known".to_owned(),
+            Some(0) => "NO replica may fail now".to_owned(),
+            Some(n) => format!("{n} may fail"),
+        },
         without_quorum(answers),
-        table(&["ADDRESS", "REPLICA", "ROLE", "TERM", "APPLIED", "STORED", "STATE"], &rows)
+        table(&HEAD, &rows)
     )
 }
 
@@ -212,12 +277,12 @@ mod tests {
         ]
         .into();
         expect_test::expect![[r#"
-            cluster west, led by node-2
+            cluster west, epoch 1, led by node-2; how many may fail is not known
 
-            ADDRESS  REPLICA  ROLE      TERM  APPLIED  STORED  STATE
-            a:1      node-1   follower  2     41       30      stopped hearing the others
-            a:2      node-2   leader    3     42       30      leads
-            a:3      -        -         -     -        -       connection refused
+            ADDRESS  REPLICA  ROLE      TERM  APPLIED  STORED  LAG  SYNC P99  LOG    SNAPSHOT  STATE
+            a:1      node-1   follower  2     41       30      -    -         0 MiB  -         stopped hearing the others
+            a:2      node-2   leader    3     42       30      -    -         0 MiB  -         leads
+            a:3      -        -         -     -        -       -    -         -      -         connection refused
         "#]]
         .assert_eq(&text(&answers));
         assert_eq!(value(&answers)["leader"], 2);
@@ -227,6 +292,8 @@ mod tests {
             ("a:3".to_owned(), Err("connection refused".to_owned())),
         ]
         .into();
-        assert!(text(&orphan).starts_with("cluster west, last led by node-3, which does not answer"));
+        assert!(
+            text(&orphan).starts_with("cluster west, epoch 1, last led by node-3, which does not answer")
+        );
     }
 }

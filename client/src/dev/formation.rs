@@ -79,7 +79,7 @@ pub(crate) async fn form(context: &Context<'_>, settings: &Settings, deadline: I
             Step::Wait(_) => Ok(()),
             Step::Init(first) => birth::init(&connection(*first), &addresses[*first]).await.map(drop),
             Step::Join(who, via) => {
-                birth::join(&connection(*who), &addresses[*who], &addresses[*via]).await.map(drop)
+                birth::join(&connection(*who), &addresses[*who], &addresses[*via], false).await.map(drop)
             }
         };
         if let Err(error) = done

@@ -320,7 +320,7 @@ fn plain(why: &std::io::Error) -> String {
 }
 
 /// Where the programs lie: `BOREALIS_BIN`, or beside this one.
-fn programs() -> Result<PathBuf, Error> {
+pub(crate) fn programs() -> Result<PathBuf, Error> {
     if let Some(dir) = std::env::var_os("BOREALIS_BIN").filter(|dir| !dir.is_empty()) {
         return Ok(dir.into());
     }

@@ -314,7 +314,7 @@ impl View {
 
     fn look_at_freeze(&mut self, state: &State) {
         self.groups.values_mut().for_each(|group| group.tried = None);
-        self.stopped = if state.cluster().held {
+        self.stopped = if state.cluster().held.is_some() {
             Some("the cluster is held after a restore; `borealis cluster resume` lets it go on")
         } else if state.cluster().frozen {
             Some("the cluster is frozen; `borealis cluster thaw` lets it go on")

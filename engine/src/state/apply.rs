@@ -59,6 +59,7 @@ impl State {
             Op::Tick => self.tick(touch),
             Op::AdvanceWork(work) => self.advance_work(work, touch),
             Op::Freeze { frozen } => self.freeze(frozen, touch),
+            Op::Resume => self.resume(touch),
             Op::RestartTasks { job, instances, message } => {
                 self.restart_tasks(&job, instances, &message, identity, touch)
             }

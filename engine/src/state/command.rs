@@ -101,6 +101,8 @@ pub enum Op {
         /// Or thaw.
         frozen: bool,
     },
+    /// A cluster that is held after a restore goes on.
+    Resume,
     /// Tasks are stopped and started anew.
     RestartTasks {
         /// Which job.

@@ -25,6 +25,7 @@ mod register;
 mod report;
 pub mod request;
 pub mod reservation;
+mod restore;
 pub mod role;
 mod session;
 pub mod status;
@@ -81,8 +82,8 @@ pub struct Cluster {
     pub replaced_hosts: u32,
     /// No placements, no silence, no expiry, until thawed.
     pub frozen: bool,
-    /// After a restore: the same and no work, until resumed.
-    pub held: bool,
+    /// Since when the cluster is held after a restore: the same and no work, until resumed.
+    pub held: Option<Timestamp>,
     /// What people call it.
     pub name: Arc<str>,
     /// The same through restores.
@@ -104,7 +105,7 @@ impl Default for Cluster {
             replaced_since: Timestamp(0),
             replaced_hosts: 0,
             frozen: false,
-            held: false,
+            held: None,
             name: "".into(),
             lineage: "".into(),
         }
@@ -156,7 +157,7 @@ impl State {
 
     /// Whether decisions (placements, silence, expiry) are stopped: frozen by a person, or held after a restore.
     pub fn is_stopped(&self) -> bool {
-        self.cluster.frozen || self.cluster.held
+        self.cluster.frozen || self.cluster.held.is_some()
     }
 
     /// The config of that hash.
@@ -224,7 +225,11 @@ impl State {
         let tasks = tasks.filter_map(|task| {
             Some(WantedTask {
                 id: task.id,
-                want: Want::of(task.status)?,
+                want: match Want::of(task.status)? {
+                    // It may have been started, and have ended, after the backup that this State is from.
+                    Want::Start if self.is_of_before(task.id) => Want::Keep,
+                    want => want,
+                },
                 config: task.config.hash,
                 instance: task.instance,
                 ports: task.named_ports().map(|(name, port)| (name.clone(), port)).collect(),
@@ -243,7 +248,10 @@ impl State {
 
     /// A work item that `AdvanceWork` should advance, if there is one.
     pub fn next_work(&self) -> Option<WorkId> {
-        if self.cluster.held { None } else { self.work.keys().next().copied() }
+        let held = self.cluster.held.is_some();
+        let mut due =
+            self.work.values().filter(|work| !held || matches!(work.rest, work::Rest::Renew { .. }));
+        due.next().map(|work| work.id)
     }
 
     /// All that a new leader must look at, since it has no hints of its predecessor's.

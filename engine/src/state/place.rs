@@ -81,6 +81,9 @@ impl State {
         if task.status != Status::Pending {
             return Err(format!("{id} is {}", task.status));
         }
+        if self.is_of_before(id) {
+            return Err(format!("{id} waits for an id of its own, since the cluster was restored"));
+        }
         if host.tasks.len() >= TASKS_PER_HOST_MAX {
             return Err(format!("host {} carries {TASKS_PER_HOST_MAX} tasks", host.name()));
         }

@@ -307,7 +307,7 @@ impl State {
             replaced_since: Timestamp(row.replaced_since_ms),
             replaced_hosts: row.replaced_hosts,
             frozen: row.frozen,
-            held: row.held,
+            held: (row.held_since_ms > 0).then_some(Timestamp(row.held_since_ms)),
             name: row.cluster.into(),
             lineage: row.lineage_id.into(),
         };
@@ -436,6 +436,7 @@ impl State {
             Some(wire::work_row::Work::Drain(drain)) => {
                 Rest::Drain { host: HostId(drain.host_id), message: drain.message.into() }
             }
+            Some(wire::work_row::Work::Renew(renew)) => Rest::Renew { next: TaskId(renew.next_task_id) },
             None => return Err(Corrupt::new("a work item's row", "it says nothing to do")),
         };
         let id = WorkId(row.work_id);
@@ -538,7 +539,7 @@ fn cluster_row(row: &Cluster) -> wire::ClusterRow {
         term: row.term,
         leader: row.leader,
         frozen: row.frozen,
-        held: row.held,
+        held_since_ms: row.held.map_or(0, |at| at.0.max(1)),
         lineage_id: row.lineage.to_string(),
         cluster: row.name.to_string(),
         grace_until_ms: row.grace_until.0,
@@ -622,6 +623,7 @@ fn work_row(row: &Work) -> wire::WorkRow {
         Rest::Drain { host, message } => {
             wire::work_row::Work::Drain(wire::DrainHost { host_id: host.0, message: message.to_string() })
         }
+        Rest::Renew { next } => wire::work_row::Work::Renew(wire::RenewTasks { next_task_id: next.0 }),
     };
     wire::WorkRow { work_id: row.id.0, work: Some(work) }
 }
@@ -1001,6 +1003,7 @@ fn command_wire(command: &Command) -> wire::Command {
         Op::Tick => W::Tick(wire::Tick {}),
         Op::AdvanceWork(work) => W::AdvanceWork(wire::AdvanceWork { work_id: work.0 }),
         Op::Freeze { frozen } => W::Freeze(wire::Freeze { frozen: *frozen }),
+        Op::Resume => W::Resume(wire::Resume {}),
         Op::RestartTasks { job, instances, message } => W::RestartTasks(wire::RestartTasks {
             job: Some(job.into()),
             instances: instances.clone(),
@@ -1090,6 +1093,7 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
         W::Tick(wire::Tick {}) => Op::Tick,
         W::AdvanceWork(work) => Op::AdvanceWork(WorkId(work.work_id)),
         W::Freeze(freeze) => Op::Freeze { frozen: freeze.frozen },
+        W::Resume(wire::Resume {}) => Op::Resume,
         W::RestartTasks(restart) => Op::RestartTasks {
             job: read_job_key(restart.job)?,
             instances: restart.instances,

@@ -106,7 +106,7 @@ impl State {
     pub fn still_to_make(&self, job: JobId) -> u32 {
         let still = self.work.values().filter_map(|work| match work.rest {
             Rest::Create { job: made, next, end } if made == job => Some(end - next),
-            Rest::Create { .. } | Rest::Stop { .. } | Rest::Drain { .. } => None,
+            Rest::Create { .. } | Rest::Stop { .. } | Rest::Drain { .. } | Rest::Renew { .. } => None,
         });
         still.sum()
     }

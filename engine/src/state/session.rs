@@ -69,6 +69,7 @@ impl State {
             }
         }
         let cluster = &mut self.cluster;
+        let restored = !first && session.epoch > cluster.epoch;
         if first {
             cluster.epoch = session.epoch;
             cluster.name = session.cluster.into();
@@ -79,6 +80,9 @@ impl State {
             cluster.grace_until = at.plus_ms(SESSION_GRACE_MS);
         }
         cluster.clock = clock.max(at);
+        if restored {
+            self.hold(session.epoch, at, touch);
+        }
         touch.row(Key::Cluster);
         Ok(Done::default())
     }

@@ -130,7 +130,7 @@ impl State {
     fn tasks_promised(&self) -> usize {
         let made_later = self.work.values().map(|work| match work.rest {
             Rest::Create { next, end, .. } => (end - next) as usize,
-            Rest::Stop { .. } | Rest::Drain { .. } => 0,
+            Rest::Stop { .. } | Rest::Drain { .. } | Rest::Renew { .. } => 0,
         });
         self.tasks.len() + made_later.sum::<usize>()
     }
@@ -349,12 +349,12 @@ impl State {
     }
 
     pub(super) fn advance_work(&mut self, id: WorkId, touch: &mut Touch) -> Reply {
-        if self.cluster.held {
-            return Err(Refusal::new(RefusalKind::Stale, "no work advances while the cluster is held"));
-        }
         let Some(work) = self.work.get(&id) else {
             return Err(Refusal::new(RefusalKind::Stale, format!("{id} is done")));
         };
+        if self.cluster.held.is_some() && !matches!(work.rest, Rest::Renew { .. }) {
+            return Err(Refusal::new(RefusalKind::Stale, "no work advances while the cluster is held"));
+        }
         let tasks = match work.rest.clone() {
             Rest::Create { job, next, end } => {
                 let until = end.min(next.saturating_add(tasks_per_command() as u32));
@@ -378,6 +378,11 @@ impl State {
             Rest::Drain { host, message } => {
                 self.step_work(id, None, touch);
                 self.drain_tasks(host, &message, touch)
+            }
+            Rest::Renew { next } => {
+                let (renewed, next) = self.renew_tasks(next, touch);
+                self.step_work(id, next.map(|next| Rest::Renew { next }), touch);
+                renewed
             }
         };
         Ok(Done { id: id.0, tasks })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::{HostId, JobId, WorkId};
+use proto::{HostId, JobId, TaskId, WorkId};
 
 /// A work item.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +43,11 @@ pub enum Rest {
         /// Why, in words.
         message: Arc<str>,
     },
+    /// After a restore: tasks that wait still have ids of before.
+    Renew {
+        /// The first to look at.
+        next: TaskId,
+    },
 }
 
 /// Tasks that one command may touch; what is larger becomes a work item.
@@ -59,7 +64,7 @@ impl Work {
     pub fn job(&self) -> Option<JobId> {
         match self.rest {
             Rest::Create { job, .. } | Rest::Stop { job, .. } => Some(job),
-            Rest::Drain { .. } => None,
+            Rest::Drain { .. } | Rest::Renew { .. } => None,
         }
     }
 }

@@ -26,7 +26,8 @@ use crate::error::StoreError;
 use crate::ground::{self, fs, fs::FileExt as _};
 use crate::machine::Corrupt;
 use crate::raft::{
-    Entry, LogId, Types, Vote, check_level, decode_whole, entry_from_wire, vote_from_wire, vote_to_wire,
+    Entry, LogId, Types, Vote, check_level, decode_whole, entry_from_wire, log_id_to_wire, vote_from_wire,
+    vote_to_wire,
 };
 use crate::small_file::SmallFile;
 
@@ -49,10 +50,25 @@ pub(crate) struct Log {
     appended_bytes: Arc<AtomicU64>,
 }
 
-/// Makes an empty log, with the first entries of a new cluster if there are any.
-pub(crate) fn create(dir: &Path, segment_bytes: u64, entries: &[Entry]) -> Result<(), StoreError> {
+/// Makes an empty log: with the first entries of a new cluster if there are any, or one that begins behind `after`.
+pub(crate) fn create(
+    dir: &Path,
+    segment_bytes: u64,
+    entries: &[Entry],
+    after: Option<LogId>,
+) -> Result<(), StoreError> {
     fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
-    let header = wire::SegmentHeader { level: u32::from(record::LEVEL), sequence: 1, ..Default::default() };
+    let header = wire::SegmentHeader {
+        level: u32::from(record::LEVEL),
+        sequence: 1,
+        purged: after.as_ref().map(log_id_to_wire),
+        ..Default::default()
+    };
+    if let Some(last) = after {
+        // Whoever led then is not followed any more; the next term is a later one.
+        let vote = Vote { leader_id: last.leader_id, committed: false };
+        SmallFile::open(dir, "vote")?.0.write(&vote_to_wire(&vote).encode_to_vec())?;
+    }
     let segment = segment::begin(dir, segment_bytes, &header)?;
     let start = record::SEGMENT_HEAD_BYTES as u32;
     let (mut bytes, mut chain) = (Vec::new(), 0);
@@ -79,7 +95,7 @@ impl Log {
             }
             None => None,
         };
-        let found = recovery::recover(dir, CACHE_BYTES_MAX)?;
+        let found = recovery::recover(dir, CACHE_BYTES_MAX, true)?;
         tracing::info!(
             entries = found.index.len(),
             last = ?found.index.last(),
@@ -93,6 +109,17 @@ impl Log {
             .map_err(StoreError::io("starting a thread for", dir))?;
         let vote = Arc::new(Mutex::new((file, vote.as_ref().map(vote_from_wire))));
         Ok(Log { index, orders, vote, appended_bytes })
+    }
+
+    /// Reads a log that nobody uses, and changes nothing: its vote, and what it has of entries, as `look` asks for them.
+    pub(crate) fn look_at(dir: &Path) -> Result<Still, StoreError> {
+        let vote = SmallFile::open(dir, "vote")?.1;
+        let vote = vote.map(|bytes| decode_whole::<wire::Vote>("vote", &bytes[..])).transpose()?;
+        if let Some(vote) = &vote {
+            check_level("vote", vote.level)?;
+        }
+        let index = recovery::recover(dir, CACHE_BYTES_MAX, false)?.index;
+        Ok(Still { vote: vote.as_ref().map(vote_from_wire), index })
     }
 
     /// Whatever came from an elected leader was written after the vote for it: a vote that is missing, or for an
@@ -141,6 +168,29 @@ impl Log {
                 Found::At(id, place) => read_entry(id, &place).map_err(StoreError::into_io),
             })
             .collect()
+    }
+}
+
+/// A log at rest.
+pub(crate) struct Still {
+    pub(crate) vote: Option<Vote>,
+    index: Index,
+}
+
+impl Still {
+    /// Last entry and last dropped one.
+    pub(crate) fn ends(&self) -> (Option<LogId>, Option<LogId>) {
+        (self.index.last(), self.index.purged())
+    }
+
+    /// Entries from `from` on, some at a time; none = that was all.
+    pub(crate) fn entries(&self, from: u64) -> Result<Vec<Entry>, StoreError> {
+        let found = self.index.find(from, u64::MAX, APPLY_BYTES_MAX).into_iter();
+        let entries = found.map(|found| match found {
+            Found::Entry(entry) => Ok(entry),
+            Found::At(id, place) => read_entry(id, &place),
+        });
+        entries.collect()
     }
 }
 

@@ -34,9 +34,11 @@ pub(crate) struct Held {
     pub(crate) highest: Option<u64>,
 }
 
-/// Reads all segments in `dir`; wipes a torn tail.
-pub(crate) fn recover(dir: &Path, cache_bytes_max: usize) -> Result<Recovered, StoreError> {
-    segment::sweep(dir)?;
+/// Reads all segments in `dir`. To `mend` is to wipe a torn tail and what was half made.
+pub(crate) fn recover(dir: &Path, cache_bytes_max: usize, mend: bool) -> Result<Recovered, StoreError> {
+    if mend {
+        segment::sweep(dir)?;
+    }
     let (mark, synced) = Mark::open(dir)?;
     let sequences = segment::list(dir)?;
     let Some(&last) = sequences.last() else {
@@ -68,10 +70,10 @@ pub(crate) fn recover(dir: &Path, cache_bytes_max: usize) -> Result<Recovered, S
         }
         before = Some(sequence);
         let mark_in_segment = synced.filter(|(s, _)| *s == sequence).map_or(0, |(_, offset)| offset);
-        read_segment(dir, sequence, sequence == last, mark_in_segment, &mut found)?;
+        read_segment(dir, sequence, sequence == last, mark_in_segment, mend, &mut found)?;
     }
     found.index.check()?;
-    if let Some(Held { segment, .. }) = found.segments.last() {
+    if let Some(Held { segment, .. }) = found.segments.last().filter(|_| mend) {
         let marked = synced.filter(|(sequence, _)| *sequence == segment.sequence).map_or(0, |(_, offset)| offset);
         keep(dir, segment, marked, found.end)?;
         let marked = found.mark.set(segment.sequence, found.end);
@@ -97,6 +99,7 @@ fn read_segment(
     sequence: u64,
     is_last: bool,
     mark: u64,
+    mend: bool,
     found: &mut Recovered,
 ) -> Result<(), StoreError> {
     let path = segment::segment_path(dir, sequence);
@@ -163,9 +166,11 @@ fn read_segment(
             .into());
         }
         if let Some((_, end)) = later {
-            let wiped = vec![0; end - at];
-            segment.file.write_all_at(&wiped, at as u64).map_err(StoreError::io("writing", &path))?;
-            segment.file.sync_data().map_err(StoreError::io("syncing", &path))?;
+            if mend {
+                let wiped = vec![0; end - at];
+                segment.file.write_all_at(&wiped, at as u64).map_err(StoreError::io("writing", &path))?;
+                segment.file.sync_data().map_err(StoreError::io("syncing", &path))?;
+            }
             found.torn_bytes = (end - at) as u64;
         }
     }

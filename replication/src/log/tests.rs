@@ -31,7 +31,7 @@ async fn append(log: &mut Log, entries: Vec<Entry>) {
 
 /// All entries that recovery finds, and the purged one.
 fn recovered(dir: &Path) -> Result<(Vec<Entry>, Option<LogId>), StoreError> {
-    let found = recovery::recover(dir, usize::MAX)?;
+    let found = recovery::recover(dir, usize::MAX, true)?;
     let entries = found.index.find(0, u64::MAX, usize::MAX).into_iter().map(|found| match found {
         Found::Entry(entry) => entry,
         Found::At(..) => panic!("everything fits the cache"),
@@ -45,7 +45,7 @@ fn segment_one(dir: &Path) -> std::path::PathBuf {
 
 /// A log of three acknowledged writes; then the segment and the mark before and after a fourth.
 async fn four_writes(dir: &Path) -> [(Vec<u8>, Vec<u8>); 2] {
-    create(dir, SEGMENT_BYTES, &[]).unwrap();
+    create(dir, SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir);
     let image = || (std::fs::read(segment_one(dir)).unwrap(), std::fs::read(dir.join("synced")).unwrap());
     for first in [0, 2, 4] {
@@ -124,7 +124,7 @@ async fn what_another_program_wrote_is_neither_damage_nor_a_torn_tail() {
     let [before, _] = four_writes(dir.path()).await;
     std::fs::write(segment_one(dir.path()), &before.0).unwrap();
     std::fs::write(dir.path().join("synced"), &before.1).unwrap();
-    let found = recovery::recover(dir.path(), usize::MAX).unwrap();
+    let found = recovery::recover(dir.path(), usize::MAX, true).unwrap();
     let (chain, end) = (found.chain, found.end as usize);
     let write = |at: usize, level: u8, kind: u8, body: &[u8]| {
         let mut record = Vec::new();
@@ -168,7 +168,7 @@ async fn what_another_program_wrote_is_neither_damage_nor_a_torn_tail() {
 #[tokio::test]
 async fn a_missing_segment_is_corruption() {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir.path());
     for index in 0..30 {
         append(&mut log, vec![entry(index, 500)]).await;
@@ -205,7 +205,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
 }
 
 async fn run(dir: &Path, steps: Vec<Step>) {
-    create(dir, SEGMENT_BYTES, &[]).unwrap();
+    create(dir, SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir);
     let (mut model, mut purged): (Vec<Entry>, Option<u64>) = (Vec::new(), None);
     for step in steps {
@@ -265,7 +265,7 @@ fn any_history_is_read_back_as_it_was_acknowledged() {
 #[tokio::test]
 async fn files_are_used_again_and_old_records_stay_dead() {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir.path());
     for index in 0..200 {
         append(&mut log, vec![entry(index, 700)]).await;
@@ -291,7 +291,7 @@ fn spares(dir: &Path) -> Vec<u64> {
 #[tokio::test]
 async fn spares_of_another_size_do_not_stay() {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir.path());
     // Entries larger than a segment have files of their own; those do not fill the row of spares.
     for index in 0..20 {
@@ -313,7 +313,7 @@ async fn spares_of_another_size_do_not_stay() {
 #[tokio::test]
 async fn a_vote_for_an_earlier_leader_than_the_last_entrys_is_damage() {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir.path());
     append(&mut log, vec![entry(0, 10)]).await;
     for (term, node_id, sound) in [(0, 9, false), (1, 0, false), (1, 1, true), (2, 1, true)] {
@@ -326,13 +326,13 @@ async fn a_vote_for_an_earlier_leader_than_the_last_entrys_is_damage() {
 #[tokio::test]
 async fn entries_outside_the_cache_are_read_from_their_files() {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path(), SEGMENT_BYTES, &[]).unwrap();
+    create(dir.path(), SEGMENT_BYTES, &[], None).unwrap();
     let mut log = open(dir.path());
     for index in 0..20 {
         append(&mut log, vec![entry(index, 300)]).await;
     }
     log.stop().await;
-    let found = recovery::recover(dir.path(), 1000).unwrap();
+    let found = recovery::recover(dir.path(), 1000, true).unwrap();
     let mut on_disk = 0;
     for (index, found) in found.index.find(0, 20, usize::MAX).into_iter().enumerate() {
         let read = match found {

@@ -63,7 +63,7 @@ struct File {
 
 enum Write {
     Bytes(u64, Vec<u8>),
-    Truncate,
+    Cut(u64),
 }
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ impl Write {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Write::Bytes(at, new) => put(bytes, *at as usize, new),
-            Write::Truncate => bytes.clear(),
+            Write::Cut(length) => bytes.resize(*length as usize, 0),
         }
     }
 }
@@ -263,7 +263,7 @@ impl Disk {
         let file = state.file(node)?;
         if truncate {
             file.seen.clear();
-            file.waiting.push(Write::Truncate);
+            file.waiting.push(Write::Cut(0));
         }
         Ok(node)
     }
@@ -292,6 +292,15 @@ impl Disk {
         if file.waiting.len() > WAITING_MAX {
             file.waiting.remove(0).apply(&mut file.kept);
         }
+        Ok(())
+    }
+
+    /// Makes a file so long.
+    pub(crate) fn cut(&self, node: u64, length: u64) -> io::Result<()> {
+        let mut state = lock(&self.0);
+        let file = state.file(node)?;
+        file.seen.resize(length as usize, 0);
+        file.waiting.push(Write::Cut(length));
         Ok(())
     }
 

@@ -277,6 +277,10 @@ impl DirEntry {
         self.0.clone()
     }
 
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        metadata(&self.0)
+    }
+
     pub(crate) fn file_name(&self) -> std::ffi::OsString {
         self.0.file_name().map(ToOwned::to_owned).unwrap_or_default()
     }
@@ -362,4 +366,40 @@ pub(crate) fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<u
     before(&life, to, Doing::Copy)?;
     life.disk.write(node, 0, &bytes)?;
     Ok(bytes.len() as u64)
+}
+
+/// Where snapshots arrive.
+#[derive(Debug)]
+pub(crate) struct Files;
+
+impl transfer::Files for Files {
+    type File = File;
+
+    fn create_dir_all(dir: &Path) -> io::Result<()> {
+        create_dir_all(dir)
+    }
+
+    fn length(path: &Path) -> io::Result<u64> {
+        metadata(path).map(|file| file.len())
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn grow(path: &Path, length: u64) -> io::Result<File> {
+        let Some(life) = owner(path)? else { return transfer::System::grow(path, length).map(File::System) };
+        before(&life, path, Doing::Write)?;
+        let node = life.disk.create(path, false)?;
+        life.disk.cut(node, length)?;
+        Ok(File::Simulated(Handle { life, node, path: path.to_owned(), at: AtomicU64::new(length) }))
+    }
+
+    fn sync(file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn remove(path: &Path) -> io::Result<()> {
+        remove_file(path)
+    }
 }

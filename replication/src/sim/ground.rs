@@ -10,6 +10,7 @@ use crate::sim::life;
 use crate::sim::net::Route;
 
 pub(crate) use crate::sim::files as fs;
+pub(crate) use crate::sim::files::Files;
 pub(crate) use crate::sim::net::Channel;
 pub(crate) use crate::sim::rows::{Batch, Database};
 pub(crate) use crate::sim::runtime::Runtime;

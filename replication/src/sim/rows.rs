@@ -54,6 +54,11 @@ impl Database {
         rocks::Database::open(path).map(Database::System)
     }
 
+    /// Only operators' tools do; there are none here.
+    pub(crate) fn open_to_look(path: &Path) -> Result<Self, StoreError> {
+        rocks::Database::open_to_look(path).map(Database::System)
+    }
+
     pub(crate) fn meta(&self) -> Result<Option<Vec<u8>>, StoreError> {
         match self {
             Database::System(database) => database.meta(),

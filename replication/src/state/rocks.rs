@@ -53,6 +53,15 @@ impl Database {
         Ok(Database { db, path: path.to_owned() })
     }
 
+    /// The same, to be looked at only: nothing in `path` changes.
+    pub(crate) fn open_to_look(path: &Path) -> Result<Self, StoreError> {
+        let mut read_only = options();
+        read_only.create_if_missing(false);
+        let families = [ROWS, META].map(|name| ColumnFamilyDescriptor::new(name, options()));
+        let db = DB::open_cf_descriptors_read_only(&read_only, path, families, false);
+        Ok(Database { db: db.map_err(|e| rows_error(path, e))?, path: path.to_owned() })
+    }
+
     /// What was written beside the rows.
     pub(crate) fn meta(&self) -> Result<Option<Vec<u8>>, StoreError> {
         self.db.get_cf(self.family(META)?, META_KEY).map_err(|e| rows_error(&self.path, e))

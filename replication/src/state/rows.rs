@@ -69,6 +69,11 @@ impl RowStore {
         Ok(RowStore { db: Database::open(path)?, path: path.to_owned(), sum: Sum::default() })
     }
 
+    /// The same, to be looked at only: nothing in `path` changes.
+    pub(crate) fn open_to_look(path: &Path) -> Result<Self, StoreError> {
+        Ok(RowStore { db: Database::open_to_look(path)?, path: path.to_owned(), sum: Sum::default() })
+    }
+
     /// Hands all rows to `load`, in key order, summing them on the way; returns what it made and the point.
     pub(crate) fn load<M>(
         &mut self,
@@ -117,6 +122,11 @@ impl RowStore {
         let machine = machine.map_err(|unread| StoreError::Foreign(unread).within(place()))?;
         self.sum = sum;
         Ok((machine, point))
+    }
+
+    /// How many rows there are, and the sum of their hashes.
+    pub(crate) fn summed(&self) -> (u64, u64) {
+        (self.sum.rows.len() as u64, self.sum.total())
     }
 
     /// Writes a cut as one batch: all of it will be in a flush, or nothing. Returns the sum at the cut.

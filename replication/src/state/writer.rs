@@ -37,13 +37,22 @@ enum Order {
     /// Cut now: a sum is waited for.
     Nudge,
     /// Cut, flush, and copy the rows to this new directory.
-    Checkpoint(PathBuf, oneshot::Sender<Result<Point, StoreError>>),
+    Checkpoint(PathBuf, oneshot::Sender<Result<Copied, StoreError>>),
     /// Close the rows.
     Release(oneshot::Sender<()>),
     /// Go on with these.
     Resume(Box<RowStore>, Point),
     /// Cut, flush, close, end.
     Stop(oneshot::Sender<()>),
+}
+
+/// What a copy of the rows is of.
+pub(crate) struct Copied {
+    pub(crate) at: Point,
+    /// How many rows.
+    pub(crate) rows: u64,
+    /// The sum of their hashes.
+    pub(crate) sum: u64,
 }
 
 /// A handle of the thread.
@@ -130,7 +139,7 @@ impl RowWriter {
     }
 
     /// Stores all that is applied and copies the rows to `to`, which must not exist.
-    pub(crate) async fn checkpoint(&self, to: PathBuf) -> Result<Point, StoreError> {
+    pub(crate) async fn checkpoint(&self, to: PathBuf) -> Result<Copied, StoreError> {
         let path = to.clone();
         self.ask(move |done| Order::Checkpoint(to, done), path).await?
     }
@@ -266,13 +275,14 @@ impl Thread {
         Ok(())
     }
 
-    async fn checkpoint(&mut self, to: &std::path::Path) -> Result<Point, StoreError> {
+    async fn checkpoint(&mut self, to: &std::path::Path) -> Result<Copied, StoreError> {
         self.cut_all()?;
         self.flush().await?;
         let Some(rows) = &self.rows else {
             return Err(StoreError::Rows { path: to.to_owned(), problem: "they are closed".into() });
         };
         rows.checkpoint(to)?;
-        Ok(self.written.clone())
+        let (rows, sum) = rows.summed();
+        Ok(Copied { at: self.written.clone(), rows, sum })
     }
 }

@@ -7,9 +7,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::{
-    AdmitReply, AdmitRequest, ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest,
-    InitReply, InitRequest, JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, relay_up,
+    AdmitReply, AdmitRequest, BackupPart, BackupRequest, ChangeMemberReply, ChangeMemberRequest,
+    ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest, InitReply, InitRequest,
+    JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, TakeSnapshotReply,
+    TakeSnapshotRequest, TransferLeadershipReply, TransferLeadershipRequest, backup_part,
+    change_member_request::Change, relay_up,
 };
+use replication::{MembershipError, Voting};
 use rpc::cluster_client::ClusterClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +32,9 @@ const FINGERPRINT_WAIT: Duration = Duration::from_secs(12);
 
 /// How long a replica waits to be admitted; longer than the leader takes for a membership change.
 const ADMIT_WAIT: Duration = Duration::from_secs(20);
+
+/// Chunks of a backup that are read ahead.
+const BACKUP_PARTS_AHEAD: usize = 4;
 
 /// A leader that was just elected has its session after this time, or does not lead.
 const SESSION_WAIT: Duration = Duration::from_millis(500);
@@ -72,22 +79,34 @@ impl Operators {
             snapshot_index: status.snapshot,
             state: status.state,
             wall_ms: wall_ms(),
-            stopped: running.replica.read(|machine| stopped(&machine.state)).to_owned(),
+            stopped: running.replica.read(|machine| stopped(&machine.state)),
+            committed_index: status.committed,
+            purged_index: status.purged,
+            sync_p99_us: status.sync_p99.map_or(0, |p99| (p99.as_micros() as u64).max(1)),
+            log_bytes: status.log_bytes,
+            snapshot_age_ms: status.snapshot_age.map_or(0, |age| (age.as_millis() as u64).max(1)),
+            apply_level: running.replica.read(|machine| machine.state.cluster().level),
+            age_ms: running.replica.age().map_or(u64::MAX, |age| age.as_millis() as u64),
+            dir: self.node.options.dir.display().to_string(),
         }
     }
 }
 
 /// Which decisions are stopped, and what a person can do about it.
-fn stopped(state: &engine::State) -> &'static str {
-    if state.cluster().held {
-        "held after a restore: nothing is placed, and nothing expires"
-    } else if state.cluster().frozen {
+fn stopped(state: &engine::State) -> String {
+    if let Some((back, all)) = state.hosts_back() {
+        return format!(
+            "held after a restore: nothing is placed, killed or expires; {back} of {all} hosts have come back; `borealis cluster resume` lets it go on"
+        );
+    }
+    let why = if state.cluster().frozen {
         "frozen: nothing is placed, and nothing expires; `borealis cluster thaw` lets it go on"
     } else if state.braked().is_some() {
         "many hosts fell silent at once, so none of their tasks is replaced; as hosts return it goes on, or by `borealis cluster thaw`"
     } else {
         ""
-    }
+    };
+    why.to_owned()
 }
 
 fn member_view(member: &replication::Member) -> MemberView {
@@ -98,11 +117,25 @@ fn member_view(member: &replication::Member) -> MemberView {
         voter: member.voter,
         lag: member.lag.unwrap_or(0),
         heard: member.heard.is_some_and(|ago| ago < HEARD_LATELY),
+        learner: member.learner,
+        heard_ms: member.heard.map_or(0, |ago| ago.as_millis() as u64),
     }
 }
 
 fn failed(why: impl std::fmt::Display) -> Status {
     Status::failed_precondition(why.to_string())
+}
+
+/// What a change of membership that did not happen means for whoever asked.
+fn unchanged(why: MembershipError) -> Status {
+    match why {
+        MembershipError::Propose(why) => convert::unproposed(why),
+        MembershipError::Refused(why) => failed(why),
+    }
+}
+
+fn voting(learner: bool) -> Voting {
+    if learner { Voting::Learner } else { Voting::Voter }
 }
 
 /// Goes on to its end when the caller goes away: a replica half born could neither serve nor be born again.
@@ -122,7 +155,10 @@ async fn begin_cluster(node: Arc<Node>) -> Result<replication::Identity, Status>
     Ok(identity)
 }
 
-async fn join_cluster(node: Arc<Node>, via: String) -> Result<replication::Identity, Status> {
+async fn join_cluster(
+    node: Arc<Node>,
+    JoinRequest { via, learner }: JoinRequest,
+) -> Result<replication::Identity, Status> {
     let _birth = node.birth.lock().await;
     unborn(&node).await?;
     let options = node.replication().map_err(failed)?;
@@ -132,6 +168,7 @@ async fn join_cluster(node: Arc<Node>, via: String) -> Result<replication::Ident
         raft_address: node.options.raft_address().to_owned(),
         api_address: node.options.api_address().to_owned(),
         cluster: node.options.cluster.clone(),
+        learner,
     };
     let mut leader = ClusterClient::new(node.peers.channel(&via));
     let admitted = tokio::time::timeout(ADMIT_WAIT, leader.admit(ask)).await.map_err(|_| {
@@ -181,7 +218,7 @@ impl rpc::cluster_server::Cluster for Operators {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let identity = whole(join_cluster(self.node.clone(), request.into_inner().via)).await?;
+        let identity = whole(join_cluster(self.node.clone(), request.into_inner())).await?;
         Ok(Response::new(JoinReply { cluster_id: identity.cluster_id, node_id: identity.node_id }))
     }
 
@@ -201,9 +238,9 @@ impl rpc::cluster_server::Cluster for Operators {
         }
         let admitted = running
             .replica
-            .admit(&ask.store_uuid, &ask.raft_address, &ask.api_address)
+            .admit(&ask.store_uuid, &ask.raft_address, &ask.api_address, voting(ask.learner))
             .await
-            .map_err(failed)?;
+            .map_err(unchanged)?;
         Ok(Response::new(AdmitReply {
             cluster_id: identity.cluster_id.clone(),
             node_id: admitted.identity.node_id,
@@ -272,6 +309,91 @@ impl rpc::cluster_server::Cluster for Operators {
         });
         let replicas = futures::future::join_all(asked).await;
         Ok(Response::new(FingerprintReply { log_index: own.index, sum: convert::hex(&own.sum), replicas }))
+    }
+
+    async fn change_member(
+        &self,
+        request: Request<ChangeMemberRequest>,
+    ) -> Result<Response<ChangeMemberReply>, Status> {
+        let running = self.node.running()?;
+        let place = leader(&running, &request).await?;
+        let ask = request.into_inner();
+        if let Place::There(channel) = place {
+            return call(&running, Kind::Change, ClusterClient::new(channel).change_member(mark(ask))).await;
+        }
+        let (replica, node_id, what) = (running.replica.clone(), ask.node_id, ask.change());
+        let members = whole(async move {
+            let changed = match what {
+                Change::Promote => replica.set_voting(node_id, Voting::Voter).await,
+                Change::Demote => replica.set_voting(node_id, Voting::Learner).await,
+                Change::Remove => replica.remove(node_id).await,
+                Change::Unspecified => {
+                    return Err(Status::invalid_argument("the request does not say what shall change"));
+                }
+            };
+            changed.map_err(unchanged)?;
+            Ok(replica.status().members)
+        })
+        .await?;
+        tracing::info!(node_id, ?what, "the membership was changed");
+        Ok(Response::new(ChangeMemberReply { members: members.iter().map(member_view).collect() }))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipReply>, Status> {
+        let running = self.node.running()?;
+        let place = leader(&running, &request).await?;
+        let ask = request.into_inner();
+        if let Place::There(channel) = place {
+            // Not through `call`: that the leader changes meanwhile is what was asked for.
+            let mut leader = ClusterClient::new(channel);
+            return tokio::time::timeout(ADMIT_WAIT, leader.transfer_leadership(mark(ask))).await.map_err(
+                |_| Status::deadline_exceeded("the leader did not answer in time; look who leads"),
+            )?;
+        }
+        let begun = std::time::Instant::now();
+        let to = (ask.to != 0).then_some(ask.to);
+        let now = running.replica.transfer(to).await.map_err(unchanged)?;
+        let took_us = begun.elapsed().as_micros() as u64;
+        Ok(Response::new(TransferLeadershipReply { leader: Some(member_view(&now)), took_us }))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotReply>, Status> {
+        let running = self.node.running()?;
+        running.replica.snapshot().await;
+        let backup = running.replica.backup().await.map_err(failed)?;
+        let meta = backup.manifest().snapshot.clone().unwrap_or_default();
+        Ok(Response::new(TakeSnapshotReply {
+            node_id: running.replica.identity().node_id,
+            log_index: meta.last.as_ref().map_or(0, |last| last.index),
+            rows: meta.rows,
+            bytes: meta.files.iter().map(|file| file.bytes).sum(),
+            id: meta.id,
+        }))
+    }
+
+    type BackupStream = BoxStream<'static, Result<BackupPart, Status>>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let running = self.node.running()?;
+        let backup = running.replica.backup().await.map_err(failed)?;
+        let (parts, stream) = mpsc::channel(BACKUP_PARTS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            let part = |part| Ok(BackupPart { part: Some(part) });
+            if parts.blocking_send(part(backup_part::Part::Manifest(backup.manifest().clone()))).is_err() {
+                return;
+            }
+            let read = backup.chunks(|data| parts.blocking_send(part(backup_part::Part::Data(data))).is_ok());
+            if let Err(why) = read {
+                let _reader_may_be_gone = parts.blocking_send(Err(failed(why)));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
     }
 
     type RelayStream = BoxStream<'static, Result<RelayDown, Status>>;

@@ -30,9 +30,10 @@ pub fn refused(refusal: &Refusal) -> Status {
 /// What became of a proposal that has no answer.
 pub fn unproposed(why: ProposeError) -> Status {
     match why {
-        ProposeError::NotLeader { .. } | ProposeError::Stopped { .. } | ProposeError::Busy { .. } => {
-            Status::unavailable(format!("{why}; nothing was done"))
-        }
+        ProposeError::NotLeader { .. }
+        | ProposeError::Stopped { .. }
+        | ProposeError::Busy { .. }
+        | ProposeError::NoRoom => Status::unavailable(format!("{why}; nothing was done")),
         ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => {
             Status::invalid_argument(why.to_string())
         }

@@ -13,7 +13,8 @@ use proto::wire::{
     CreateJobRequest, DrainHostsReply, DrainHostsRequest, FreezeReply, FreezeRequest, GetJobReply,
     GetJobRequest, GetQuotaReply, GetQuotaRequest, KillTasksReply, KillTasksRequest, ListHostsReply,
     ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, RestartTasksReply,
-    RestartTasksRequest, SetQuotaReply, SetQuotaRequest, WhyPendingReply, WhyPendingRequest,
+    RestartTasksRequest, ResumeReply, ResumeRequest, SetQuotaReply, SetQuotaRequest, WhyPendingReply,
+    WhyPendingRequest,
 };
 use rpc::borealis_client::BorealisClient;
 use sha2::Digest as _;
@@ -460,6 +461,16 @@ impl rpc::borealis_server::Borealis for Jobs {
             let by = asked(ask.request.take(), &ask)?;
             change(&session, Op::Freeze { frozen: ask.frozen }, by).await?;
             Ok(Response::new(FreezeReply {}))
+        })
+        .await
+    }
+
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeReply>, Status> {
+        measured("resume", async {
+            led!(self, request, Change, resume => running, session, ask);
+            let by = asked(ask.request.take(), &ask)?;
+            change(&session, Op::Resume, by).await?;
+            Ok(Response::new(ResumeReply {}))
         })
         .await
     }

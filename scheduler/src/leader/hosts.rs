@@ -321,7 +321,9 @@ impl Hosts {
 
     /// Sends their wanted sets to the hosts that are owed one; not while a quorum has been silent.
     pub(super) fn dispatch(&mut self, session: &Session) {
-        if self.dirty.is_empty() || !acknowledged(session) {
+        // While the cluster is held after a restore, hosts only report: what State does not know goes on running.
+        let held = || session.replica.read(|machine| machine.state.cluster().held.is_some());
+        if self.dirty.is_empty() || !acknowledged(session) || held() {
             return;
         }
         for host in std::mem::take(&mut self.dirty) {

@@ -605,6 +605,7 @@ fn kind(op: &Op) -> &'static str {
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
         | Op::Freeze { .. }
+        | Op::Resume
         | Op::RestartTasks { .. }
         | Op::AddInstances { .. }
         | Op::SetQuota { .. }
@@ -622,6 +623,10 @@ fn kind(op: &Op) -> &'static str {
 /// The host of exactly this identity and spec, if State has it and hears it.
 fn registered(state: &State, identity: &HostIdentity, spec: &HostSpec) -> Option<HostId> {
     let host = state.host_by_name(&spec.name).filter(|host| !host.is_silent())?;
+    // While the cluster is held, people want to know which hosts are back.
+    if state.cluster().held.is_some_and(|held| host.record.since < held) {
+        return None;
+    }
     let known = HostIdentity { host: identity.host, ..HostIdentity::clone(&host.record.identity) };
     (known == *identity && *host.record.spec == *spec && identity.host.is_none_or(|id| id == host.id()))
         .then(|| host.id())

@@ -1,0 +1,83 @@
+//! Backups: a snapshot taken for the purpose, described so that a new cluster can be made of it.
+//!
+//! Any replica can take one, at what it has stored itself. Not here: how a backup becomes a cluster (`offline`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use proto::wire::raft as wire;
+
+use crate::error::StoreError;
+use crate::identity::off_thread;
+use crate::machine::Machine;
+use crate::replica::Replica;
+use crate::snapshot::{self, Snapshot};
+
+/// The newest level of manifests that this program writes.
+const LEVEL: u32 = 1;
+
+/// A backup that can be written or sent. Its files stay until it is dropped.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    manifest: wire::BackupManifest,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Backup {
+    /// What it is of, and its files.
+    pub fn manifest(&self) -> &wire::BackupManifest {
+        &self.manifest
+    }
+
+    /// Reads the files in order and hands each chunk to `send`, which may say "stop". Blocks.
+    pub fn chunks(&self, mut send: impl FnMut(wire::SnapshotData) -> bool) -> Result<(), StoreError> {
+        for chunk in snapshot::chunks(Arc::clone(&self.snapshot), None) {
+            if !send(chunk?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes it as the new directory `name`, whole or not at all. Blocks.
+    pub fn write_to(&self, name: &Path) -> Result<(), StoreError> {
+        let arriving = name.with_extension("part");
+        let files = self.manifest.snapshot.iter().flat_map(|snapshot| snapshot.files.clone());
+        let mut receiver = transfer::Receiver::begin(&arriving, files.collect())?;
+        let from = receiver.missing().map(|(name, offset)| (name.to_owned(), offset));
+        if from.is_some() {
+            for chunk in snapshot::chunks(Arc::clone(&self.snapshot), from) {
+                receiver.take(&chunk?)?;
+            }
+        }
+        receiver.finish()?;
+        Ok(transfer::seal(&arriving, &self.manifest, name)?)
+    }
+}
+
+impl<M: Machine> Replica<M> {
+    /// Stores all that is applied here and takes a backup of it. The rest of the replica goes on meanwhile.
+    pub async fn backup(&self) -> Result<Backup, StoreError> {
+        let snapshot = self.take_snapshot().await?;
+        let identity = self.identity();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let manifest = wire::BackupManifest {
+            level: LEVEL,
+            snapshot: Some(snapshot.meta.clone()),
+            cluster: identity.cluster.clone(),
+            cluster_id: identity.cluster_id.clone(),
+            lineage_id: identity.lineage_id.clone(),
+            epoch: identity.epoch,
+            node_id: identity.node_id,
+            taken_ms: since.as_millis() as u64,
+        };
+        Ok(Backup { manifest, snapshot })
+    }
+
+    /// Takes a backup and writes it as the new directory `name`.
+    pub async fn backup_to(&self, name: &Path) -> Result<wire::BackupManifest, StoreError> {
+        let (backup, name) = (self.backup().await?, name.to_owned());
+        off_thread(move || backup.write_to(&name).map(|()| backup.manifest)).await
+    }
+}

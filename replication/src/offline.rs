@@ -1,0 +1,266 @@
+//! What is done to a data directory while no replica runs on it: look at it, make a new cluster of a backup, or of
+//! what is left when a quorum is lost for good.
+//!
+//! A new cluster has a new id and a higher epoch in the same line, one member, and a log that begins behind the last
+//! entry that is in it. The identity is written last: until then there is no cluster.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::adapter::{self, Held, point_at_rows, rows_home, rows_in};
+use crate::disk;
+use crate::error::StoreError;
+use crate::ground::fs::File;
+use crate::identity::{Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid};
+use crate::log::Log;
+use crate::machine::{Corrupt, Machine};
+use crate::membership::Member;
+use crate::options::Options;
+use crate::raft::{LogId, Membership, Node, StoredMembership};
+use crate::snapshot;
+use crate::state::cut::{Cut, Pending, Point};
+use crate::state::rows::RowStore;
+
+/// The directory of rows in a new data directory.
+const FIRST_ROWS: &str = "1";
+
+/// A data directory as it lies there.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// Whose it is; `None` = it belongs to no cluster.
+    pub identity: Option<Identity>,
+    /// Why it must not vote any more, if it was condemned.
+    pub condemned: Option<String>,
+    /// The term of the newest vote.
+    pub term: u64,
+    /// The last entry of the log as (term, index). Of several survivors, the one with the highest has the most.
+    pub last: Option<(u64, u64)>,
+    /// Index up to which the log was dropped.
+    pub purged: u64,
+    /// Index up to which rows are stored.
+    pub stored: u64,
+    /// How many rows there are.
+    pub rows: u64,
+    /// Wrapping sum of the rows' hashes.
+    pub sum: u64,
+    /// The members at `stored`. Nobody was heard: lag and time are not known.
+    pub members: Vec<Member>,
+    /// Name of the newest snapshot.
+    pub snapshot: Option<String>,
+}
+
+/// Looks at a data directory on which no replica runs, and changes nothing in it.
+pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
+    let _lock = lock_existing(dir)?;
+    let condemned = std::fs::read_to_string(dir.join("condemned")).ok();
+    let identity = identity(dir)?;
+    let log = if log_dir(dir).exists() { Some(Log::look_at(&log_dir(dir))?) } else { None };
+    let (point, (rows, sum)) = match rows_in(dir)? {
+        Some(path) => {
+            let mut rows = RowStore::open_to_look(&path)?;
+            let ((), point) = rows.load(|_| Ok(()))?;
+            (point, rows.summed())
+        }
+        None => (Point::default(), (0, 0)),
+    };
+    let (last, purged) = log.as_ref().map(|log| log.ends()).unwrap_or_default();
+    Ok(Inspection {
+        identity,
+        condemned,
+        term: log.as_ref().and_then(|log| log.vote).map_or(0, |vote| vote.leader_id.term),
+        last: last.map(|id| (id.leader_id.term, id.index)),
+        purged: purged.map_or(0, |id| id.index),
+        stored: point.index(),
+        rows,
+        sum,
+        members: members(&point.membership),
+        snapshot: snapshot::names(&snapshot::home(dir))?.pop(),
+    })
+}
+
+fn members(membership: &StoredMembership) -> Vec<Member> {
+    let configs = membership.membership().get_joint_config();
+    let votes = |id: &u64| configs.iter().all(|voters| voters.contains(id));
+    let member = |(id, node): (&u64, &Node)| Member {
+        node_id: *id,
+        raft_address: node.raft_address.clone(),
+        api_address: node.api_address.clone(),
+        store_uuid: node.store_uuid.clone(),
+        voter: votes(id),
+        learner: node.learner,
+        lag: None,
+        heard: None,
+    };
+    membership.membership().nodes().map(member).collect()
+}
+
+fn lock_existing(dir: &Path) -> Result<File, StoreError> {
+    if !dir.is_dir() {
+        return Err(StoreError::Refused(format!("there is no data directory {}", dir.display())));
+    }
+    disk::lock_dir(dir)
+}
+
+/// Makes a new cluster of a backup in the empty directory of `options`. It is held until a person lets it go on.
+pub fn restore(backup: &Path, options: &Options) -> Result<Identity, StoreError> {
+    let manifest = transfer::check(backup)?;
+    if manifest.cluster != options.cluster {
+        return Err(StoreError::Refused(format!(
+            "{} is a backup of cluster {:?}, not of {:?}; jobs carry the name of their cluster, so it stays",
+            backup.display(),
+            manifest.cluster,
+            options.cluster
+        )));
+    }
+    let meta = manifest.snapshot.unwrap_or_default();
+    let rows_dir = begin(options)?;
+    let _lock = disk::lock_dir(&options.dir)?;
+    for file in &meta.files {
+        copy(&backup.join(&file.name), &rows_dir.join(&file.name))?;
+    }
+    let mut rows = RowStore::open(&rows_dir)?;
+    let ((), point) = rows.load(|_| Ok(()))?;
+    if rows.summed() != (meta.rows, meta.sum) {
+        return Err(StoreError::Refused(format!(
+            "{} does not hold the rows that its manifest counts: the backup is damaged",
+            backup.display()
+        )));
+    }
+    let before = Before { lineage_id: manifest.lineage_id, epoch: manifest.epoch };
+    begin_again(options, before, rows, point)
+}
+
+/// Makes a new cluster, in the empty directory of `options`, of what the directory `left` of an old one has: its rows
+/// and all of its log. What only others had is lost. `left` stays as it is.
+pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, StoreError> {
+    let _lock_left = lock_existing(left)?;
+    disk::refuse_condemned(left)?;
+    let Some(old) = identity(left)? else {
+        return Err(StoreError::Refused(format!("{} belongs to no cluster", left.display())));
+    };
+    if old.cluster != options.cluster {
+        return Err(StoreError::OtherCluster {
+            path: left.to_owned(),
+            found: old.cluster,
+            wanted: options.cluster.clone(),
+        });
+    }
+    let log = Log::look_at(&log_dir(left))?;
+    let rows_dir = begin(options)?;
+    let _lock = disk::lock_dir(&options.dir)?;
+    if let Some(from) = rows_in(left)? {
+        for entry in std::fs::read_dir(&from).map_err(StoreError::io("listing", &from))? {
+            let entry = entry.map_err(StoreError::io("listing", &from))?;
+            // RocksDB's own lock and notes are not rows.
+            let name = entry.file_name();
+            if name != "LOCK" && !name.to_string_lossy().starts_with("LOG") {
+                copy(&entry.path(), &rows_dir.join(name))?;
+            }
+        }
+    }
+    let mut rows = RowStore::open(&rows_dir)?;
+    let (machine, point) = rows.load(M::load)?;
+    let (machine, pending) = (Held::new(machine), Pending::new(point.clone()));
+    let mut next = point.applied.map_or(0, |id| id.index + 1);
+    loop {
+        let entries = log.entries(next)?;
+        let Some(first) = entries.first() else { break };
+        if first.log_id.index != next {
+            return Err(
+                Corrupt::new(left.display().to_string(), format!("lacks entry {next} of its log")).into()
+            );
+        }
+        for entry in &entries {
+            adapter::apply(&machine, &pending, entry)?;
+        }
+        next += entries.len() as u64;
+        while let Some(cut) = pending.next_cut() {
+            rows.write(&cut)?;
+        }
+    }
+    let point = pending.with(|present| present.at.clone());
+    begin_again(options, Before { lineage_id: old.lineage_id, epoch: old.epoch }, rows, point)
+}
+
+/// Makes room for rows in a directory that belongs to nobody.
+fn begin(options: &Options) -> Result<PathBuf, StoreError> {
+    store_uuid(&options.dir)?;
+    let rows = rows_home(&options.dir);
+    if rows.exists() {
+        // Of an earlier try that did not get to the identity.
+        if identity(&options.dir)?.is_some() {
+            return Err(StoreError::NotEmpty { path: options.dir.clone() });
+        }
+        std::fs::remove_dir_all(&rows).map_err(StoreError::io("removing", &rows))?;
+        for name in ["pointer.a", "pointer.b"] {
+            match std::fs::remove_file(options.dir.join(name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("removing", options.dir.join(name))(e));
+                }
+                _ => {}
+            }
+        }
+    }
+    refuse_used(&options.dir)?;
+    let rows = rows.join(FIRST_ROWS);
+    std::fs::create_dir_all(&rows).map_err(StoreError::io("creating", &rows))?;
+    Ok(rows)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::copy(from, to).map_err(StoreError::io("copying", from))?;
+    File::open(to).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", to))
+}
+
+/// The cluster that was.
+struct Before {
+    lineage_id: String,
+    epoch: u64,
+}
+
+/// The rows as those of a new cluster's only member; then its log, vote and identity.
+fn begin_again(
+    options: &Options,
+    before: Before,
+    mut rows: RowStore,
+    point: Point,
+) -> Result<Identity, StoreError> {
+    let Some(last) = point.applied else {
+        return Err(StoreError::Refused("there is nothing in it: not even a first entry was applied".into()));
+    };
+    let identity = Identity {
+        cluster_id: new_uuid(),
+        node_id: point.next_node_id,
+        store_uuid: store_uuid(&options.dir)?,
+        cluster: options.cluster.clone(),
+        lineage_id: before.lineage_id,
+        epoch: epoch_after(before.epoch),
+    };
+    let at = alone(options, &identity, last)?;
+    let cut = Cut { at, rows: Default::default(), check: false, log_bytes: 0 };
+    rows.write(&cut)?;
+    rows.flush()?;
+    drop(rows);
+    point_at_rows(&options.dir, FIRST_ROWS)?;
+    settle(options, &identity, &[], Some(last))?;
+    Ok(identity)
+}
+
+/// The point of `last` in a cluster of one member. Node ids of before are not used again.
+fn alone(options: &Options, identity: &Identity, last: LogId) -> Result<Point, StoreError> {
+    let me = Node {
+        raft_address: options.raft_address.clone(),
+        api_address: options.api_address.clone(),
+        store_uuid: identity.store_uuid.clone(),
+        learner: false,
+    };
+    let node_id = identity.node_id;
+    let membership = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, me)]))
+        .map_err(|e| Corrupt::new("the new membership", e.to_string()))?;
+    Ok(Point {
+        applied: Some(last),
+        membership: StoredMembership::new(Some(last), membership),
+        next_node_id: node_id + 1,
+        ..Point::default()
+    })
+}

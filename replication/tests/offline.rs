@@ -1,0 +1,174 @@
+//! Backups, and what is done to directories on which no replica runs: a cluster begins anew from a backup, and from
+//! what a crash left; damage is refused; nothing is changed by a look.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use replication::{Changes, Corrupt, Machine, Options, Profile, Replica, Rows};
+
+/// Counts commands; its one row is the count.
+#[derive(Default)]
+struct Count(u64);
+
+impl Machine for Count {
+    type Command = ();
+    type Reply = u64;
+
+    fn decode(_: &[u8]) -> Result<(), Corrupt> {
+        Ok(())
+    }
+
+    fn apply(&mut self, (): (), changed: &mut Changes) -> u64 {
+        self.0 += 1;
+        changed.put(b"count".to_vec(), Arc::new(self.0.to_le_bytes().to_vec()));
+        self.0
+    }
+
+    fn load(rows: &mut Rows<'_>) -> Result<Self, Corrupt> {
+        let Some(row) = rows.next() else { return Ok(Count::default()) };
+        let bytes: [u8; 8] = (*row?.1).try_into().map_err(|_| Corrupt::new("count", "is not 8 bytes"))?;
+        Ok(Count(u64::from_le_bytes(bytes)))
+    }
+}
+
+fn options(dir: &Path) -> Options {
+    let mut options = Options::new(dir, "west", "127.0.0.1:1", "127.0.0.1:2", Profile::Fast);
+    options.accept_slow_disk = true;
+    options
+}
+
+async fn start(dir: &Path) -> Replica<Count> {
+    let replica = Replica::start(options(dir)).await.unwrap();
+    let mut leadership = replica.leadership();
+    let led = leadership.wait_for(|now| now.is_me);
+    tokio::time::timeout(Duration::from_secs(20), led).await.expect("an election").unwrap();
+    replica
+}
+
+async fn add(replica: &Replica<Count>, times: u64) {
+    for _ in 0..times {
+        replica.propose(Bytes::from_static(b"+")).await.unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
+/// All files below, with what is in them.
+fn image(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(image(&path));
+        } else {
+            files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_becomes_a_new_cluster_of_a_later_epoch() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, backup, new) = (home.path().join("a"), home.path().join("backup"), home.path().join("b"));
+    replication::init(&options(&dir)).await.unwrap();
+    let replica = start(&dir).await;
+    add(&replica, 10).await;
+    let manifest = replica.backup_to(&backup).await.unwrap();
+    assert_eq!(manifest.snapshot.as_ref().unwrap().rows, 1);
+    let again = replica.backup_to(&backup).await.unwrap_err().to_string();
+    assert!(again.contains("never written over"), "{again}");
+    let first = replica.identity().clone();
+    add(&replica, 5).await;
+    replica.shutdown().await;
+
+    let identity = replication::restore(&backup, &options(&new)).unwrap();
+    assert_eq!((&identity.cluster, &identity.lineage_id), (&first.cluster, &first.lineage_id));
+    assert_ne!(identity.cluster_id, first.cluster_id);
+    assert!(identity.epoch > first.epoch && identity.node_id > first.node_id);
+    for mode in image(&backup).iter().map(|(path, _)| std::fs::metadata(path).unwrap().permissions()) {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(mode.mode() & 0o777, 0o600);
+    }
+    let replica = start(&new).await;
+    assert_eq!(replica.read(|count| count.0), 10, "as it was at the backup");
+    let members = replica.status().members;
+    assert_eq!(members.len(), 1, "{members:?}");
+    assert!(members[0].voter && members[0].node_id == identity.node_id);
+    add(&replica, 3).await;
+    replica.shutdown().await;
+    drop(replica);
+    // It stays what it is.
+    let replica = start(&new).await;
+    assert_eq!(replica.read(|count| count.0), 13);
+    replica.shutdown().await;
+    let twice = replication::restore(&backup, &options(&new)).unwrap_err().to_string();
+    assert!(twice.contains("not empty"), "{twice}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_becomes_a_new_cluster_with_all_of_its_log() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, left, new) = (home.path().join("a"), home.path().join("left"), home.path().join("b"));
+    replication::init(&options(&dir)).await.unwrap();
+    let replica = start(&dir).await;
+    add(&replica, 10).await;
+    replica.snapshot().await;
+    add(&replica, 20).await;
+    let busy = replication::inspect(&dir).unwrap_err().to_string();
+    assert!(busy.contains("used by another process"), "{busy}");
+    // As after a power cut: the newest entries are in the log only.
+    copy(&dir, &left);
+    replica.shutdown().await;
+
+    let before = image(&left);
+    let found = replication::inspect(&left).unwrap();
+    let (_, last) = found.last.unwrap();
+    assert!(found.stored <= last && found.identity.is_some() && found.members.len() <= 1, "{found:?}");
+    assert_eq!(image(&left), before, "a look changes nothing");
+    let identity = replication::recover::<Count>(&left, &options(&new)).unwrap();
+    assert_eq!(image(&left), before, "the old directory stays as it is");
+    let old = found.identity.unwrap();
+    assert!(identity.epoch > old.epoch && identity.lineage_id == old.lineage_id);
+    assert_eq!(replication::inspect(&new).unwrap().stored, last);
+    let replica = start(&new).await;
+    assert_eq!(replica.read(|count| count.0), 30, "nothing of its log is lost");
+    add(&replica, 1).await;
+    assert_eq!(replica.read(|count| count.0), 31);
+    replica.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_is_refused_and_a_try_that_failed_can_be_repeated() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, backup, new) = (home.path().join("a"), home.path().join("backup"), home.path().join("b"));
+    replication::init(&options(&dir)).await.unwrap();
+    let replica = start(&dir).await;
+    add(&replica, 10).await;
+    replica.backup_to(&backup).await.unwrap();
+    replica.shutdown().await;
+    for (path, bytes) in image(&backup).into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        for damage in [bytes[..bytes.len() - 1].to_vec(), {
+            let mut flipped = bytes.clone();
+            flipped[bytes.len() / 2] ^= 1;
+            flipped
+        }] {
+            std::fs::write(&path, damage).unwrap();
+            replication::restore(&backup, &options(&new)).expect_err(&path);
+            std::fs::write(&path, &bytes).unwrap();
+        }
+    }
+    let mut east = options(&new);
+    east.cluster = "east".into();
+    assert!(replication::restore(&backup, &east).is_err(), "a backup of another cluster");
+    replication::restore(&backup, &options(&new)).unwrap();
+    // Nothing of a member's directory is ever written over.
+    assert!(replication::recover::<Count>(&dir, &options(&new)).is_err());
+    assert!(replication::inspect(&home.path().join("nowhere")).is_err());
+}
