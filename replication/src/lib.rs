@@ -17,6 +17,7 @@ mod batch;
 mod disk;
 mod error;
 mod freshness;
+mod ground;
 mod identity;
 mod log;
 mod machine;
@@ -27,6 +28,8 @@ mod quarantine;
 mod raft;
 mod replica;
 mod service;
+#[cfg(test)]
+mod sim;
 mod small_file;
 mod snapshot;
 mod state;

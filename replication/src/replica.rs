@@ -3,11 +3,10 @@
 mod shape;
 mod sums;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -15,6 +14,7 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::Identity;
 use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
@@ -22,6 +22,7 @@ use crate::batch::{self, Batcher, PendingAnswer};
 use crate::disk;
 use crate::error::{ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
+use crate::ground::{self, fs, fs::File};
 use crate::identity::{identity, log_dir, off_thread};
 use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
@@ -106,7 +107,7 @@ impl<M: Machine> Replica<M> {
             off_thread(move || {
                 open::<M>(&options, &stopped).inspect_err(|error| {
                     if let StoreError::Corrupt(corrupt) = error
-                        && !options.dir.join("condemned").exists()
+                        && fs::metadata(options.dir.join("condemned")).is_err()
                     {
                         disk::condemn(&options.dir, corrupt);
                     }
@@ -122,13 +123,15 @@ impl<M: Machine> Replica<M> {
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
         let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
+        #[cfg(test)]
+        let config = crate::sim::breaks::config(config);
         let state = adapter.clone();
         let network = transport.clone();
         let raft = openraft::Raft::new(identity.node_id, Arc::new(config), network, log.clone(), state)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
-        let watcher = tokio::spawn(watch_raft(raft.clone(), told, stopped.clone()));
+        let watcher = ground::spawn(watch_raft(raft.clone(), told, stopped.clone()));
         let (batcher, batching) = Batcher::start(raft.clone(), identity.node_id, leadership.clone());
         let inner = Arc::new(Inner {
             options,
@@ -152,9 +155,9 @@ impl<M: Machine> Replica<M> {
             lock: Mutex::new(Some(lock)),
         });
         let replica = Replica { inner };
-        let promoting = tokio::spawn(replica.clone().promote_learners());
-        let looking = tokio::spawn(replica.clone().look());
-        let comparing = tokio::spawn(replica.clone().compare_sums());
+        let promoting = ground::spawn(replica.clone().promote_learners());
+        let looking = ground::spawn(replica.clone().look());
+        let comparing = ground::spawn(replica.clone().compare_sums());
         crate::log::lock(&replica.inner.running).extend([promoting, looking, comparing]);
         Ok(replica)
     }
@@ -242,14 +245,14 @@ impl<M: Machine> Replica<M> {
     }
 
     /// On the leader: the newest instant of which a quorum has confirmed that it followed this leader then.
-    pub fn quorum_acknowledged(&self) -> Option<Instant> {
+    pub fn quorum_acknowledged(&self) -> Option<std::time::Instant> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         if !metrics.state.is_leader() {
             return None;
         }
         // Taken before the age is, so that the answer is rather too old than too new.
-        let now = Instant::now();
+        let now = std::time::Instant::now();
         let age = openraft::Instant::elapsed(&**metrics.last_quorum_acked.as_ref()?);
         now.checked_sub(age)
     }
@@ -299,7 +302,7 @@ impl<M: Machine> Replica<M> {
 
     /// On the leader: makes all replicas sum their rows at one index, and waits for the own sum.
     pub async fn fingerprint(&self) -> Result<Fingerprint, ProposeError> {
-        let (index, _) = self.write(Data::Check(rand::random())).await?;
+        let (index, _) = self.write(Data::Check(ground::random())).await?;
         self.fingerprint_of(index)
             .await
             .ok_or_else(|| ProposeError::Unknown { why: "the sum did not come in time".into() })
@@ -519,7 +522,7 @@ fn open<M: Machine>(
 ) -> Result<Opened<M>, StoreError> {
     let dir: &Path = &options.dir;
     let no_identity = || StoreError::NoIdentity { path: dir.to_owned() };
-    if !dir.exists() {
+    if fs::metadata(dir).is_err() {
         return Err(no_identity());
     }
     let lock = disk::lock_dir(dir)?;
@@ -549,6 +552,7 @@ fn open<M: Machine>(
     let mut rows = open_rows(dir)?;
     let (machine, at) = rows.load(M::load)?;
     tracing::info!(node = identity.node_id, stored = at.index(), "the machine was loaded from its rows");
+    let newest = snapshot::useful(newest, at.applied, log.ends().0);
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
@@ -658,5 +662,7 @@ async fn watch_raft(raft: Raft, told: watch::Sender<Leadership>, stopped: watch:
     }
 }
 
+#[cfg(test)]
+mod seen;
 #[cfg(test)]
 mod tests;
