@@ -11,8 +11,8 @@ use proto::wire::{
     CreateJobRequest, DrainHostsReply, DrainHostsRequest, FreezeReply, FreezeRequest, GetJobReply,
     GetJobRequest, GetQuotaReply, GetQuotaRequest, JobSpec, KillTasksReply, KillTasksRequest, ListHostsReply,
     ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, QuotaView, Resources,
-    RestartTasksReply, RestartTasksRequest, SetQuotaReply, SetQuotaRequest, StatusCount, TaskView, Why,
-    WhyPendingReply, WhyPendingRequest,
+    RestartTasksReply, RestartTasksRequest, ResumeReply, ResumeRequest, SetQuotaReply, SetQuotaRequest,
+    StatusCount, TaskView, Why, WhyPendingReply, WhyPendingRequest,
 };
 use rpc::borealis_server::{Borealis, BorealisServer};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -143,6 +143,10 @@ impl Borealis for Service {
         let ask = request.into_inner();
         self.change(ask.request, &[&ask.frozen])?;
         Ok(Response::new(FreezeReply {}))
+    }
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeReply>, Status> {
+        self.change(request.into_inner().request, &[&"resume"])?;
+        Ok(Response::new(ResumeReply {}))
     }
 }
 

@@ -10,6 +10,7 @@ use proto::wire::raft as wire;
 use crate::Identity;
 use crate::adapter::{point_at_rows, rows_home, rows_in};
 use crate::error::StoreError;
+use crate::ground::fs;
 use crate::identity::{log_dir, off_thread};
 use crate::log::Log;
 use crate::membership::Member;
@@ -27,8 +28,8 @@ const ROWS: &str = "1";
 /// Notes that the rows in `dir` must not be used any more.
 pub(crate) fn mark(dir: &Path, why: &str) -> Result<(), StoreError> {
     let path = dir.join(MARK);
-    std::fs::write(&path, why).map_err(StoreError::io("writing", &path))?;
-    std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &path))?;
+    fs::write(&path, why).map_err(StoreError::io("writing", &path))?;
+    fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &path))?;
     sync_dir(dir)
 }
 
@@ -64,7 +65,7 @@ struct Wanted {
 }
 
 fn wanted(dir: &Path) -> Result<Option<Wanted>, StoreError> {
-    if !dir.join(MARK).exists() {
+    if fs::metadata(dir.join(MARK)).is_err() {
         return Ok(None);
     }
     let (_, purged) = Log::look_at(&log_dir(dir))?.ends();
@@ -112,15 +113,15 @@ async fn take(
 fn replace(dir: &Path, aside: Option<&Path>, snapshot: &Snapshot) -> Result<(), StoreError> {
     if let Some(rows) = aside {
         let kept = rows_home(dir).with_file_name("rows.quarantined");
-        if kept.exists() {
-            std::fs::remove_dir_all(&kept).map_err(StoreError::io("removing", &kept))?;
+        if fs::metadata(&kept).is_ok() {
+            fs::remove_dir_all(&kept).map_err(StoreError::io("removing", &kept))?;
         }
-        std::fs::rename(rows, &kept).map_err(StoreError::io("renaming", rows))?;
+        fs::rename(rows, &kept).map_err(StoreError::io("renaming", rows))?;
     }
     let path = rows_home(dir).join(ROWS);
     snapshot::copy_rows(snapshot, &path)?;
     point_at_rows(dir, ROWS)?;
     let mark = dir.join(MARK);
-    std::fs::remove_file(&mark).map_err(StoreError::io("removing", &mark))?;
+    fs::remove_file(&mark).map_err(StoreError::io("removing", &mark))?;
     sync_dir(dir)
 }

@@ -488,7 +488,7 @@ async fn leave_quarantine(
     stopped: &watch::Sender<Option<String>>,
 ) -> Result<(), StoreError> {
     let dir = options.dir.clone();
-    if !dir.exists() {
+    if fs::metadata(&dir).is_err() {
         return Ok(());
     }
     let locked = off_thread(move || {

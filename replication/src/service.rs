@@ -19,6 +19,7 @@ use crate::Identity;
 use crate::adapter::Adapter;
 use crate::error::StoreError;
 use crate::freshness::Freshness;
+use crate::ground;
 use crate::identity::off_thread;
 use crate::log::lock;
 use crate::membership::Fingerprint;
@@ -325,17 +326,15 @@ impl rpc::raft::raft_server::Raft for RaftService {
         self.check(request.get_ref().peer.as_ref())?;
         let snapshot = self.adapter.take_snapshot().await.map_err(broken)?;
         let (chunks, stream) = tokio::sync::mpsc::channel(FETCH_CHUNKS_AHEAD);
-        tokio::task::spawn_blocking(move || {
-            let chunk = |body| Ok(wire::SnapshotChunk { body: Some(body) });
+        ground::spawn(async move {
             let header = wire::SnapshotHeader { meta: Some(snapshot.meta.clone()), peer: None, vote: None };
-            if chunks.blocking_send(chunk(Body::Header(header))).is_err() {
-                return;
-            }
-            let sent = snapshot::chunks(&snapshot, None, |data| {
-                chunks.blocking_send(chunk(Body::Data(data))).is_ok()
-            });
-            if let Err(error) = sent {
-                let _whoever_asked_may_be_gone = chunks.blocking_send(Err(broken(error)));
+            let mut next = Ok(Body::Header(header));
+            let mut unread = snapshot::chunks(snapshot, None);
+            while chunks.send(next.map(|body| wire::SnapshotChunk { body: Some(body) })).await.is_ok() {
+                let Ok((Some(read), rest)) = ground::blocking(move || (unread.next(), unread)).await else {
+                    return;
+                };
+                (next, unread) = (read.map(Body::Data).map_err(broken), rest);
             }
         });
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(stream).boxed()))

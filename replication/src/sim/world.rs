@@ -445,7 +445,7 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
         }
         Harm::Partition => {
             faults::fired(Fault::Partition);
-            let side = |place: &usize| (place + chance.random_range(0..2)) % 2 == 0;
+            let side = |place: &usize| (place + chance.random_range(0..2)).is_multiple_of(2);
             let (one, other): (Vec<usize>, Vec<usize>) = living.iter().copied().partition(side);
             let ways = one.iter().flat_map(|a| other.iter().flat_map(move |b| [(*a, *b), (*b, *a)]));
             world.net.set_cut(ways.collect());

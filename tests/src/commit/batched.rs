@@ -13,7 +13,7 @@ use bytes::Bytes;
 use engine::state::laws;
 use engine::{Assign, Op, Placement, Report, Status};
 use proto::{HostId, TaskId};
-use replication::{Options, PendingAnswer, Profile, ProposeError, Replica};
+use replication::{Options, PendingAnswer, Profile, ProposeError, Replica, Voting};
 use scheduler::machine::Machine;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -188,7 +188,8 @@ impl Trio {
         .await?;
         for options in &options[1..] {
             let uuid = replication::store_uuid(&options.dir)?;
-            let admitted = leader.admit(&uuid, &options.raft_address, &options.api_address).await?;
+            let admitted =
+                leader.admit(&uuid, &options.raft_address, &options.api_address, Voting::Voter).await?;
             replication::adopt(options, &admitted.identity).await?;
             followers.push(start(options, &mut serving).await?);
         }
