@@ -343,8 +343,15 @@ impl Disks<'_> {
             self.load.goes_on().await.context("until it leads")?;
             self.must_be_level(leader).await?;
         }
-        let ballast = small.fill(RESERVE_BYTES / 2)?;
+        let said = fs::metadata(&self.replica(victim).log)?.len() as usize;
         let began = Instant::now();
+        let ballast = small.fill(RESERVE_BYTES / 2)?;
+        wait::until("it to say so", PATIENCE, async || {
+            let log = fs::read(&self.replica(victim).log)?;
+            ensure!(String::from_utf8_lossy(&log[said..]).contains("nearly full"), "its log does not");
+            Ok(())
+        })
+        .await?;
         wait::until("another to lead", PATIENCE, async || {
             let leader = self.cluster.leader().await?;
             ensure!(leader != victim, "it leads still");
