@@ -1,0 +1,26 @@
+//! What the simulation looks at.
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+
+use crate::machine::Machine;
+use crate::replica::Replica;
+use crate::sim::invariants::Seen;
+
+impl<M: Machine> Replica<M> {
+    /// The replica as it is now.
+    pub(crate) fn seen(&self, life: u64) -> Seen {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = self.inner.leadership.borrow();
+        Seen {
+            life,
+            node_id: self.inner.identity.node_id,
+            leads: leads.is_me.then_some(leads.term),
+            log: self.inner.log.shown(),
+            purged: self.inner.log.ends().1,
+            applied: self.inner.pending.with(|present| present.at.applied),
+            stored: self.inner.writer.stored(),
+            snapshot: metrics.snapshot,
+        }
+    }
+}
