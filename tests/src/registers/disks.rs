@@ -255,11 +255,19 @@ impl Disks<'_> {
             Ok(())
         })
         .await?;
-        self.replica(victim).kill()?;
         let dir = self.cluster.data(victim);
         let kept = dir.with_extension("kept");
-        run("cp", &["-a", &dir.display().to_string(), &kept.display().to_string()])?;
-        (damage.harm)(&dir, &mut self.random)?;
+        let mut tries = 0;
+        loop {
+            self.replica(victim).kill()?;
+            run("cp", &["-a", &dir.display().to_string(), &kept.display().to_string()])?;
+            let Err(why) = (damage.harm)(&dir, &mut self.random) else { break };
+            // Perhaps the log has just begun a new file.
+            tries += 1;
+            ensure!(tries < 5, "the damage could not be done: {why:#}");
+            self.put_back(victim, &kept).await?;
+            self.load.goes_on().await?;
+        }
         let began = Instant::now();
         self.load.goes_on().await.context("without it")?;
         let took = began.elapsed();
@@ -282,10 +290,16 @@ impl Disks<'_> {
             };
             ensure!(again.contains("was condemned"), "started once more it says: {again}");
         }
-        fs::remove_dir_all(&dir)?;
-        fs::rename(&kept, &dir)?;
-        self.must_be_level(victim).await?;
+        self.put_back(victim, &kept).await?;
         Ok((took, "refused".into()))
+    }
+
+    /// Gives a stopped replica the files that it had, and starts it.
+    async fn put_back(&mut self, n: usize, kept: &Path) -> Result<()> {
+        let dir = self.cluster.data(n);
+        fs::remove_dir_all(&dir)?;
+        fs::rename(kept, &dir)?;
+        self.must_be_level(n).await
     }
 
     async fn tell(&mut self, told: &Told, order: impl Fn(usize) -> PathBuf) -> Result<(Duration, String)> {
