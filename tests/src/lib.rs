@@ -1,8 +1,8 @@
 //! The harness: what the tests, the demo and the benchmarks share.
 //!
 //! It drives real programs as processes of their own, on 127.0.0.1 and in temporary directories, and it judges
-//! what they left behind. The judging parts (`oracle`, `journal`, `tidy`, `figures`, `recount`) are pure functions over
-//! values, so that each is itself tested with broken histories. Nothing here is used by the product.
+//! what they left behind. The judging parts (`oracle`, `linearizable`, `journal`, `tidy`, `figures`, `recount`) are pure
+//! functions over values, so that each is itself tested with broken histories. Nothing here is used by the product.
 
 pub mod api;
 pub mod cases;

@@ -91,13 +91,14 @@ fn synced(dir: &Path) -> Result<(PathBuf, usize)> {
     let newest = whole.map(|slot| (word(&slot[8..16]), word(&slot[16..24]))).max();
     let (sequence, offset) = newest.context("no slot of the log's mark is whole")?;
     let path = |sequence: u64| log.join(format!("{sequence:016}.seg"));
-    let before = path(sequence.saturating_sub(1));
-    if before.exists() {
-        // All of it was synced before the next was begun; the end may be empty.
-        return Ok((before.clone(), fs::metadata(&before)?.len() as usize / 2));
+    if offset > 4096 {
+        return Ok((path(sequence), offset as usize));
     }
-    ensure!(offset > 1024, "only {offset} bytes of the log are marked as synced; too few to damage");
-    Ok((path(sequence), offset as usize))
+    let before = path(sequence.saturating_sub(1));
+    ensure!(before.exists(), "only {offset} bytes of the log are marked as synced; too few to damage");
+    // All of it was synced before the next was begun; its end may be empty.
+    let bytes = fs::metadata(&before)?.len() as usize;
+    Ok((before, bytes / 2))
 }
 
 fn flip_log(dir: &Path, random: &mut StdRng) -> Result<()> {

@@ -255,11 +255,19 @@ impl Disks<'_> {
             Ok(())
         })
         .await?;
-        self.replica(victim).kill()?;
         let dir = self.cluster.data(victim);
         let kept = dir.with_extension("kept");
-        run("cp", &["-a", &dir.display().to_string(), &kept.display().to_string()])?;
-        (damage.harm)(&dir, &mut self.random)?;
+        let mut tries = 0;
+        loop {
+            self.replica(victim).kill()?;
+            run("cp", &["-a", &dir.display().to_string(), &kept.display().to_string()])?;
+            let Err(why) = (damage.harm)(&dir, &mut self.random) else { break };
+            // Perhaps the log has just begun a new file.
+            tries += 1;
+            ensure!(tries < 5, "the damage could not be done: {why:#}");
+            self.put_back(victim, &kept).await?;
+            self.load.goes_on().await?;
+        }
         let began = Instant::now();
         self.load.goes_on().await.context("without it")?;
         let took = began.elapsed();
@@ -282,10 +290,16 @@ impl Disks<'_> {
             };
             ensure!(again.contains("was condemned"), "started once more it says: {again}");
         }
-        fs::remove_dir_all(&dir)?;
-        fs::rename(&kept, &dir)?;
-        self.must_be_level(victim).await?;
+        self.put_back(victim, &kept).await?;
         Ok((took, "refused".into()))
+    }
+
+    /// Gives a stopped replica the files that it had, and starts it.
+    async fn put_back(&mut self, n: usize, kept: &Path) -> Result<()> {
+        let dir = self.cluster.data(n);
+        fs::remove_dir_all(&dir)?;
+        fs::rename(kept, &dir)?;
+        self.must_be_level(n).await
     }
 
     async fn tell(&mut self, told: &Told, order: impl Fn(usize) -> PathBuf) -> Result<(Duration, String)> {
@@ -343,8 +357,15 @@ impl Disks<'_> {
             self.load.goes_on().await.context("until it leads")?;
             self.must_be_level(leader).await?;
         }
-        let ballast = small.fill(RESERVE_BYTES / 2)?;
+        let said = fs::metadata(&self.replica(victim).log)?.len() as usize;
         let began = Instant::now();
+        let ballast = small.fill(RESERVE_BYTES / 2)?;
+        wait::until("it to say so", PATIENCE, async || {
+            let log = fs::read(&self.replica(victim).log)?;
+            ensure!(String::from_utf8_lossy(&log[said..]).contains("nearly full"), "its log does not");
+            Ok(())
+        })
+        .await?;
         wait::until("another to lead", PATIENCE, async || {
             let leader = self.cluster.leader().await?;
             ensure!(leader != victim, "it leads still");
