@@ -39,7 +39,7 @@ test: setup ## format, lints, units, golden files, simulation, real processes, a
 	cargo test --locked --workspace
 	$(bin)/demo
 
-bench: bench-engine bench-packing bench-failover bench-submit bench-million ## prints every figure; `make bench-NAME` for one
+bench: bench-engine bench-packing bench-commit bench-failover bench-submit bench-million ## prints every figure; `make bench-NAME` for one
 
 bench-%: setup
 	@$(rocksdb) BOREALIS_BIN=$(CARGO_TARGET_DIR)/release
@@ -47,5 +47,5 @@ bench-%: setup
 	"$$BOREALIS_BIN/bench" $*
 
 chaos: build ## longer runs of the fault tests
-	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100
+	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100 BOREALIS_CHAOS_OPERATIONS=200000
 	cargo test --locked --workspace --test it -- chaos --nocapture

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -20,7 +19,7 @@ use crate::identity::off_thread;
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Machine, Rows};
 use crate::raft::{
-    Answer, Data, Entry, LEVEL, LogId, Payload, SnapshotMeta, StoredMembership, Types, check_level,
+    Answer, Batch, Data, Entry, LEVEL, LogId, Payload, SnapshotMeta, StoredMembership, Types, check_level,
     decode_whole,
 };
 use crate::small_file::SmallFile;
@@ -38,7 +37,7 @@ type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<Snapshot>>;
 /// A machine whose type is forgotten, so that openraft is compiled once.
 pub(crate) trait AnyMachine: Send + Sync {
     /// Applies commands in order; the answer is a `Vec` of the machine's replies.
-    fn apply(&self, commands: &[Bytes], changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt>;
+    fn apply(&self, batch: &Batch, changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt>;
     /// Makes the machine anew.
     fn reload(&self, rows: &mut Rows<'_>) -> Result<(), Corrupt>;
 }
@@ -57,8 +56,8 @@ impl<M> Held<M> {
 }
 
 impl<M: Machine> AnyMachine for Held<M> {
-    fn apply(&self, commands: &[Bytes], changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt> {
-        let decoded = commands.iter().map(|bytes| M::decode(bytes)).collect::<Result<Vec<_>, _>>()?;
+    fn apply(&self, batch: &Batch, changes: &mut Changes) -> Result<Box<dyn Any + Send>, Corrupt> {
+        let decoded = batch.commands().map(M::decode).collect::<Result<Vec<_>, _>>()?;
         let mut machine = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let replies: Vec<M::Reply> =
             decoded.into_iter().map(|command| machine.apply(command, changes)).collect();
@@ -202,9 +201,9 @@ pub(crate) fn apply(machine: &dyn AnyMachine, pending: &Pending, entry: &Entry) 
                 Ok(Answer::Nothing)
             }
             Payload::Normal(Data::Reserve(uuid)) => Ok(Answer::Reserved(present.at.reserve(uuid))),
-            Payload::Normal(Data::Batch(commands)) => {
-                present.log_bytes += commands.iter().map(|c| c.len() as u64).sum::<u64>();
-                let replies = machine.apply(commands, &mut present.changes)?;
+            Payload::Normal(Data::Batch(batch)) => {
+                present.log_bytes += batch.bytes() as u64;
+                let replies = machine.apply(batch, &mut present.changes)?;
                 Ok(Answer::Replies(Mutex::new(replies)))
             }
         }

@@ -5,8 +5,10 @@
 //! this replica leads again: openraft compares the leader of the stamp before it appends. So `NotLeader` is said only
 //! of what was not appended; of everything behind that, the fate is unknown.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -42,6 +44,20 @@ const _: () = assert!(
 
 type Answered<R> = Result<Proposed<R>, ProposeError>;
 
+/// The answer to a submitted command, when it comes. Dropping it changes nothing of the command's fate.
+#[must_use = "only the answer says what became of the command"]
+pub struct PendingAnswer<M: Machine>(oneshot::Receiver<Answered<M::Reply>>);
+
+impl<M: Machine> Future for PendingAnswer<M> {
+    type Output = Answered<M::Reply>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| {
+            answer.unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
+        })
+    }
+}
+
 struct Waiting<R> {
     /// In which this replica led when the command was proposed.
     term: u64,
@@ -68,12 +84,8 @@ impl<M: Machine> Batcher<M> {
         (Batcher { queue, bytes }, batching)
     }
 
-    /// Queues a command for the log of `term`; the answer comes through the receiver.
-    pub(crate) fn push(
-        &self,
-        term: u64,
-        command: Bytes,
-    ) -> Result<oneshot::Receiver<Answered<M::Reply>>, ProposeError> {
+    /// Queues a command for the log of `term`.
+    pub(crate) fn push(&self, term: u64, command: Bytes) -> Result<PendingAnswer<M>, ProposeError> {
         if command.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max: ENTRY_BYTES_MAX });
         }
@@ -90,7 +102,7 @@ impl<M: Machine> Batcher<M> {
             telemetry::proposals("busy", 1);
             return Err(ProposeError::Busy { commands: WAITING_MAX - self.queue.capacity(), bytes: before });
         }
-        Ok(answer)
+        Ok(PendingAnswer(answer))
     }
 }
 

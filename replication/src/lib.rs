@@ -24,6 +24,7 @@ mod machine;
 mod membership;
 mod offline;
 mod options;
+mod quarantine;
 mod raft;
 mod replica;
 mod service;
@@ -36,6 +37,7 @@ pub mod telemetry;
 mod transport;
 
 pub use backup::Backup;
+pub use batch::PendingAnswer;
 pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError};
 pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use openraft::alias::{LogIdOf, StoredMembershipOf};
@@ -30,11 +30,66 @@ pub(crate) type Entry = openraft::alias::EntryOf<Types>;
 pub(crate) type Payload = openraft::EntryPayload<Data, u64, Node>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 
+/// Commands as they stand in the log and in messages: a `wire::Batch`, whole and encoded. Nothing of it is encoded or
+/// copied again on its way, and commands are looked at where they lie.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Batch(Bytes);
+
+/// Of `wire::Batch`'s one field.
+const COMMANDS: u32 = 1;
+
+impl<C: AsRef<[Bytes]>> From<C> for Batch {
+    fn from(commands: C) -> Self {
+        let size = |command: &Bytes| prost::encoding::bytes::encoded_len(COMMANDS, command);
+        let mut encoded = Vec::with_capacity(commands.as_ref().iter().map(size).sum());
+        for command in commands.as_ref() {
+            prost::encoding::bytes::encode(COMMANDS, command, &mut encoded);
+        }
+        Batch(encoded.into())
+    }
+}
+
+impl Batch {
+    /// Takes what was read, if it is a batch.
+    fn read(encoded: Bytes) -> Option<Self> {
+        let mut left = &encoded[..];
+        while !left.is_empty() {
+            first_command(&mut left)?;
+        }
+        Some(Batch(encoded))
+    }
+
+    /// In their order.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &[u8]> {
+        let mut left = &self.0[..];
+        std::iter::from_fn(move || first_command(&mut left))
+    }
+
+    /// Of all of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Takes the first command off, if there is one.
+fn first_command<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+    use prost::encoding::{WireType, decode_key, decode_varint};
+    // What else a newer program puts there must not be passed over: it would not be applied.
+    let (tag, kind) = decode_key(left).ok()?;
+    if tag != COMMANDS || kind != WireType::LengthDelimited {
+        return None;
+    }
+    let length = usize::try_from(decode_varint(left).ok()?).ok()?;
+    let (command, rest) = left.split_at_checked(length)?;
+    *left = rest;
+    Some(command)
+}
+
 /// What an entry may carry beside openraft's own kinds.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Data {
     /// Commands that were proposed together.
-    Batch(Arc<[Bytes]>),
+    Batch(Batch),
     /// All replicas sum their rows here.
     Check(u64),
     /// A node id for this store uuid.
@@ -50,7 +105,7 @@ impl fmt::Debug for Data {
 impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Data::Batch(commands) => write!(f, "batch of {}", commands.len()),
+            Data::Batch(batch) => write!(f, "batch of {}", batch.commands().count()),
             Data::Check(id) => write!(f, "check {id}"),
             Data::Reserve(uuid) => write!(f, "node id for {uuid}"),
         }
@@ -168,7 +223,7 @@ pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
     let payload = match &entry.payload {
         Payload::Blank => Wire::Blank(wire::Blank {}),
         Payload::Membership(m) => Wire::Membership(membership_to_wire(m)),
-        Payload::Normal(Data::Batch(commands)) => Wire::Batch(wire::Batch { commands: commands.to_vec() }),
+        Payload::Normal(Data::Batch(batch)) => Wire::Batch(batch.0.clone()),
         Payload::Normal(Data::Check(id)) => Wire::Check(wire::Check { id: *id }),
         Payload::Normal(Data::Reserve(uuid)) => Wire::Reserve(wire::Reserve { store_uuid: uuid.clone() }),
     };
@@ -182,7 +237,15 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, StoreError> {
     let payload = match entry.payload {
         Some(Wire::Blank(_)) => Payload::Blank,
         Some(Wire::Membership(m)) => Payload::Membership(membership_from_wire(&m)?),
-        Some(Wire::Batch(batch)) => Payload::Normal(Data::Batch(batch.commands.into())),
+        Some(Wire::Batch(encoded)) => {
+            let batch = Batch::read(encoded).ok_or_else(|| {
+                StoreError::Foreign(Corrupt::new(
+                    format!("entry {}", id.index),
+                    "it is not a row of commands",
+                ))
+            })?;
+            Payload::Normal(Data::Batch(batch))
+        }
         Some(Wire::Check(check)) => Payload::Normal(Data::Check(check.id)),
         Some(Wire::Reserve(reserve)) => Payload::Normal(Data::Reserve(reserve.store_uuid)),
         None => {
@@ -193,4 +256,36 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, StoreError> {
         }
     };
     Ok(Entry { log_id: id, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_is_the_message_that_its_name_says_and_nothing_else_is_taken_for_one() {
+        let commands = [
+            "a",
+            "",
+            "a longer one that needs more than a byte of length ................................................................................................",
+        ];
+        let commands: Vec<Bytes> = commands.map(Bytes::from).into();
+        let batch = Batch::from(&commands);
+        let message = wire::Batch { commands: commands.clone() };
+        assert_eq!(batch.0, message.encode_to_vec());
+        let read = Batch::read(batch.0.clone()).unwrap();
+        assert!(read.commands().eq(commands.iter().map(|command| &command[..])));
+        for end in 1..batch.bytes() {
+            let whole = Batch::read(batch.0.slice(..end));
+            // A shorter one is one only where a command ends.
+            assert!(whole.is_none() || [3, 5].contains(&end), "{end}");
+        }
+        // Another field, another kind of the field, a length that no memory has.
+        for bytes in [&[0x12, 0][..], &[0x08, 1], &[0x0a, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]] {
+            assert!(Batch::read(Bytes::copy_from_slice(bytes)).is_none(), "{bytes:?}");
+        }
+        assert_eq!(Batch::from([]).commands().count(), 0);
+    }
 }

@@ -1,6 +1,7 @@
 //! A running replica: propose, read, who leads, how it is. Who belongs is changed in `shape`.
 
 mod shape;
+mod sums;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::Identity;
 use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
-use crate::batch::{self, Batcher};
+use crate::batch::{self, Batcher, PendingAnswer};
 use crate::disk;
 use crate::error::{ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
@@ -27,6 +28,7 @@ use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
 use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
+use crate::quarantine;
 use crate::raft::{Answer, Data, Types};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
@@ -74,6 +76,9 @@ struct Inner<M: Machine> {
     log_bytes: AtomicU64,
     /// Whether the disk is nearly full.
     full: Arc<AtomicBool>,
+    transport: Transport,
+    /// Whether the replicas' rows differ and no majority has the same, as this leader last found.
+    split: watch::Sender<bool>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -96,6 +101,7 @@ impl<M: Machine> Replica<M> {
     /// Serves nothing: the caller serves [`Replica::raft_service`] at the raft address.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let stopped = watch::Sender::new(None);
+        leave_quarantine(&options, &stopped).await?;
         let opened = {
             let (options, stopped) = (options.clone(), stopped.clone());
             off_thread(move || {
@@ -120,7 +126,8 @@ impl<M: Machine> Replica<M> {
         #[cfg(test)]
         let config = crate::sim::breaks::config(config);
         let state = adapter.clone();
-        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), state)
+        let network = transport.clone();
+        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), network, log.clone(), state)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
@@ -137,6 +144,8 @@ impl<M: Machine> Replica<M> {
             sending,
             log_bytes: AtomicU64::new(0),
             full: Arc::default(),
+            transport,
+            split: watch::Sender::new(false),
             writer,
             batcher,
             freshness: Arc::default(),
@@ -148,7 +157,8 @@ impl<M: Machine> Replica<M> {
         let replica = Replica { inner };
         let promoting = ground::spawn(replica.clone().promote_learners());
         let looking = ground::spawn(replica.clone().look());
-        crate::log::lock(&replica.inner.running).extend([promoting, looking]);
+        let comparing = ground::spawn(replica.clone().compare_sums());
+        crate::log::lock(&replica.inner.running).extend([promoting, looking, comparing]);
         Ok(replica)
     }
 
@@ -161,6 +171,7 @@ impl<M: Machine> Replica<M> {
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
             adapter: self.inner.adapter.clone(),
+            sums: Arc::new(self.clone()),
             full: Arc::clone(&self.inner.full),
             receiving: Arc::default(),
         };
@@ -178,6 +189,17 @@ impl<M: Machine> Replica<M> {
     /// The same, if this replica leads in `term`: a decision of an earlier leadership never gets into the log of a
     /// later one.
     pub async fn propose_in(&self, term: u64, command: Bytes) -> Result<Proposed<M::Reply>, ProposeError> {
+        self.submit_in(term, command)?.await
+    }
+
+    /// Queues one command and returns at once: what it gives is awaited for the answer. Commands get into the log in
+    /// the order of these calls, so a stream of them needs no task for each; a full queue says `Busy` here.
+    pub fn submit(&self, command: Bytes) -> Result<PendingAnswer<M>, ProposeError> {
+        let term = self.inner.leadership.borrow().term;
+        self.submit_in(term, command)
+    }
+
+    fn submit_in(&self, term: u64, command: Bytes) -> Result<PendingAnswer<M>, ProposeError> {
         if let Some(why) = self.inner.stopped.borrow().clone() {
             return Err(ProposeError::Stopped { why });
         }
@@ -189,10 +211,7 @@ impl<M: Machine> Replica<M> {
         }
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
-        let answer = self.inner.batcher.push(term, command)?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(ProposeError::Unknown { why: "this replica was shut down".into() }))
+        self.inner.batcher.push(term, command)
     }
 
     /// Looks at the machine as it is here and now, maybe behind the leader. Keep it short: apply waits.
@@ -296,6 +315,11 @@ impl<M: Machine> Replica<M> {
         let reached = newest.wait_for(|newest| newest.is_some_and(|newest| newest >= index));
         tokio::time::timeout(Duration::from_secs(10), reached).await.ok()?.ok()?;
         self.inner.writer.sums().into_iter().find(|sum| sum.index == index)
+    }
+
+    /// Whether the replicas' rows differ and nobody knows who is right, as this leader last found: decisions must stop.
+    pub fn split(&self) -> watch::Receiver<bool> {
+        self.inner.split.subscribe()
     }
 
     /// The newest sum that this replica computed because the leader asked all.
@@ -445,6 +469,39 @@ impl<M: Machine> Replica<M> {
             }
         }
     }
+}
+
+#[tonic::async_trait]
+impl<M: Machine> service::Sums for Replica<M> {
+    async fn sum_at(&self, index: u64) -> Option<Fingerprint> {
+        self.fingerprint_of(index).await
+    }
+
+    fn quarantine(&self, index: u64, majority: [u8; 8]) {
+        Replica::quarantine(self, index, majority);
+    }
+}
+
+/// A quarantined replica takes a peer's rows before anything else.
+async fn leave_quarantine(
+    options: &Options,
+    stopped: &watch::Sender<Option<String>>,
+) -> Result<(), StoreError> {
+    let dir = options.dir.clone();
+    if fs::metadata(&dir).is_err() {
+        return Ok(());
+    }
+    let locked = off_thread(move || {
+        let lock = disk::lock_dir(&dir)?;
+        disk::refuse_condemned(&dir)?;
+        Ok((lock, identity(&dir)?))
+    });
+    let (lock, Some(identity)) = locked.await? else { return Ok(()) };
+    let transport = Transport::new(Arc::new(identity.clone()), options.profile, stopped.clone());
+    let left = quarantine::leave(&options.dir, &identity, &transport).await;
+    // Closing is not enough: a child that was forked and has not yet begun its program holds the file too.
+    let _ = lock.unlock();
+    left
 }
 
 struct Opened<M> {

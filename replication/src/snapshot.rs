@@ -14,8 +14,8 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
-use crate::ground::fs::{self, File, FileExt as _};
 use crate::ground;
+use crate::ground::fs::{self, File, FileExt as _};
 use crate::machine::Corrupt;
 use crate::raft::{
     LEVEL, LogId, SnapshotMeta, StoredMembership, check_level, decode_whole, log_id_from_wire,
@@ -248,7 +248,8 @@ pub(crate) fn chunks(
     let places = due.flat_map(move |file| {
         let start = if file.name == first { offset } else { 0 };
         let offsets = (start..file.bytes).step_by(CHUNK_BYTES);
-        offsets.map(move |offset| (file.name.clone(), offset, CHUNK_BYTES.min((file.bytes - offset) as usize)))
+        offsets
+            .map(move |offset| (file.name.clone(), offset, CHUNK_BYTES.min((file.bytes - offset) as usize)))
     });
     places.map(move |(name, offset, length)| {
         let path = snapshot.dir.join(&name);

@@ -14,6 +14,11 @@ pub fn describe() {
         Unit::Seconds,
         "Time to sync one write of the replicated log to disk."
     );
+    describe_counter!("borealis_raft_comparisons_total", "Times this leader compared all replicas' rows.");
+    describe_gauge!(
+        "borealis_raft_rows_differ",
+        "1 if not all replicas had the same rows when this leader last compared them, else 0."
+    );
     describe_gauge!(
         "borealis_raft_disk_free_bytes",
         Unit::Bytes,
@@ -81,6 +86,12 @@ pub(crate) fn sync_p99() -> Option<Duration> {
     took.sort_unstable();
     let at = (took.len() * 99).div_ceil(100).checked_sub(1)?;
     took.get(at).map(|us| Duration::from_micros(u64::from(*us)))
+}
+
+/// The replicas' rows were compared.
+pub(crate) fn compared(differ: bool) {
+    counter!("borealis_raft_comparisons_total").increment(1);
+    gauge!("borealis_raft_rows_differ").set(if differ { 1.0 } else { 0.0 });
 }
 
 /// Free bytes where the data directory lies, and whether that is too little.

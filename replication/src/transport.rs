@@ -28,6 +28,7 @@ use tonic::transport::Endpoint;
 use crate::Identity;
 use crate::ground::{self, Channel};
 use crate::log::lock;
+use crate::membership::Member;
 use crate::options::Profile;
 use crate::raft::{
     LEVEL, Node, Types, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -98,6 +99,37 @@ impl Transport {
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
         Transport { identity, profile, stopped, sending: Arc::default(), channels: Arc::default() }
+    }
+
+    fn client_of(&self, member: &Member) -> Result<(wire::Peer, RaftClient<Channel>), tonic::Status> {
+        let node = Node {
+            raft_address: member.raft_address.clone(),
+            api_address: member.api_address.clone(),
+            store_uuid: member.store_uuid.clone(),
+            learner: member.learner,
+        };
+        let peer = self.peer(member.node_id, &node, Purpose::Snapshot);
+        let client = peer.client.map_err(tonic::Status::unavailable)?;
+        Ok((peer.message_peer, client))
+    }
+
+    /// The sum of a replica's rows; or tells it that a majority has another.
+    pub(crate) async fn sum(
+        &self,
+        member: &Member,
+        request: wire::SumRequest,
+    ) -> Result<wire::SumReply, tonic::Status> {
+        let (peer, mut client) = self.client_of(member)?;
+        Ok(client.sum(wire::SumRequest { peer: Some(peer), ..request }).await?.into_inner())
+    }
+
+    /// All rows of a replica: a header, then chunks.
+    pub(crate) async fn fetch(
+        &self,
+        member: &Member,
+    ) -> Result<tonic::Streaming<wire::SnapshotChunk>, tonic::Status> {
+        let (peer, mut client) = self.client_of(member)?;
+        Ok(client.fetch(wire::FetchRequest { peer: Some(peer) }).await?.into_inner())
     }
 
     /// How many snapshots are being sent.

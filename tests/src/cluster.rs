@@ -25,6 +25,11 @@ use crate::{verdict, wait};
 /// One test at a time has a cluster.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// Waits for its turn to have a cluster; whoever starts one by other means than [`Cluster::start`] holds this.
+pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
 /// How long anything that should happen at once may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,11 +67,30 @@ pub struct Member {
     pub raft: String,
     program: PathBuf,
     arguments: Vec<String>,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
     child: Option<Child>,
 }
 
 impl Member {
+    /// A program whose data is `dir` and whose log lies beside it; not started yet.
+    pub(crate) fn new(
+        program: &Path,
+        dir: &Path,
+        arguments: Vec<String>,
+        (api, raft): (&str, &str),
+    ) -> Member {
+        Member {
+            name: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            dir: dir.into(),
+            api: api.into(),
+            raft: raft.into(),
+            program: program.into(),
+            arguments,
+            log: dir.with_extension("log"),
+            child: None,
+        }
+    }
+
     /// Starts the process; an error when it runs already.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);
@@ -501,18 +525,10 @@ fn new_member(
     program: &str,
     dir: &Path,
     arguments: &[&str],
-    (api, raft): (&str, &str),
+    addresses: (&str, &str),
 ) -> Member {
-    Member {
-        name: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        dir: dir.into(),
-        api: api.into(),
-        raft: raft.into(),
-        program: programs.path(program),
-        arguments: arguments.iter().map(|argument| argument.to_string()).collect(),
-        log: dir.with_extension("log"),
-        child: None,
-    }
+    let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+    Member::new(&programs.path(program), dir, arguments, addresses)
 }
 
 /// Ports that nobody listens on now. Tests that run at the same time look in ranges of their own: `free_range` from

@@ -54,6 +54,8 @@ pub struct Memory {
     pub(crate) hints: Vec<Hint>,
     pub(crate) hosts: Vec<HostId>,
     capacity: Resources,
+    /// Every command since the last look, as it would be proposed; `None` = nobody wants them.
+    record: Option<Vec<bytes::Bytes>>,
 }
 
 impl Memory {
@@ -64,7 +66,17 @@ impl Memory {
 
     /// The same, of another size.
     pub fn of(hosts: usize, capacity: Resources) -> Result<Memory> {
-        let mut memory = Memory { state: State::default(), hints: Vec::new(), hosts: Vec::new(), capacity };
+        Memory::begun(hosts, capacity, None)
+    }
+
+    /// As `with_hosts`; what is applied from the first command on is kept as it would be proposed.
+    pub fn recorded(hosts: usize) -> Result<Memory> {
+        Memory::begun(hosts, HOST, Some(Vec::new()))
+    }
+
+    fn begun(hosts: usize, capacity: Resources, record: Option<Vec<bytes::Bytes>>) -> Result<Memory> {
+        let mut memory =
+            Memory { state: State::default(), hints: Vec::new(), hosts: Vec::new(), capacity, record };
         let session = StartSession {
             term: 1,
             leader: 1,
@@ -102,9 +114,18 @@ impl Memory {
 
     /// Applies a command that must be accepted.
     pub fn apply(&mut self, op: Op) -> Result<engine::Done> {
-        let applied = self.state.apply(Command::new(BEGIN, op));
+        let command = Command::new(BEGIN, op);
+        if let Some(record) = &mut self.record {
+            record.push(command.encode().into());
+        }
+        let applied = self.state.apply(command);
         self.hints.extend(applied.hints);
         applied.reply.context("State refused a command")
+    }
+
+    /// The commands since the last call, of a memory that keeps them.
+    pub fn take_record(&mut self) -> Vec<bytes::Bytes> {
+        self.record.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Fills every host to so many percent with one task each.

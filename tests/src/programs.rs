@@ -23,6 +23,9 @@ pub const EXECUTOR: &str = "borealis-executor";
 /// The command line for people.
 pub const CLIENT: &str = "borealis";
 
+/// A replica of the register map; not shipped.
+pub const REGISTERS: &str = "registers";
+
 /// Instead of a commit: no check.
 const ANY: &str = "any";
 
@@ -38,6 +41,21 @@ pub struct Programs {
 impl Programs {
     /// Finds the programs in `$BOREALIS_BIN`, or beside this one, and checks that they are of this commit.
     pub fn find() -> Result<Programs> {
+        let programs = Programs::somewhere()?;
+        for name in [SCHEDULER, AGENT, EXECUTOR, CLIENT] {
+            programs.check(name)?;
+        }
+        Ok(programs)
+    }
+
+    /// The path of one program, found and checked in the same way.
+    pub fn find_one(name: &str) -> Result<PathBuf> {
+        let programs = Programs::somewhere()?;
+        programs.check(name)?;
+        Ok(programs.path(name))
+    }
+
+    fn somewhere() -> Result<Programs> {
         let dir = match std::env::var_os("BOREALIS_BIN") {
             Some(dir) => PathBuf::from(dir),
             None => beside_this_program()?,
@@ -45,12 +63,7 @@ impl Programs {
         let dir = dir.canonicalize().with_context(|| {
             format!("no folder {}; set BOREALIS_BIN to the one that `make build` fills", dir.display())
         })?;
-        let commit = expected_commit();
-        let programs = Programs { dir, commit };
-        for name in [SCHEDULER, AGENT, EXECUTOR, CLIENT] {
-            programs.check(name)?;
-        }
-        Ok(programs)
+        Ok(Programs { dir, commit: expected_commit() })
     }
 
     /// The path of one program.

@@ -337,7 +337,7 @@ impl RaftLogStorage<Types> for Log {
 fn size(entry: &Entry) -> usize {
     use crate::raft::{Data, Payload};
     64 + match &entry.payload {
-        Payload::Normal(Data::Batch(commands)) => commands.iter().map(|c| c.len() + 8).sum(),
+        Payload::Normal(Data::Batch(batch)) => batch.bytes(),
         _ => 256,
     }
 }

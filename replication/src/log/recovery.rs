@@ -74,7 +74,8 @@ pub(crate) fn recover(dir: &Path, cache_bytes_max: usize, mend: bool) -> Result<
     }
     found.index.check()?;
     if let Some(Held { segment, .. }) = found.segments.last().filter(|_| mend) {
-        let marked = synced.filter(|(sequence, _)| *sequence == segment.sequence).map_or(0, |(_, offset)| offset);
+        let marked =
+            synced.filter(|(sequence, _)| *sequence == segment.sequence).map_or(0, |(_, offset)| offset);
         keep(dir, segment, marked, found.end)?;
         let marked = found.mark.set(segment.sequence, found.end);
         marked.map_err(StoreError::io("writing", dir.join("synced")))?;

@@ -61,7 +61,8 @@ fn choose(world: &World, last: &mut Option<usize>, chance: &mut StdRng) -> Optio
     let kept = last.and_then(|place| running.iter().find(|(running, _)| *running == place));
     let leads = || running.iter().find(|(_, replica)| replica.leadership().borrow().is_me);
     let any = &running[chance.random_range(0..running.len())];
-    let (place, replica) = if chance.random_range(0..10) == 0 { any } else { kept.or_else(leads).unwrap_or(any) };
+    let (place, replica) =
+        if chance.random_range(0..10) == 0 { any } else { kept.or_else(leads).unwrap_or(any) };
     *last = Some(*place);
     Some(replica.clone())
 }

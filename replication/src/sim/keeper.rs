@@ -89,12 +89,15 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
                 }
                 return;
             }
-            Ended::Condemned(why) => violated(&format!("replica {place} was condemned without damage: {why}")),
+            Ended::Condemned(why) => {
+                violated(&format!("replica {place} was condemned without damage: {why}"))
+            }
         }
         let down = if world.is_healing() { 50 } else { chance.random_range(5..1500) };
         tokio::time::sleep(Duration::from_millis(down)).await;
         if world.wants_flip(place) {
-            let chosen = |path: &str| path.ends_with(".seg") || path.ends_with(".sst") || path.contains("/vote.");
+            let chosen =
+                |path: &str| path.ends_with(".seg") || path.ends_with(".sst") || path.contains("/vote.");
             // Without the mark, which a power cut may take, a damaged last write looks like a torn one.
             if !power && life.disk.flip(chosen) {
                 world.damaged(place);

@@ -40,7 +40,9 @@ pub(crate) fn applied(place: u64, command: u64) {
         }
         if promises.applied.len() as u64 != place {
             let length = promises.applied.len();
-            violated(&format!("replica {whose} applied item {place}, but nobody applied those from {length} on"));
+            violated(&format!(
+                "replica {whose} applied item {place}, but nobody applied those from {length} on"
+            ));
         }
         if promises.refused.contains(&command) {
             violated(&format!("{command} was refused, and then applied as item {place}"));

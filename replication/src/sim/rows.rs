@@ -211,7 +211,10 @@ fn encode(memory: &Memory) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>)> {
+/// All rows, and what was written beside them.
+type Image = (BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
+
+fn decode(bytes: &[u8]) -> Option<Image> {
     let mut rest = bytes.get(4..)?;
     if crc32c::crc32c(rest).to_le_bytes() != bytes[..4] {
         return None;

@@ -139,7 +139,8 @@ fn mistakes_are_found() {
             false
         });
         let found = lock(&found).take();
-        let (seed, line) = found.unwrap_or_else(|| panic!("{broken:?} is not found within {BREAK_SEEDS} seeds"));
+        let (seed, line) =
+            found.unwrap_or_else(|| panic!("{broken:?} is not found within {BREAK_SEEDS} seeds"));
         println!("{broken:?} is found by seed {seed}: {}", line.chars().take(160).collect::<String>());
     }
 }

@@ -183,7 +183,11 @@ impl World {
                     Err(why) => {
                         trace(|| format!("node {node_id} is not removed yet: {why}"));
                         // A leader is not removed.
-                        let _ = if leader.identity().node_id == node_id { leader.transfer(None).await.ok() } else { None };
+                        let _ = if leader.identity().node_id == node_id {
+                            leader.transfer(None).await.ok()
+                        } else {
+                            None
+                        };
                     }
                 }
             }
@@ -238,7 +242,9 @@ async fn look(world: Arc<World>) {
     loop {
         let seen = world.seen();
         for seen in &seen {
-            if let Some(snapshot) = seen.snapshot && snapshots.insert((seen.node_id, snapshot)) {
+            if let Some(snapshot) = seen.snapshot
+                && snapshots.insert((seen.node_id, snapshot))
+            {
                 faults::fired(Fault::Snapshot);
             }
         }
@@ -435,7 +441,8 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
             }
         }
         Harm::FailSync => {
-            let step = *[Step::Sync, Step::Vote, Step::Flush, Step::Segment].choose(chance).unwrap_or(&Step::Sync);
+            let step =
+                *[Step::Sync, Step::Vote, Step::Flush, Step::Segment].choose(chance).unwrap_or(&Step::Sync);
             world.with(place, |at| at.sync_failed = true);
             disk.arm(step, chance.random_range(1..4), Then::Fail);
         }
@@ -445,7 +452,7 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
         }
         Harm::Partition => {
             faults::fired(Fault::Partition);
-            let side = |place: &usize| (place + chance.random_range(0..2)) % 2 == 0;
+            let side = |place: &usize| (place + chance.random_range(0..2)).is_multiple_of(2);
             let (one, other): (Vec<usize>, Vec<usize>) = living.iter().copied().partition(side);
             let ways = one.iter().flat_map(|a| other.iter().flat_map(move |b| [(*a, *b), (*b, *a)]));
             world.net.set_cut(ways.collect());

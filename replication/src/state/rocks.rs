@@ -20,6 +20,9 @@ const MEMTABLE_BYTES: usize = 64 << 20;
 /// Background writing must leave the disk to the log.
 const WRITE_BYTES_PER_SECOND: i64 = 128 << 20;
 
+/// A key and its row.
+type Pair = (Box<[u8]>, Box<[u8]>);
+
 /// An open database.
 pub(crate) struct Database {
     db: DB,
@@ -68,9 +71,7 @@ impl Database {
     }
 
     /// All rows in key order; or why one cannot be read.
-    pub(crate) fn rows(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), String>>, StoreError> {
+    pub(crate) fn rows(&self) -> Result<impl Iterator<Item = Result<Pair, String>>, StoreError> {
         let rows = self.db.iterator_cf(self.family(ROWS)?, IteratorMode::Start);
         Ok(rows.map(|row| row.map_err(rocksdb::Error::into_string)))
     }

@@ -201,6 +201,10 @@ fn a_snapshot_arrives_as_it_was_sent_or_not_at_all_and_goes_on_where_it_broke_of
         damaged[n].bytes = bytes.into();
         assert!(receive(&chunks[..n]).is_err());
         assert!(receive(&damaged).is_err());
+        assert!(receive(&damaged).is_err());
+        if n + 1 < chunks.len() {
+            std::fs::remove_dir_all(&home).unwrap();
+        }
     }
     let arrived = receive(&chunks).unwrap();
     assert_eq!(arrived.meta, sent.meta);

@@ -1,4 +1,4 @@
-//! The benchmarks: `bench failover` and `bench submit` on a real cluster, `bench engine` and `bench packing` in memory.
+//! The benchmarks: `bench failover` and `bench submit` on a real cluster, `bench commit` on the replicated log, `bench engine` and `bench packing` in memory.
 //!
 //! Each prints its progress and a table for people on stderr and, as its last line on stdout, one JSON object. A
 //! figure is never a verdict; but a task that was lost, launched twice or restarted makes the exit code 1.
@@ -21,6 +21,10 @@ use tests::figures::{self, Percentiles};
 use tests::million::Load;
 use tests::packing::{self, Policy};
 use tests::{fsync, jobs, journal, processes, verdict, wait};
+
+/// As the product has it: `bench commit` has replicas in this process.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Benchmarks on a local cluster of real processes.
 #[derive(Parser)]
@@ -46,6 +50,21 @@ enum Bench {
         /// Mixes of jobs; each policy packs each of them.
         #[arg(long, default_value_t = 5)]
         mixes: u64,
+    },
+    /// Committed writes a second through three replicas, beside etcd in turns.
+    Commit {
+        /// Writes in flight.
+        #[arg(long, value_delimiter = ',', default_value = "1,16,256,1024")]
+        clients: Vec<usize>,
+        /// Turns of each store; 0 = only the engine behind the log.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Without etcd.
+        #[arg(long)]
+        alone: bool,
     },
     /// Leader killed -> first launch commanded by the next leader, under a constant load of submits.
     Failover {
@@ -99,6 +118,9 @@ async fn main() -> ExitCode {
             Bench::Failover { kills, tasks, agents, profile } => {
                 failover(kills, tasks, agents, &profile).await
             }
+            Bench::Commit { clients, rounds, seconds, alone } => {
+                commits(clients, rounds, seconds, !alone).await
+            }
             Bench::Submit { jobs, profile } => submit(jobs, &profile).await,
             Bench::Engine { hosts } => engine(&hosts),
             Bench::Million { agents, jobs, tasks, policy, profile } => {
@@ -126,6 +148,15 @@ async fn main() -> ExitCode {
 
 fn commit() -> String {
     std::env::var("BOREALIS_COMMIT").unwrap_or_else(|_| "unknown".into())
+}
+
+/// The goal is 1.2 times etcd's with one write in flight, twice from 16 up, and three times over the stream from 256.
+async fn commits(clients: Vec<usize>, rounds: usize, seconds: f64, etcd: bool) -> Result<(Value, bool)> {
+    ensure!(!clients.contains(&0) && seconds > 0.0, "there is nothing to measure");
+    let plan = tests::commit::Plan { clients, time: Duration::from_secs_f64(seconds), rounds };
+    let (mut figures, held) = tests::commit::run(&plan, etcd).await?;
+    figures["commit"] = commit().into();
+    Ok((figures, held))
 }
 
 /// The goal is 500,000 a second plain and 100,000 with constraints on 10,000 hosts.

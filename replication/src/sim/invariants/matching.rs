@@ -23,7 +23,10 @@ impl Law for Matching {
                 if !known {
                     let entry = self.entries.entry(*id).or_insert((*says, before));
                     if entry.0 != *says {
-                        return Err(format!("entry {id} of node {} says something else elsewhere", seen.node_id));
+                        return Err(format!(
+                            "entry {id} of node {} says something else elsewhere",
+                            seen.node_id
+                        ));
                     }
                     match (entry.1, before) {
                         (Some(there), Some(here)) if there != here => {
