@@ -344,16 +344,16 @@ fn size(entry: &Entry) -> usize {
 
 #[cfg(test)]
 impl Log {
-    /// All entries as they are now, each by id and the hash of what it says. For the simulation.
-    pub(crate) fn shown(&self) -> Vec<(LogId, u64)> {
+    /// All entries as they are now, each by id and the hash of what it says; `hashed` has those of earlier calls.
+    /// For the simulation.
+    pub(crate) fn shown(&self, hashed: &mut std::collections::BTreeMap<LogId, u64>) -> Vec<(LogId, u64)> {
         let found = lock(&self.index).find(0, u64::MAX, usize::MAX).into_iter();
-        let says = |entry: &Entry| crate::raft::entry_to_wire(entry).encode_to_vec();
-        found
-            .map(|found| match found {
-                Found::Entry(entry) => (entry.log_id, xxhash_rust::xxh3::xxh3_64(&says(&entry))),
-                Found::At(id, _) => (id, 0),
-            })
-            .collect()
+        let says = |entry: &Entry| xxhash_rust::xxh3::xxh3_64(&crate::raft::entry_to_wire(entry).encode_to_vec());
+        let mut shown = |found| match found {
+            Found::Entry(entry) => (entry.log_id, *hashed.entry(entry.log_id).or_insert_with(|| says(&entry))),
+            Found::At(id, _) => (id, 0),
+        };
+        found.map(&mut shown).collect()
     }
 }
 

@@ -29,13 +29,12 @@ struct State {
     nodes: BTreeMap<u64, Node>,
     next: u64,
     chance: StdRng,
-    armed: Option<Armed>,
+    armed: BTreeMap<Step, Armed>,
     sync_ms: (u64, u64),
 }
 
-/// What happens when `step` comes for the `left`-th time from now.
+/// What happens when a step comes for the `left`-th time from now.
 struct Armed {
-    step: Step,
     left: u32,
     then: Then,
 }
@@ -187,19 +186,19 @@ impl Disk {
             nodes: BTreeMap::from([(ROOT, Node::Dir(Dir::default()))]),
             next: ROOT + 1,
             chance: StdRng::seed_from_u64(seed),
-            armed: None,
+            armed: BTreeMap::new(),
             sync_ms: (0, 2),
         }))
     }
 
     /// Has the `nth` coming `step` disturbed.
     pub(crate) fn arm(&self, step: Step, nth: u32, then: Then) {
-        lock(&self.0).armed = Some(Armed { step, left: nth, then });
+        lock(&self.0).armed.insert(step, Armed { left: nth, then });
     }
 
-    /// Whether what was armed did not happen yet; it is taken back.
-    pub(crate) fn disarm(&self) -> bool {
-        lock(&self.0).armed.take().is_some()
+    /// What did not happen yet does not happen any more.
+    pub(crate) fn disarm(&self) {
+        lock(&self.0).armed.clear();
     }
 
     /// How long a sync takes from now on, in milliseconds, between.
@@ -220,14 +219,14 @@ impl Disk {
             return Err(gone());
         }
         let mut state = lock(&self.0);
-        let Some(armed) = state.armed.as_mut().filter(|armed| armed.step == step) else { return Ok(()) };
+        let Some(armed) = state.armed.get_mut(&step) else { return Ok(()) };
         armed.left = armed.left.saturating_sub(1);
         if armed.left > 0 {
             return Ok(());
         }
         let then = armed.then;
         if then == Then::Die {
-            state.armed = None;
+            state.armed.clear();
             faults::fired(Fault::CrashAt(step));
             life.end();
             return Err(gone());
@@ -238,10 +237,9 @@ impl Disk {
     /// Whether this sync is the one to fail.
     fn fails(&self, step: Step) -> bool {
         let mut state = lock(&self.0);
-        let fails =
-            state.armed.as_ref().is_some_and(|a| a.step == step && a.then == Then::Fail && a.left == 0);
+        let fails = state.armed.get(&step).is_some_and(|armed| armed.then == Then::Fail && armed.left == 0);
         if fails {
-            state.armed = None;
+            state.armed.remove(&step);
             faults::fired(Fault::FailedSync);
         }
         fails

@@ -34,11 +34,11 @@ fn one_seed() {
         runtime.unwrap().block_on(async {
             BEGAN.set(Some(tokio::time::Instant::now()));
             world::run(seed).await;
+            println!("ran {} ms: {}", now_ms(), oracle::summary());
         });
         for (fault, count) in faults::counts() {
             println!("fired {count} {fault}");
         }
-        println!("ran {} ms, {}", now_ms(), oracle::summary());
         println!("trace {:016x}", TRACE.get());
     });
     simulating.join().unwrap();

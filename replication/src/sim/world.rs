@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::Replica;
 use crate::log::lock;
+use crate::raft::LogId;
 use crate::sim::disk::{Disk, Then};
 use crate::sim::faults::{self, Fault, Step};
 use crate::sim::files::HOME;
@@ -48,6 +49,8 @@ pub(crate) struct World {
 struct Place {
     disk: Arc<Disk>,
     life: Option<(u64, Arc<Life>)>,
+    /// What entries say, by the hash of it; of this life.
+    hashed: BTreeMap<LogId, u64>,
     replica: Option<Cluster>,
     /// A replica whose sync failed may stop.
     sync_failed: bool,
@@ -94,6 +97,7 @@ impl World {
         work(places.entry(place).or_insert_with(|| Place {
             disk: Arc::new(Disk::new(seed)),
             life: None,
+            hashed: BTreeMap::new(),
             replica: None,
             sync_failed: false,
             power_goes: false,
@@ -111,6 +115,7 @@ impl World {
             at.disk.make_home(&dir);
             let life = Life::new(place, dir, Arc::clone(&at.disk), Arc::clone(&self.net), seed);
             at.life = Some((number, Arc::clone(&life)));
+            at.hashed.clear();
             life
         })
     }
@@ -221,10 +226,10 @@ impl World {
     }
 
     fn seen(&self) -> Vec<Seen> {
-        let places = lock(&self.places);
-        let running = places.values().filter_map(|at| {
+        let mut places = lock(&self.places);
+        let running = places.values_mut().filter_map(|at| {
             let (number, _) = at.life.as_ref().filter(|(_, life)| !life.is_over())?;
-            Some(at.replica.as_ref()?.seen(*number))
+            Some(at.replica.as_ref()?.seen(*number, &mut at.hashed))
         });
         running.collect()
     }
@@ -417,8 +422,10 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
     let disk = world.with(place, |at| Arc::clone(&at.disk));
     match kind {
         Harm::CrashAt => {
-            let step = *Step::ALL.choose(chance).unwrap_or(&Step::Append);
-            disk.arm(step, chance.random_range(1..8), Then::Die);
+            // Whichever of these comes first.
+            for step in Step::ALL.choose_multiple(chance, 4) {
+                disk.arm(*step, chance.random_range(1..10), Then::Die);
+            }
         }
         Harm::Crash => {
             faults::fired(Fault::Crash);
