@@ -47,5 +47,6 @@ bench-%: setup
 	"$$BOREALIS_BIN/bench" $*
 
 chaos: build ## longer runs of the fault tests
-	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100
+	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100 BOREALIS_CHAOS_OPERATIONS=200000
+	SIM_SEEDS=$${SIM_SEEDS:-600} cargo test --locked -p replication --lib -- sim:: --nocapture
 	cargo test --locked --workspace --test it -- chaos --nocapture

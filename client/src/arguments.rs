@@ -97,7 +97,7 @@ pub(crate) enum Job {
         #[arg(long)]
         stale: bool,
     },
-    /// Kill some instances of a job
+    /// Kill some instances of a job, for good; `job restart` with their numbers starts them again
     Kill {
         /// CLUSTER/ROLE/ENV/NAME/INSTANCES, with instances like 0,2-4
         key: String,
@@ -111,7 +111,7 @@ pub(crate) enum Job {
         #[command(flatten)]
         kill: KillFlags,
     },
-    /// Stop instances of a job and start them anew, all at once
+    /// Stop instances of a job and start them anew, all at once; those named that have ended are started
     Restart {
         /// CLUSTER/ROLE/ENV/NAME or CLUSTER/ROLE/ENV/NAME/INSTANCES, with instances like 0,2-4
         key: String,
@@ -128,7 +128,7 @@ pub(crate) enum Job {
         #[command(flatten)]
         again: Again,
     },
-    /// Say why instances of a job wait
+    /// Say why instances of a job wait, and until when
     Why {
         /// CLUSTER/ROLE/ENV/NAME or CLUSTER/ROLE/ENV/NAME/INSTANCES
         key: String,
@@ -211,14 +211,14 @@ pub(crate) enum Quota {
         /// The role; default: all
         role: Option<String>,
     },
-    /// Set a role's quota
+    /// Set a role's quota: cores, memory and disk, all three
     Set {
         /// The role
         role: String,
         #[command(flatten)]
         amounts: Amounts,
     },
-    /// Add to a role's quota
+    /// Add to a role's quota; what is not named stays
     Increment {
         /// The role
         role: String,
@@ -231,17 +231,17 @@ pub(crate) enum Quota {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Amounts {
     /// Cores, such as 12.5
-    #[arg(long, value_name = "N", value_parser = cpu_milli, default_value = "0")]
-    pub(crate) cpus: u64,
+    #[arg(long, value_name = "N", value_parser = cpu_milli)]
+    pub(crate) cpus: Option<u64>,
     /// Memory, in MiB
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) ram_mib: u64,
+    #[arg(long, value_name = "N")]
+    pub(crate) ram_mib: Option<u64>,
     /// Disk, in MiB
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) disk_mib: u64,
-    /// GPUs
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) gpus: u32,
+    #[arg(long, value_name = "N")]
+    pub(crate) disk_mib: Option<u64>,
+    /// GPUs; default: none
+    #[arg(long, value_name = "N")]
+    pub(crate) gpus: Option<u32>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub(crate) again: Again,
@@ -308,7 +308,7 @@ pub(crate) struct TaskLogs {
 /// `borealis host`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum Host {
-    /// List the hosts, what they have and what is free
+    /// List the hosts by name: what they have, what is free, and what they lend to revocable tasks
     List,
     /// Move all tasks of hosts away, and give them none
     Drain {

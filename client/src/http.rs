@@ -6,8 +6,8 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 
-/// How long one answer may take.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long one answer may take at most.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest answer, in bytes.
 const BODY_BYTES_MAX: usize = 8 << 20;
 
@@ -31,8 +31,8 @@ impl Answer {
     }
 }
 
-/// Gets `path` (with its query) from `address`.
-pub(crate) async fn get(address: &str, path: &str) -> Result<Answer, String> {
+/// Gets `path` (with its query) from `address`, within some time.
+pub(crate) async fn get(address: &str, path: &str, within: Duration) -> Result<Answer, String> {
     let exchange = async {
         let stream = tokio::net::TcpStream::connect(address).await.map_err(|why| why.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -63,9 +63,9 @@ pub(crate) async fn get(address: &str, path: &str) -> Result<Answer, String> {
             },
         }
     };
-    match tokio::time::timeout(ANSWER_MAX, exchange).await {
+    match tokio::time::timeout(within, exchange).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("no answer within {}", crate::duration::words(ANSWER_MAX))),
+        Err(_) => Err(format!("no answer within {}", crate::duration::words(within))),
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
                 stream.write_all(reply).await.unwrap();
                 String::from_utf8_lossy(&request[..read]).into_owned()
             });
-            let answer = get(&address, "/tasks/x?offset=0").await;
+            let answer = get(&address, "/tasks/x?offset=0", ANSWER_MAX).await;
             assert!(server.await.unwrap().starts_with("GET /tasks/x?offset=0 HTTP/1.1\r\n"));
             answer.map(|answer| (answer.status, answer.body.to_vec()))
         })

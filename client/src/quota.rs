@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Amounts, Quota};
 use crate::connection::Ask;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::table::{clean, table};
 use crate::{Context, TIMEOUT, request};
 
@@ -29,6 +29,7 @@ async fn get(context: &Context<'_>, role: &str) -> Result<(), Error> {
 }
 
 async fn set(context: &Context<'_>, role: &str, amounts: &Amounts, increment: bool) -> Result<(), Error> {
+    check(role, amounts, increment)?;
     let request = request::request(amounts.again.request_id.as_deref())?;
     let id = request.id.clone();
     let connection = context.connect(None, TIMEOUT)?;
@@ -36,10 +37,10 @@ async fn set(context: &Context<'_>, role: &str, amounts: &Amounts, increment: bo
         request: Some(request),
         role: role.to_owned(),
         quota: Some(wire::Resources {
-            cpu_milli: amounts.cpus,
-            ram_mib: amounts.ram_mib,
-            disk_mib: amounts.disk_mib,
-            gpus: amounts.gpus,
+            cpu_milli: amounts.cpus.unwrap_or(0),
+            ram_mib: amounts.ram_mib.unwrap_or(0),
+            disk_mib: amounts.disk_mib.unwrap_or(0),
+            gpus: amounts.gpus.unwrap_or(0),
         }),
         increment,
     };
@@ -49,6 +50,29 @@ async fn set(context: &Context<'_>, role: &str, amounts: &Amounts, increment: bo
     let quota = read(reply.quota.as_ref());
     let answer = json!({ "role": role, "quota": amounts_json(quota), "request_id": id });
     context.output.answer(&format!("role {role} has a quota of {quota}"), &answer)
+}
+
+/// A quota is set as a whole, as in Aurora: what was left out would be nothing, and nobody means that.
+fn check(role: &str, amounts: &Amounts, increment: bool) -> Result<(), Error> {
+    let all = [
+        ("--cpus", amounts.cpus.is_none()),
+        ("--ram-mib", amounts.ram_mib.is_none()),
+        ("--disk-mib", amounts.disk_mib.is_none()),
+    ];
+    let missing: Vec<&str> = all.iter().filter(|(_, missing)| *missing).map(|(flag, _)| *flag).collect();
+    if increment && missing.len() == all.len() && amounts.gpus.is_none() {
+        let what = format!("nothing is said that the quota of role {role} shall grow by");
+        return Err(Error::new(Kind::InvalidParameter, what).hint("say, for example, --cpus 2"));
+    }
+    if increment || missing.is_empty() {
+        return Ok(());
+    }
+    let what =
+        format!("the quota of role {role} is set as a whole, and {} is not said", missing.join(" and "));
+    Err(Error::new(Kind::InvalidParameter, what).hint(format!(
+        "say all of --cpus, --ram-mib and --disk-mib, or add to one: `borealis quota increment {role} --cpus N`; \
+         `borealis quota get {role}` shows what it has"
+    )))
 }
 
 fn read(amounts: Option<&wire::Resources>) -> Resources {

@@ -11,8 +11,8 @@ use proto::wire::{
     CreateJobRequest, DrainHostsReply, DrainHostsRequest, FreezeReply, FreezeRequest, GetJobReply,
     GetJobRequest, GetQuotaReply, GetQuotaRequest, JobSpec, KillTasksReply, KillTasksRequest, ListHostsReply,
     ListHostsRequest, ListJobsReply, ListJobsRequest, PlanJobReply, PlanJobRequest, QuotaView, Resources,
-    RestartTasksReply, RestartTasksRequest, SetQuotaReply, SetQuotaRequest, StatusCount, TaskView, Why,
-    WhyPendingReply, WhyPendingRequest,
+    RestartTasksReply, RestartTasksRequest, ResumeReply, ResumeRequest, SetQuotaReply, SetQuotaRequest,
+    StatusCount, TaskView, Why, WhyPendingReply, WhyPendingRequest,
 };
 use rpc::borealis_server::{Borealis, BorealisServer};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -48,7 +48,8 @@ impl Borealis for Service {
         request: Request<CreateJobRequest>,
     ) -> Result<Response<CreateJobReply>, Status> {
         let spec = request.into_inner().spec.unwrap_or_default();
-        Ok(Response::new(CreateJobReply { tasks: spec.instances }))
+        // A job of one instance is there already.
+        Ok(Response::new(CreateJobReply { tasks: spec.instances, unchanged: spec.instances == 1 }))
     }
     async fn kill_tasks(
         &self,
@@ -142,6 +143,10 @@ impl Borealis for Service {
         let ask = request.into_inner();
         self.change(ask.request, &[&ask.frozen])?;
         Ok(Response::new(FreezeReply {}))
+    }
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeReply>, Status> {
+        self.change(request.into_inner().request, &[&"resume"])?;
+        Ok(Response::new(ResumeReply {}))
     }
 }
 
@@ -369,6 +374,8 @@ fn wrong_words_have_exit_codes() {
         ("job plan /nonexistent/file.aurora", 3),
         ("quota get www prod", 6),
         ("quota set", 6),
+        ("quota set www --cpus 2", 6),
+        ("quota increment www", 6),
         ("quota increment www --cpus x", 6),
         ("host drain", 6),
         ("host activate", 6),
@@ -439,7 +446,7 @@ fn changes_are_repeated_with_their_id_and_refusals_are_not() {
     for (line, body, word) in [
         (format!("job restart {KEY}/0,2-3 --message slow"), "[0, 2, 3] \"slow\"", "restarting 3 tasks"),
         (format!("job add {KEY}/1 4"), "1 4", "added 4 instances like 1"),
-        ("quota set www --cpus 2".to_owned(), "\"www\" false", "role www has a quota of 2.0 cpu"),
+        ("quota set www --cpus 2 --ram-mib 9 --disk-mib 9".to_owned(), "\"www\" false", "quota of 2.0 cpu"),
         ("quota increment www --cpus 2".to_owned(), "\"www\" true", "role www has a quota of"),
         ("host drain h1 h2 --message disk".to_owned(), "[\"h1\", \"h2\"] \"disk\"", "7 tasks move away"),
         ("host activate h1".to_owned(), "[\"h1\"]", "host h1 may get tasks again"),
@@ -454,13 +461,56 @@ fn changes_are_repeated_with_their_id_and_refusals_are_not() {
         let once = ("mine-1".to_owned(), body.to_owned());
         assert_eq!(*replica.changes.lock().unwrap(), [once.clone(), once], "{line}");
     }
-    for line in ["quota set nobody --cpus 1", "host drain nobody", "host activate nobody"] {
+    for line in ["quota increment nobody --cpus 1", "host drain nobody", "host activate nobody"] {
         let replica = Replica::killing(|_| Ok(KillTasksReply::default()));
         let (code, _, err) = run(&format!("{line} --timeout 20s --addr {}", replica.address));
         assert_eq!(code, 10, "{line}: {err}");
         assert!(err.contains("there is no nobody"), "{line}: {err}");
         assert_eq!(replica.changes.lock().unwrap().len(), 2, "{line}: a refusal is not repeated");
     }
+}
+
+#[test]
+fn a_kill_says_how_its_instances_come_back() {
+    let replica = Replica::killing(|number| match number {
+        0 => Ok(KillTasksReply { tasks: 2 }),
+        1 => Ok(KillTasksReply { tasks: 1 }),
+        2 => Ok(KillTasksReply { tasks: 3 }),
+        _ => {
+            Err(Status::not_found("job x has no live instance 7: its instances are 0-2; nothing was killed"))
+        }
+    });
+    let address = replica.address;
+    for (line, want) in [
+        ("kill KEY/0,2", "killing 2 tasks of KEY; `borealis job restart KEY/0,2` would start them again\n"),
+        (
+            "kill KEY/0,2",
+            "killing 1 task of KEY (1 instance had ended, or was being killed, already); `borealis job restart KEY/0,2` would start them again\n",
+        ),
+        ("killall KEY", "killing 3 tasks of KEY\n"),
+    ] {
+        let (code, out, err) = run(&format!("job {} --addr {address}", line.replace("KEY", KEY)));
+        assert_eq!((code, out), (0, want.replace("KEY", KEY)), "{err}");
+    }
+    let (code, _, err) = run(&format!("job kill {KEY}/7 --addr {address}"));
+    assert!(code == 10 && err.contains("no live instance 7") && err.contains("nothing was killed"), "{err}");
+}
+
+#[test]
+fn logs_wait_for_an_agent_no_longer_than_asked() {
+    // Accepts and says nothing.
+    let agent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let agent_address = agent.local_addr().unwrap().to_string();
+    let replica = Replica::getting(move |_| {
+        let task = TaskView { task_id: (17 << 40) | 5, ..TaskView::default() };
+        Ok(listing(vec![TaskView { agent_address: agent_address.clone(), ..task }]))
+    });
+    let begun = Instant::now();
+    let line = format!("task logs {KEY}/0 --process main --timeout 1s --addr {}", replica.address);
+    let (code, _, err) = run(&line);
+    assert_eq!(code, 7, "{err}");
+    assert!(err.contains("no answer within 1s"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -521,6 +571,19 @@ fn a_job_is_created_from_a_file_and_waited_for() {
     assert_eq!(out, format!("created {KEY} with 2 instances: 2 RUNNING\n"));
     assert_eq!(err, format!("{KEY}: 1 PENDING, 1 RUNNING (1: no host has 9 cpu)\n{KEY}: 2 RUNNING\n"));
 
+    // The same again makes nothing.
+    let one = dir.path().join("one.aurora");
+    std::fs::write(&one, HELLO.replace("instances = 2", "instances = 1")).unwrap();
+    let line = format!("job create {KEY} {} --addr {address}", one.display());
+    let (code, out, err) = run(&line);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.starts_with(&format!("{KEY} exists just so, with 1 instance that lives: nothing was made")),
+        "{out}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&run(&format!("{line} --json")).1).unwrap();
+    assert_eq!(value["unchanged"], true);
+
     let (code, out, _) = run(&format!("job inspect {file}"));
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &value["instances"]), (0, &2.into()));
@@ -567,7 +630,7 @@ fn a_job_that_fails_or_waits_too_long_is_no_success() {
             format!("job create {KEY} {} --wait --timeout 1s --addr {}", file.display(), replica.address);
         let (code, _, err) = run(&line);
         assert_eq!(code, want, "{err}");
-        assert!(err.contains(message) && err.contains("was created"), "{err}");
+        assert!(err.contains(message) && err.contains("exists, but"), "{err}");
     }
 }
 

@@ -16,6 +16,8 @@ const PROCESS_NAME_BYTES_MAX: usize = 200;
 const PROCESSES_MAX: usize = 1_000;
 /// Most instances of a job; the scheduler takes no more.
 const INSTANCES_MAX: i64 = 100_000;
+/// Most instances of a job that get places together or not at all.
+const TOGETHER_MAX: i64 = 1_000;
 /// Most cpu, in thousandths: a million cores. Below it, a thousandth survives its way through a float.
 const CPU_MILLI_MAX: f64 = 1e9;
 const MIB: i64 = 1 << 20;
@@ -43,7 +45,7 @@ pub(crate) fn job(object: &Object, issues: &mut Vec<Fault>) -> Option<Job> {
             partition_policy: checks.partition_policy(object),
             at_most_one: object.bool("at_most_one"),
         }),
-        instances: checks.within(object, "instances", 1, INSTANCES_MAX),
+        instances: checks.instances(object),
     };
     let key = key?;
     (errors(issues) == before).then_some(Job { key, spec })
@@ -153,6 +155,17 @@ impl Checks<'_> {
             self.error(object.span_of(field), format!("`{field}` is {value}; it must be {bound}"));
         }
         N::try_from(value).unwrap_or_default()
+    }
+
+    fn instances(&mut self, object: &Object) -> u32 {
+        let value = object.int("instances");
+        if object.bool("all_or_nothing") && (TOGETHER_MAX + 1..=INSTANCES_MAX).contains(&value) {
+            self.error(
+                object.span_of("instances"),
+                format!("`instances` is {value}; with `all_or_nothing` it must be at most {TOGETHER_MAX}"),
+            );
+        }
+        self.within(object, "instances", 1, INSTANCES_MAX)
     }
 
     fn count(&mut self, object: &Object, field: &str) -> u32 {

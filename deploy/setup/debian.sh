@@ -24,6 +24,8 @@ need g++ command -v g++
 need make command -v make
 need git command -v git
 need curl command -v curl
+need e2fsprogs command -v mkfs.ext4 # tests that fill a small disk
+need iproute2 command -v ip # tests that cut networks
 need python3 command -v python3 # what examples/two_steps.aurora serves its page with
 need libclang-dev libclang
 need prometheus command -v promtool

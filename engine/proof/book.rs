@@ -55,6 +55,13 @@ impl Book {
         page.wanted.retain(|instance| !instances.contains(instance));
     }
 
+    /// These instances were restarted; those without a live task in State as it was get one.
+    pub(crate) fn restarted(&mut self, key: &JobKey, instances: &[u32], before: &State) {
+        let (Some(page), Some(job)) = (self.0.get_mut(key), before.job(key)) else { return };
+        page.wanted
+            .extend(instances.iter().filter(|instance| job.live().all(|(live, _)| live != **instance)));
+    }
+
     pub(crate) fn added(&mut self, key: &JobKey, count: u32) {
         let Some(page) = self.0.get_mut(key) else { return };
         page.wanted.extend(page.instances..page.instances + count);

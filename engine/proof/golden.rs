@@ -358,7 +358,8 @@ impl Scenario {
             self.say(line);
         }
         if let Ok(done) = applied.reply {
-            self.say(format!("ok, {} tasks", done.tasks));
+            let unchanged = if done.unchanged { ", nothing was made" } else { "" };
+            self.say(format!("ok, {} tasks{unchanged}", done.tasks));
         }
     }
 
@@ -579,7 +580,11 @@ impl Scenario {
         for task in self.state.tasks_of(job) {
             let why = match self.view.why_pending(&task.config.hash) {
                 Some(why) if task.status == Status::Pending => format!(": {}", why.reason),
-                _ => String::new(),
+                _ => self
+                    .state
+                    .waits(&[task], self.at)
+                    .map(|waits| format!(": {}", waits.words))
+                    .unwrap_or_default(),
             };
             lines.push(format!("live {} {}{why}", self.names[&task.id], task.status));
         }

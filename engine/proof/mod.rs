@@ -12,3 +12,4 @@ mod requests;
 mod rounds;
 mod sim;
 mod table;
+mod waits;

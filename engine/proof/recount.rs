@@ -141,6 +141,26 @@ pub(crate) fn check(state: &State, report: &GroupReport) -> Result<(), String> {
         let open = heard.iter().filter(|host| host.is_open());
         open.filter(|host| vetoes(state, host, config, Some(task.id), &BTreeSet::new()).is_empty()).count()
     };
+    // Of those placed together that nothing but resources limits, it is plain how many fit.
+    let plain = config.ports.is_empty() && config.static_ports.is_empty() && config.limits().next().is_none();
+    if let Some(fit) = report.fit
+        && plain
+        && !config.is_revocable()
+        && state.reservations().next().is_none()
+    {
+        let times = |host: &&&Host| {
+            let free = free(state, host, config, None, &BTreeSet::new());
+            (1..=waiting.len()).take_while(|n| config.demand.times(*n as u32).fits_in(&free)).count()
+        };
+        let suits = |host: &&&Host| {
+            let spec = &host.record.spec;
+            host.is_open() && veto::of_attributes(config, spec).is_none()
+        };
+        let count: usize = heard.iter().filter(suits).map(|host| times(&host)).sum();
+        if count != fit as usize {
+            return complain(format!("{count} would find a place"));
+        }
+    }
     if !config.all_or_nothing
         && let Some(task) = waiting.iter().find(|task| takes(task) > 0)
     {

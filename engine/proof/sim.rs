@@ -15,6 +15,7 @@ use proto::{HostId, JobId, JobKey, Resources, TaskId, wire};
 use super::book::Book;
 use super::make::{BEGIN, JobMaker, host, host_with, identity, limit, session, spread, value};
 use super::recount;
+use crate::round::GroupReport;
 use crate::state::breaks::Break;
 use crate::state::breaks::tests::while_broken;
 use crate::state::command::{Report, Request, StartSession};
@@ -23,8 +24,8 @@ use crate::state::laws;
 use crate::state::record::LIVE_TABLE_LAST;
 use crate::state::work::tests::with_tasks_per_command;
 use crate::{
-    Command, Done, Hint, HostIdentity, HostSpec, Op, RefusalKind, Reply, Round, State, Status, Timestamp,
-    View, Want, preemptions, round,
+    Census, Command, Done, Hint, HostIdentity, HostSpec, Op, RefusalKind, Reply, Round, State, Status,
+    Timestamp, View, Want, preemptions, round,
 };
 
 const STEPS: u32 = 450;
@@ -458,7 +459,8 @@ impl Sim {
         self.made += 1;
         let (id, body) = (format!("r{}", self.made), self.made.to_be_bytes().to_vec());
         let request = Request { identity: "user".into(), id, created: self.at, body_hash: body };
-        let before = matches!(op, Op::UpdateInstances { .. }).then(|| self.state.clone());
+        let moves = matches!(op, Op::UpdateInstances { .. } | Op::RestartTasks { .. });
+        let before = moves.then(|| self.state.clone());
         let template = match &op {
             Op::RunCron { job } => self.state.cron(job).map(|cron| cron.spec.clone()),
             _ => None,
@@ -473,7 +475,10 @@ impl Sim {
                 self.book.killed(job, instances);
                 None
             }
-            (Op::RestartTasks { .. }, Ok(_)) => Some("restart"),
+            (Op::RestartTasks { job, instances, .. }, Ok(_)) => {
+                self.book.restarted(job, instances, &before.expect("kept above"));
+                Some("restart")
+            }
             (Op::AddInstances { job, count, .. }, Ok(_)) => {
                 self.book.added(job, *count);
                 Some("instances added")
@@ -1075,9 +1080,12 @@ impl Sim {
             self.fire("waits for a reason");
             recount::check(&self.state, group)?;
             // Whoever asks is told the same, however long ago it was tried.
-            let said = crate::round::recount(&self.view, &group.config).map(|said| (said.hosts, said.vetoes));
-            if said != Some((group.hosts, group.vetoes.clone())) {
-                return Err(format!("{said:?} is said of a group, and it is {group:?}"));
+            let now = crate::round::recount(&self.view, &group.config);
+            for said in [now, Census::of(&self.view).recount(&group.config)] {
+                let figures = |said: &GroupReport| (said.waiting, said.hosts, said.vetoes.clone(), said.fit);
+                if said.as_ref().map(figures) != Some(figures(group)) {
+                    return Err(format!("{said:?} is said of a group, and it is {group:?}"));
+                }
             }
         }
         let reported: usize = fresh.report.groups.iter().map(|group| group.waiting).sum();

@@ -26,6 +26,7 @@ pub mod state;
 pub mod time;
 pub mod validate;
 
+pub use round::census::Census;
 pub use round::plan::Plan;
 pub use round::preempt::preemptions;
 pub use round::{Round, View, round};

@@ -4,15 +4,17 @@ use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use prost::Message as _;
 use proto::wire::raft as wire;
+use tokio::time::Instant;
 
 use crate::error::StoreError;
+use crate::ground::fs;
 use crate::identity::off_thread;
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Machine, Rows};
@@ -160,14 +162,14 @@ impl Adapter {
             this.pending.replace(at.clone());
             if let Some(old) = old {
                 let old = rows_home(&this.dir).join(old);
-                std::fs::remove_dir_all(&old).map_err(StoreError::io("removing", &old))?;
+                fs::remove_dir_all(&old).map_err(StoreError::io("removing", &old))?;
             }
             Ok((rows, at))
         })
         .await?;
         tracing::info!(index = at.index(), "a snapshot was installed");
         telemetry::snapshot("installed");
-        self.writer.resume(rows, at);
+        self.writer.resume(rows, at).await;
         self.keep(&snapshot);
         Ok(())
     }
@@ -229,7 +231,7 @@ fn next_directory(old: Option<&str>) -> String {
 }
 
 fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
-    let (file, bytes) = SmallFile::open(dir, "pointer")?;
+    let (file, bytes) = SmallFile::open_synced(dir, "pointer")?;
     let Some(bytes) = bytes else { return Ok((file, None)) };
     let pointer: wire::RowsPointer = decode_whole("pointer", &bytes[..])?;
     check_level("pointer", pointer.level)?;
@@ -242,18 +244,18 @@ fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
 /// Opens the rows that the pointer names; other directories are left-overs and are removed.
 pub(crate) fn open_rows(dir: &Path) -> Result<RowStore, StoreError> {
     let home = rows_home(dir);
-    std::fs::create_dir_all(&home).map_err(StoreError::io("creating", &home))?;
+    fs::create_dir_all(&home).map_err(StoreError::io("creating", &home))?;
     let (mut pointer, directory) = open_pointer(dir)?;
     let is_new = directory.is_none();
     let directory = directory.unwrap_or_else(|| next_directory(None));
-    for entry in std::fs::read_dir(&home).map_err(StoreError::io("listing", &home))? {
+    for entry in fs::read_dir(&home).map_err(StoreError::io("listing", &home))? {
         let path = entry.map_err(StoreError::io("listing", &home))?.path();
         if is_new || path.file_name().is_none_or(|name| name != directory.as_str()) {
-            std::fs::remove_dir_all(&path).map_err(StoreError::io("removing", &path))?;
+            fs::remove_dir_all(&path).map_err(StoreError::io("removing", &path))?;
         }
     }
     let path = home.join(&directory);
-    if !is_new && !path.exists() {
+    if !is_new && fs::metadata(&path).is_err() {
         return Err(Corrupt::new(path.display().to_string(), "is missing though the pointer names it").into());
     }
     let rows = RowStore::open(&path)?;

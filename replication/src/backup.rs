@@ -31,8 +31,13 @@ impl Backup {
     }
 
     /// Reads the files in order and hands each chunk to `send`, which may say "stop". Blocks.
-    pub fn chunks(&self, send: impl FnMut(wire::SnapshotData) -> bool) -> Result<(), StoreError> {
-        snapshot::chunks(&self.snapshot, None, send)
+    pub fn chunks(&self, mut send: impl FnMut(wire::SnapshotData) -> bool) -> Result<(), StoreError> {
+        for chunk in snapshot::chunks(Arc::clone(&self.snapshot), None) {
+            if !send(chunk?) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Writes it as the new directory `name`, whole or not at all. Blocks.
@@ -40,15 +45,12 @@ impl Backup {
         let arriving = name.with_extension("part");
         let files = self.manifest.snapshot.iter().flat_map(|snapshot| snapshot.files.clone());
         let mut receiver = transfer::Receiver::begin(&arriving, files.collect())?;
-        let mut written = Ok(());
         let from = receiver.missing().map(|(name, offset)| (name.to_owned(), offset));
-        if let Some((first, offset)) = from {
-            snapshot::chunks(&self.snapshot, Some((&first, offset)), |data| {
-                written = receiver.take(&data);
-                written.is_ok()
-            })?;
+        if from.is_some() {
+            for chunk in snapshot::chunks(Arc::clone(&self.snapshot), from) {
+                receiver.take(&chunk?)?;
+            }
         }
-        written?;
         receiver.finish()?;
         Ok(transfer::seal(&arriving, &self.manifest, name)?)
     }

@@ -18,6 +18,7 @@ use openraft::raft::ClientWriteResult;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::error::ProposeError;
+use crate::ground;
 use crate::machine::Machine;
 use crate::membership::Leadership;
 use crate::raft::{Answer, Data, LeaderId, Types};
@@ -79,7 +80,7 @@ impl<M: Machine> Batcher<M> {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let bytes = Arc::new(AtomicUsize::new(0));
-        let batching = tokio::spawn(run::<M>(raft, node_id, leadership, waiting, Arc::clone(&bytes)));
+        let batching = ground::spawn(run::<M>(raft, node_id, leadership, waiting, Arc::clone(&bytes)));
         (Batcher { queue, bytes }, batching)
     }
 
@@ -148,7 +149,7 @@ async fn run<M: Machine>(
             fail(done, || ProposeError::Stopped { why: fatal.to_string() });
             continue;
         }
-        tokio::spawn(settle::<M>(answer, done, leadership.clone(), term, permit));
+        ground::spawn(settle::<M>(answer, done, leadership.clone(), term, permit));
     }
 }
 

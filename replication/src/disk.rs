@@ -1,11 +1,11 @@
 //! What the start-up checks: nobody else uses the directory, it is not condemned, its disk is fast enough.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::fs::TryLockError;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
+use crate::ground::fs::{self, File, FileExt as _};
 use crate::machine::Corrupt;
 
 /// Syncs that are measured.
@@ -20,17 +20,17 @@ pub(crate) fn lock_dir(dir: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(&path)
         .map_err(StoreError::io("opening", &path))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: dir.to_owned() }),
-        Err(errno) => Err(StoreError::io("locking", path)(errno.into())),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("locking", path)(error)),
     }
 }
 
 /// Marks a directory whose bytes were found corrupt: it never votes again, even if they read well next time.
 pub(crate) fn condemn(dir: &Path, corrupt: &Corrupt) {
     let path = dir.join("condemned");
-    let written = std::fs::write(&path, corrupt.to_string()).and_then(|()| File::open(&path)?.sync_all());
+    let written = fs::write(&path, corrupt.to_string()).and_then(|()| File::open(&path)?.sync_all());
     if let Err(error) =
         written.map_err(StoreError::io("writing", path)).and_then(|()| crate::small_file::sync_dir(dir))
     {
@@ -40,7 +40,7 @@ pub(crate) fn condemn(dir: &Path, corrupt: &Corrupt) {
 
 /// Refuses a condemned directory.
 pub(crate) fn refuse_condemned(dir: &Path) -> Result<(), StoreError> {
-    match std::fs::read_to_string(dir.join("condemned")) {
+    match fs::read_to_string(dir.join("condemned")) {
         Ok(why) => Err(Corrupt::new(dir.display().to_string(), format!("was condemned: {why}")).into()),
         Err(_) => Ok(()),
     }
@@ -61,14 +61,14 @@ pub(crate) fn measure_sync(dir: &Path) -> Result<Duration, StoreError> {
             took.push(began.elapsed());
         }
     }
-    std::fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
+    fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
     took.sort_unstable();
     Ok(took[SYNCS / 2])
 }
 
 /// Bytes of the files in a directory; what cannot be read counts as nothing.
 pub(crate) fn bytes_in(dir: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
     entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
 }
 

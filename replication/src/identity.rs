@@ -12,6 +12,7 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground::{self, fs};
 use crate::log;
 use crate::machine::Corrupt;
 use crate::options::Options;
@@ -101,7 +102,7 @@ pub(crate) fn epoch_after(last: u64) -> u64 {
 
 /// For a replica that will join: the uuid of its directory, made at the first call and kept.
 pub fn store_uuid(dir: &Path) -> Result<String, StoreError> {
-    std::fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
+    fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
     let (mut file, bytes) = SmallFile::open(dir, "store")?;
     if let Some(bytes) = bytes {
         return String::from_utf8(bytes).map_err(|e| Corrupt::new("store uuid", e.to_string()).into());
@@ -141,9 +142,9 @@ pub(crate) fn settle(
     after: Option<LogId>,
 ) -> Result<(), StoreError> {
     let log = log_dir(&options.dir);
-    if log.exists() {
+    if fs::metadata(&log).is_ok() {
         // Of an earlier try that did not get to the identity.
-        std::fs::remove_dir_all(&log).map_err(StoreError::io("removing", &log))?;
+        fs::remove_dir_all(&log).map_err(StoreError::io("removing", &log))?;
     }
     log::create(&log, options.segment_bytes, first, after)?;
     sync_dir(&options.dir)?;
@@ -162,7 +163,7 @@ pub(crate) fn settle(
 
 /// Only what an interrupted `init` or `adopt` leaves may be there.
 pub(crate) fn refuse_used(dir: &Path) -> Result<(), StoreError> {
-    for entry in std::fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
+    for entry in fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let unfinished = name.starts_with("identity.") && name.ends_with(".new");
@@ -184,7 +185,7 @@ pub(crate) fn new_uuid() -> String {
 pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    match ground::blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(StoreError::Io {
             action: "working on",

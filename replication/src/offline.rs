@@ -5,12 +5,12 @@
 //! entry that is in it. The identity is written last: until then there is no cluster.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::adapter::{self, Held, point_at_rows, rows_home, rows_in};
 use crate::disk;
 use crate::error::StoreError;
+use crate::ground::fs::File;
 use crate::identity::{Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid};
 use crate::log::Log;
 use crate::machine::{Corrupt, Machine};

@@ -20,6 +20,8 @@ pub struct Options {
     pub accept_slow_disk: bool,
     /// Free bytes below which it takes no entries; `None` = 5% of the disk, but 1 to 10 GiB.
     pub disk_reserve: Option<u64>,
+    /// Between two comparisons of all replicas' rows.
+    pub check_every: Duration,
     /// Bytes of one log segment.
     pub segment_bytes: u64,
     /// A snapshot is taken after this many entries.
@@ -49,6 +51,7 @@ impl Options {
             profile,
             accept_slow_disk: false,
             disk_reserve: None,
+            check_every: Duration::from_secs(10),
             segment_bytes: 16 << 20,
             snapshot_entries: 100_000,
             snapshot_log_bytes: 256 << 20,

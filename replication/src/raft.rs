@@ -18,6 +18,7 @@ openraft::declare_raft_types!(
         R = Answer,
         NodeId = u64,
         Node = Node,
+        AsyncRuntime = crate::ground::Runtime,
 );
 
 pub(crate) type LogId = LogIdOf<Types>;

@@ -1,12 +1,12 @@
 //! A running replica: propose, read, who leads, how it is. Who belongs is changed in `shape`.
 
 mod shape;
+mod sums;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -14,6 +14,7 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::Identity;
 use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
@@ -21,11 +22,13 @@ use crate::batch::{self, Batcher, PendingAnswer};
 use crate::disk;
 use crate::error::{ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
+use crate::ground::{self, fs, fs::File};
 use crate::identity::{identity, log_dir, off_thread};
 use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
 use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
+use crate::quarantine;
 use crate::raft::{Answer, Data, Types};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
@@ -38,8 +41,6 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
 const SENDING_LOG_FACTOR: u64 = 8;
-/// A 99th percentile of syncs this many times above what the profile bears is too slow to lead.
-const SLOW_FACTOR: u32 = 4;
 /// Between two hand-overs for the same reason.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
 /// Entries of one append message at most; bytes bound it too.
@@ -73,6 +74,9 @@ struct Inner<M: Machine> {
     log_bytes: AtomicU64,
     /// Whether the disk is nearly full.
     full: Arc<AtomicBool>,
+    transport: Transport,
+    /// Whether the replicas' rows differ and no majority has the same, as this leader last found.
+    split: watch::Sender<bool>,
     writer: RowWriter,
     batcher: Batcher<M>,
     freshness: Arc<Freshness>,
@@ -95,12 +99,13 @@ impl<M: Machine> Replica<M> {
     /// Serves nothing: the caller serves [`Replica::raft_service`] at the raft address.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let stopped = watch::Sender::new(None);
+        leave_quarantine(&options, &stopped).await?;
         let opened = {
             let (options, stopped) = (options.clone(), stopped.clone());
             off_thread(move || {
                 open::<M>(&options, &stopped).inspect_err(|error| {
                     if let StoreError::Corrupt(corrupt) = error
-                        && !options.dir.join("condemned").exists()
+                        && fs::metadata(options.dir.join("condemned")).is_err()
                     {
                         disk::condemn(&options.dir, corrupt);
                     }
@@ -116,12 +121,15 @@ impl<M: Machine> Replica<M> {
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
         let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
+        #[cfg(test)]
+        let config = crate::sim::breaks::config(config);
         let state = adapter.clone();
-        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), transport, log.clone(), state)
+        let network = transport.clone();
+        let raft = openraft::Raft::new(identity.node_id, Arc::new(config), network, log.clone(), state)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
-        let watcher = tokio::spawn(watch_raft(raft.clone(), told, stopped.clone()));
+        let watcher = ground::spawn(watch_raft(raft.clone(), told, stopped.clone()));
         let (batcher, batching) = Batcher::start(raft.clone(), identity.node_id, leadership.clone());
         let inner = Arc::new(Inner {
             options,
@@ -134,6 +142,8 @@ impl<M: Machine> Replica<M> {
             sending,
             log_bytes: AtomicU64::new(0),
             full: Arc::default(),
+            transport,
+            split: watch::Sender::new(false),
             writer,
             batcher,
             freshness: Arc::default(),
@@ -143,9 +153,10 @@ impl<M: Machine> Replica<M> {
             lock: Mutex::new(Some(lock)),
         });
         let replica = Replica { inner };
-        let promoting = tokio::spawn(replica.clone().promote_learners());
-        let looking = tokio::spawn(replica.clone().look());
-        crate::log::lock(&replica.inner.running).extend([promoting, looking]);
+        let promoting = ground::spawn(replica.clone().promote_learners());
+        let looking = ground::spawn(replica.clone().look());
+        let comparing = ground::spawn(replica.clone().compare_sums());
+        crate::log::lock(&replica.inner.running).extend([promoting, looking, comparing]);
         Ok(replica)
     }
 
@@ -158,6 +169,7 @@ impl<M: Machine> Replica<M> {
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
             adapter: self.inner.adapter.clone(),
+            sums: Arc::new(self.clone()),
             full: Arc::clone(&self.inner.full),
             receiving: Arc::default(),
         };
@@ -231,14 +243,14 @@ impl<M: Machine> Replica<M> {
     }
 
     /// On the leader: the newest instant of which a quorum has confirmed that it followed this leader then.
-    pub fn quorum_acknowledged(&self) -> Option<Instant> {
+    pub fn quorum_acknowledged(&self) -> Option<std::time::Instant> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         if !metrics.state.is_leader() {
             return None;
         }
         // Taken before the age is, so that the answer is rather too old than too new.
-        let now = Instant::now();
+        let now = std::time::Instant::now();
         let age = openraft::Instant::elapsed(&**metrics.last_quorum_acked.as_ref()?);
         now.checked_sub(age)
     }
@@ -288,7 +300,7 @@ impl<M: Machine> Replica<M> {
 
     /// On the leader: makes all replicas sum their rows at one index, and waits for the own sum.
     pub async fn fingerprint(&self) -> Result<Fingerprint, ProposeError> {
-        let (index, _) = self.write(Data::Check(rand::random())).await?;
+        let (index, _) = self.write(Data::Check(ground::random())).await?;
         self.fingerprint_of(index)
             .await
             .ok_or_else(|| ProposeError::Unknown { why: "the sum did not come in time".into() })
@@ -301,6 +313,11 @@ impl<M: Machine> Replica<M> {
         let reached = newest.wait_for(|newest| newest.is_some_and(|newest| newest >= index));
         tokio::time::timeout(Duration::from_secs(10), reached).await.ok()?.ok()?;
         self.inner.writer.sums().into_iter().find(|sum| sum.index == index)
+    }
+
+    /// Whether the replicas' rows differ and nobody knows who is right, as this leader last found: decisions must stop.
+    pub fn split(&self) -> watch::Receiver<bool> {
+        self.inner.split.subscribe()
     }
 
     /// The newest sum that this replica computed because the leader asked all.
@@ -399,12 +416,14 @@ impl<M: Machine> Replica<M> {
         inner.full.store(is, Ordering::Relaxed);
     }
 
-    /// A leader whose disk is full or syncs much too slowly hands over, if another can lead; not again soon, since
+    /// A leader whose disk is full or syncs too slowly for the profile hands over, if another can lead; not again soon, since
     /// the others' disks may be no better.
     async fn leave_if_disk_fails(&self, handed_over: &mut Option<Instant>) {
         let inner = &self.inner;
+        // By the measure of the start-up check.
+        let bears = inner.options.profile.fsync_max();
         let slow =
-            telemetry::sync_p99().is_some_and(|p99| p99 > inner.options.profile.fsync_max() * SLOW_FACTOR);
+            !inner.options.accept_slow_disk && telemetry::sync_median().is_some_and(|median| median > bears);
         let due = inner.full.load(Ordering::Relaxed) || slow;
         let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < HAND_OVER_EVERY);
         if !due || lately || !inner.leadership.borrow().is_me {
@@ -452,6 +471,39 @@ impl<M: Machine> Replica<M> {
     }
 }
 
+#[tonic::async_trait]
+impl<M: Machine> service::Sums for Replica<M> {
+    async fn sum_at(&self, index: u64) -> Option<Fingerprint> {
+        self.fingerprint_of(index).await
+    }
+
+    fn quarantine(&self, index: u64, majority: [u8; 8]) {
+        Replica::quarantine(self, index, majority);
+    }
+}
+
+/// A quarantined replica takes a peer's rows before anything else.
+async fn leave_quarantine(
+    options: &Options,
+    stopped: &watch::Sender<Option<String>>,
+) -> Result<(), StoreError> {
+    let dir = options.dir.clone();
+    if fs::metadata(&dir).is_err() {
+        return Ok(());
+    }
+    let locked = off_thread(move || {
+        let lock = disk::lock_dir(&dir)?;
+        disk::refuse_condemned(&dir)?;
+        Ok((lock, identity(&dir)?))
+    });
+    let (lock, Some(identity)) = locked.await? else { return Ok(()) };
+    let transport = Transport::new(Arc::new(identity.clone()), options.profile, stopped.clone());
+    let left = quarantine::leave(&options.dir, &identity, &transport).await;
+    // Closing is not enough: a child that was forked and has not yet begun its program holds the file too.
+    let _ = lock.unlock();
+    left
+}
+
 struct Opened<M> {
     identity: Identity,
     machine: Arc<Held<M>>,
@@ -470,7 +522,7 @@ fn open<M: Machine>(
 ) -> Result<Opened<M>, StoreError> {
     let dir: &Path = &options.dir;
     let no_identity = || StoreError::NoIdentity { path: dir.to_owned() };
-    if !dir.exists() {
+    if fs::metadata(dir).is_err() {
         return Err(no_identity());
     }
     let lock = disk::lock_dir(dir)?;
@@ -500,6 +552,7 @@ fn open<M: Machine>(
     let mut rows = open_rows(dir)?;
     let (machine, at) = rows.load(M::load)?;
     tracing::info!(node = identity.node_id, stored = at.index(), "the machine was loaded from its rows");
+    let newest = snapshot::useful(newest, at.applied, log.ends().0);
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
@@ -609,5 +662,7 @@ async fn watch_raft(raft: Raft, told: watch::Sender<Leadership>, stopped: watch:
     }
 }
 
+#[cfg(test)]
+mod seen;
 #[cfg(test)]
 mod tests;

@@ -19,8 +19,10 @@ use crate::Identity;
 use crate::adapter::Adapter;
 use crate::error::StoreError;
 use crate::freshness::Freshness;
+use crate::ground;
 use crate::identity::off_thread;
 use crate::log::lock;
+use crate::membership::Fingerprint;
 use crate::raft::{
     LEVEL, Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -29,11 +31,22 @@ use crate::state::cut::Pending;
 use crate::telemetry;
 use crate::transport::{REFUSED, REMOVED, answer_to_wire};
 
+/// Chunks of all rows that are read ahead.
+const FETCH_CHUNKS_AHEAD: usize = 4;
 /// How long a hand-over waits for the entries before it.
 const TRANSFER_WAIT: Duration = Duration::from_millis(500);
 
 pub(crate) type Raft = openraft::Raft<Types, Adapter>;
 type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<snapshot::Snapshot>>;
+
+/// The replica's word on its rows.
+#[tonic::async_trait]
+pub(crate) trait Sums: Send + Sync {
+    /// The sum at that entry, once it is known.
+    async fn sum_at(&self, index: u64) -> Option<Fingerprint>;
+    /// A majority has this sum there.
+    fn quarantine(&self, index: u64, majority: [u8; 8]);
+}
 
 /// Serves the calls of other replicas.
 #[derive(Clone)]
@@ -44,6 +57,7 @@ pub struct RaftService {
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) pending: Arc<Pending>,
     pub(crate) adapter: Adapter,
+    pub(crate) sums: Arc<dyn Sums>,
     /// Whether the disk is nearly full.
     pub(crate) full: Arc<AtomicBool>,
     /// Which transfer of a snapshot is the newest; held while it writes.
@@ -289,6 +303,41 @@ impl rpc::raft::raft_server::Raft for RaftService {
         self.adapter.drop_unless_kept(&arrived);
         let reply = reply.map_err(stopped)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&reply.vote)) }))
+    }
+
+    async fn sum(&self, request: Request<wire::SumRequest>) -> Result<Response<wire::SumReply>, Status> {
+        let asked = request.into_inner();
+        self.check(asked.peer.as_ref())?;
+        let own = self.sums.sum_at(asked.index).await;
+        let own = own.ok_or_else(|| Status::unavailable(format!("no sum at entry {}", asked.index)))?;
+        if let Some(majority) = asked.majority {
+            self.sums.quarantine(asked.index, majority.to_be_bytes());
+        }
+        Ok(Response::new(wire::SumReply { sum: u64::from_be_bytes(own.sum) }))
+    }
+
+    type FetchStream = BoxStream<'static, Result<wire::SnapshotChunk, Status>>;
+
+    async fn fetch(
+        &self,
+        request: Request<wire::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        use wire::snapshot_chunk::Body;
+        self.check(request.get_ref().peer.as_ref())?;
+        let snapshot = self.adapter.take_snapshot().await.map_err(broken)?;
+        let (chunks, stream) = tokio::sync::mpsc::channel(FETCH_CHUNKS_AHEAD);
+        ground::spawn(async move {
+            let header = wire::SnapshotHeader { meta: Some(snapshot.meta.clone()), peer: None, vote: None };
+            let mut next = Ok(Body::Header(header));
+            let mut unread = snapshot::chunks(snapshot, None);
+            while chunks.send(next.map(|body| wire::SnapshotChunk { body: Some(body) })).await.is_ok() {
+                let Ok((Some(read), rest)) = ground::blocking(move || (unread.next(), unread)).await else {
+                    return;
+                };
+                (next, unread) = (read.map(Body::Data).map_err(broken), rest);
+            }
+        });
+        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(stream).boxed()))
     }
 
     async fn transfer(

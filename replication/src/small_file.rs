@@ -7,11 +7,10 @@
 //!
 //! Layout: magic `BLRS`, crc32c of all that follows, sequence u64, length u32, body, zeros up to 4 KiB; little endian.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
+use crate::ground::fs::{self, File, FileExt as _, OpenOptions};
 use crate::machine::Corrupt;
 
 const MAGIC: &[u8; 4] = b"BLRS";
@@ -36,7 +35,7 @@ impl SmallFile {
         let mut damaged = None;
         for (at, copy) in COPIES.into_iter().enumerate() {
             let path = dir.join(format!("{name}.{copy}"));
-            let bytes = match std::fs::read(&path) {
+            let bytes = match fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(StoreError::io("reading", path)(e)),
@@ -60,6 +59,16 @@ impl SmallFile {
         Ok((SmallFile { dir: dir.to_owned(), name, sequence, best }, body))
     }
 
+    /// The same, for one who will act on what it finds: that may have been written by a process that was killed
+    /// before it synced, so it is written again.
+    pub(crate) fn open_synced(dir: &Path, name: &'static str) -> Result<(Self, Option<Vec<u8>>), StoreError> {
+        let (mut file, body) = SmallFile::open(dir, name)?;
+        if let Some(body) = &body {
+            file.write(body)?;
+        }
+        Ok((file, body))
+    }
+
     /// Replaces the thing; both copies are synced when this returns.
     pub(crate) fn write(&mut self, body: &[u8]) -> Result<(), StoreError> {
         let image =
@@ -80,7 +89,7 @@ impl SmallFile {
 
     fn write_copy(&self, copy: usize, image: &[u8]) -> Result<(), StoreError> {
         let path = self.path(copy);
-        if std::fs::metadata(&path).is_ok_and(|file| file.len() == FILE_BYTES as u64) {
+        if fs::metadata(&path).is_ok_and(|file| file.len() == FILE_BYTES as u64) {
             let file =
                 OpenOptions::new().write(true).open(&path).map_err(StoreError::io("opening", &path))?;
             file.write_all_at(image, 0).map_err(StoreError::io("writing", &path))?;
@@ -90,7 +99,7 @@ impl SmallFile {
             let file = File::create(&new).map_err(StoreError::io("creating", &new))?;
             file.write_all_at(image, 0).map_err(StoreError::io("writing", &new))?;
             file.sync_all().map_err(StoreError::io("syncing", &new))?;
-            std::fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
+            fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
             sync_dir(&self.dir)
         }
     }

@@ -4,8 +4,7 @@
 //! `snapshots/INDEX-TERM-NODE/` is whole or absent: it is made under another name, synced, then renamed. What has
 //! arrived of one waits in `….incoming/`, and is gone on with.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +14,8 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground;
+use crate::ground::fs::{self, File, FileExt as _};
 use crate::machine::Corrupt;
 use crate::raft::{
     LEVEL, LogId, SnapshotMeta, StoredMembership, check_level, decode_whole, log_id_from_wire,
@@ -40,7 +41,7 @@ pub(crate) struct Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if self.doomed.load(Ordering::Relaxed) {
-            let _ = std::fs::remove_dir_all(&self.dir);
+            let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
@@ -84,14 +85,14 @@ pub(crate) fn seal(home: &Path, copied: &Path, of: &Copied) -> Result<Arc<Snapsh
     let at = &of.at;
     let mut files = Vec::new();
     let mut names: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(copied).map_err(StoreError::io("listing", copied))? {
+    for entry in fs::read_dir(copied).map_err(StoreError::io("listing", copied))? {
         let entry = entry.map_err(StoreError::io("listing", copied))?;
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort();
     for name in names {
         let path = copied.join(&name);
-        let (bytes, crc32c) = transfer::checksum(&path)?;
+        let (bytes, crc32c) = transfer::checksum_on::<ground::Files>(&path)?;
         files.push(wire::SnapshotFile { name, bytes, crc32c });
     }
     let last = at.applied.as_ref();
@@ -126,21 +127,21 @@ fn publish(home: &Path, copied: &Path, meta: wire::SnapshotMeta) -> Result<Arc<S
     }
     sync_dir(copied)?;
     let dir = home.join(&meta.id);
-    if dir.exists() {
-        std::fs::remove_dir_all(copied).map_err(StoreError::io("removing", copied))?;
+    if fs::metadata(&dir).is_ok() {
+        fs::remove_dir_all(copied).map_err(StoreError::io("removing", copied))?;
         if let Some(snapshot) = open(&dir)? {
             return Ok(snapshot);
         }
         return Err(Corrupt::new(dir.display().to_string(), "is a snapshot without a manifest").into());
     }
-    std::fs::rename(copied, &dir).map_err(StoreError::io("renaming", copied))?;
+    fs::rename(copied, &dir).map_err(StoreError::io("renaming", copied))?;
     sync_dir(home)?;
     Ok(Snapshot::new(dir, meta))
 }
 
 fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     let path = dir.join(MANIFEST);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::io("reading", path)(e)),
@@ -158,10 +159,10 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
 /// Names of the whole snapshots, oldest first. Nothing is changed.
 pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
-    if !home.exists() {
+    if fs::metadata(home).is_err() {
         return Ok(names);
     }
-    for entry in std::fs::read_dir(home).map_err(StoreError::io("listing", home))? {
+    for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
         if dir.extension().is_none() && open(&dir)?.is_some() {
             names.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
@@ -173,16 +174,16 @@ pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
 
 /// The newest whole snapshot; everything else is removed.
 pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
-    std::fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
+    fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
     let mut newest: Option<Arc<Snapshot>> = None;
-    for entry in std::fs::read_dir(home).map_err(StoreError::io("listing", home))? {
+    for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
         if dir.extension().is_some_and(|kind| kind == INCOMING) {
             continue;
         }
         let found = if dir.extension().is_some() { None } else { open(&dir)? };
         let Some(found) = found else {
-            std::fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
+            fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
             continue;
         };
         match &newest {
@@ -197,49 +198,66 @@ pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     Ok(newest)
 }
 
+/// Rows may be ahead of their own log: what others committed is applied, and may be flushed, while the log's sync is
+/// under way. openraft then drops that log up to the rows, so that an older snapshot would leave a gap behind it;
+/// without one it makes a new one.
+pub(crate) fn useful(
+    newest: Option<Arc<Snapshot>>,
+    stored: Option<LogId>,
+    last_in_log: Option<LogId>,
+) -> Option<Arc<Snapshot>> {
+    let leaves_gap = |snapshot: &Arc<Snapshot>| last_in_log < stored && snapshot.last() < stored;
+    newest.filter(|snapshot| {
+        let gap = leaves_gap(snapshot);
+        if gap {
+            snapshot.doom();
+        }
+        !gap
+    })
+}
+
 /// Copies a snapshot's files to `to`, as rows that can be opened: immutable files by link, others by bytes.
 pub(crate) fn copy_rows(snapshot: &Snapshot, to: &Path) -> Result<(), StoreError> {
-    if to.exists() {
-        std::fs::remove_dir_all(to).map_err(StoreError::io("removing", to))?;
+    if fs::metadata(to).is_ok() {
+        fs::remove_dir_all(to).map_err(StoreError::io("removing", to))?;
     }
-    std::fs::create_dir_all(to).map_err(StoreError::io("creating", to))?;
+    fs::create_dir_all(to).map_err(StoreError::io("creating", to))?;
     for file in &snapshot.meta.files {
         let (from, to) = (snapshot.dir.join(&file.name), to.join(&file.name));
         if file.name.ends_with(".sst") {
-            std::fs::hard_link(&from, &to).map_err(StoreError::io("linking", &to))?;
+            fs::hard_link(&from, &to).map_err(StoreError::io("linking", &to))?;
         } else {
-            std::fs::copy(&from, &to).map_err(StoreError::io("copying", &to))?;
+            fs::copy(&from, &to).map_err(StoreError::io("copying", &to))?;
             File::open(&to).and_then(|f| f.sync_all()).map_err(StoreError::io("syncing", &to))?;
         }
     }
     sync_dir(to)
 }
 
-/// Reads a snapshot as the chunks of a transfer, from that file and offset on, and hands each to `send`, which may say
-/// "stop".
+/// A snapshot as the chunks of a transfer, from that file and offset on; each is read when it is asked for.
 pub(crate) fn chunks(
-    snapshot: &Snapshot,
-    from: Option<(&str, u64)>,
-    mut send: impl FnMut(wire::SnapshotData) -> bool,
-) -> Result<(), StoreError> {
-    let (first, mut offset) = from.unwrap_or(("", 0));
-    let files = snapshot.meta.files.iter().skip_while(|file| !first.is_empty() && file.name != first);
-    for file in files {
-        let path = snapshot.dir.join(&file.name);
-        let mut from = File::open(&path).map_err(StoreError::io("opening", &path))?;
-        from.seek(SeekFrom::Start(offset)).map_err(StoreError::io("reading", &path))?;
-        while offset < file.bytes {
-            let mut buffer = vec![0; CHUNK_BYTES.min((file.bytes - offset) as usize)];
-            from.read_exact(&mut buffer).map_err(StoreError::io("reading", &path))?;
-            let data = wire::SnapshotData { name: file.name.clone(), offset, bytes: Bytes::from(buffer) };
-            offset = data.offset + data.bytes.len() as u64;
-            if !send(data) {
-                return Ok(());
-            }
-        }
-        offset = 0;
-    }
-    Ok(())
+    snapshot: Arc<Snapshot>,
+    from: Option<(String, u64)>,
+) -> impl Iterator<Item = Result<wire::SnapshotData, StoreError>> + Send {
+    let (first, offset) = from.unwrap_or_default();
+    let files = snapshot.meta.files.clone().into_iter();
+    let due = {
+        let first = first.clone();
+        files.skip_while(move |file| !first.is_empty() && file.name != first)
+    };
+    let places = due.flat_map(move |file| {
+        let start = if file.name == first { offset } else { 0 };
+        let offsets = (start..file.bytes).step_by(CHUNK_BYTES);
+        offsets
+            .map(move |offset| (file.name.clone(), offset, CHUNK_BYTES.min((file.bytes - offset) as usize)))
+    });
+    places.map(move |(name, offset, length)| {
+        let path = snapshot.dir.join(&name);
+        let mut buffer = vec![0; length];
+        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut buffer, offset));
+        read.map_err(StoreError::io("reading", &path))?;
+        Ok(wire::SnapshotData { name, offset, bytes: Bytes::from(buffer) })
+    })
 }
 
 /// A snapshot that is being received.
@@ -247,7 +265,7 @@ pub(crate) struct Incoming {
     home: PathBuf,
     dir: PathBuf,
     meta: wire::SnapshotMeta,
-    receiver: transfer::Receiver,
+    receiver: transfer::ReceiverOn<ground::Files>,
 }
 
 impl Incoming {
@@ -260,16 +278,16 @@ impl Incoming {
         }
         // Two replicas' snapshots of one point of the log have other files.
         let name = format!("{}.{:08x}.{INCOMING}", meta.id, crc32c::crc32c(&meta.encode_to_vec()));
-        std::fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
-        for entry in std::fs::read_dir(home).map_err(StoreError::io("listing", home))? {
+        fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
+        for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
             let path = entry.map_err(StoreError::io("listing", home))?.path();
             let other = path.file_name().is_some_and(|found| found != name.as_str());
             if other && path.extension().is_some_and(|kind| kind == INCOMING) {
-                std::fs::remove_dir_all(&path).map_err(StoreError::io("removing", &path))?;
+                fs::remove_dir_all(&path).map_err(StoreError::io("removing", &path))?;
             }
         }
         let dir = home.join(name);
-        let receiver = transfer::Receiver::begin(&dir, meta.files.clone())?;
+        let receiver = transfer::ReceiverOn::begin(&dir, meta.files.clone())?;
         Ok(Incoming { home: home.to_owned(), dir, meta, receiver })
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -22,10 +22,13 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use proto::wire::raft as wire;
 use rpc::raft::raft_client::RaftClient;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
 
 use crate::Identity;
+use crate::ground::{self, Channel};
 use crate::log::lock;
+use crate::membership::Member;
 use crate::options::Profile;
 use crate::raft::{
     LEVEL, Node, Types, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -98,6 +101,37 @@ impl Transport {
         Transport { identity, profile, stopped, sending: Arc::default(), channels: Arc::default() }
     }
 
+    fn client_of(&self, member: &Member) -> Result<(wire::Peer, RaftClient<Channel>), tonic::Status> {
+        let node = Node {
+            raft_address: member.raft_address.clone(),
+            api_address: member.api_address.clone(),
+            store_uuid: member.store_uuid.clone(),
+            learner: member.learner,
+        };
+        let peer = self.peer(member.node_id, &node, Purpose::Snapshot);
+        let client = peer.client.map_err(tonic::Status::unavailable)?;
+        Ok((peer.message_peer, client))
+    }
+
+    /// The sum of a replica's rows; or tells it that a majority has another.
+    pub(crate) async fn sum(
+        &self,
+        member: &Member,
+        request: wire::SumRequest,
+    ) -> Result<wire::SumReply, tonic::Status> {
+        let (peer, mut client) = self.client_of(member)?;
+        Ok(client.sum(wire::SumRequest { peer: Some(peer), ..request }).await?.into_inner())
+    }
+
+    /// All rows of a replica: a header, then chunks.
+    pub(crate) async fn fetch(
+        &self,
+        member: &Member,
+    ) -> Result<tonic::Streaming<wire::SnapshotChunk>, tonic::Status> {
+        let (peer, mut client) = self.client_of(member)?;
+        Ok(client.fetch(wire::FetchRequest { peer: Some(peer) }).await?.into_inner())
+    }
+
     /// How many snapshots are being sent.
     pub(crate) fn sending(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.sending)
@@ -147,7 +181,7 @@ impl Transport {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(8 << 20);
-        Ok(endpoint.connect_lazy())
+        Ok(ground::connect(&endpoint))
     }
 }
 
@@ -377,17 +411,20 @@ impl RaftNetworkV2<Types> for Peer {
         }
         let (chunks, outgoing) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let source = Arc::clone(&snapshot.snapshot);
-        tokio::task::spawn_blocking(move || {
-            let chunk = |body| wire::SnapshotChunk { body: Some(body) };
-            if chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Header(header))).is_err() {
-                return;
-            }
-            let Some((name, offset)) = place else { return };
-            let sent = snapshot::chunks(&source, Some((&name, offset)), |data| {
-                chunks.blocking_send(chunk(wire::snapshot_chunk::Body::Data(data))).is_ok()
-            });
-            if let Err(error) = sent {
-                tracing::error!("a snapshot cannot be read to be sent: {error}");
+        ground::spawn(async move {
+            use wire::snapshot_chunk::Body;
+            let mut body = Body::Header(header);
+            // Without a place all of it is there.
+            let mut unread = place.map(|place| snapshot::chunks(source, Some(place)));
+            while chunks.send(wire::SnapshotChunk { body: Some(body) }).await.is_ok() {
+                let Some(mut rest) = unread.take() else { return };
+                let read = ground::blocking(move || (rest.next(), rest)).await;
+                let Ok((Some(next), rest)) = read else { return };
+                unread = Some(rest);
+                match next {
+                    Ok(data) => body = Body::Data(data),
+                    Err(error) => return tracing::error!("a snapshot cannot be read to be sent: {error}"),
+                }
             }
         });
         let call = client.snapshot(tokio_stream::wrappers::ReceiverStream::new(outgoing));

@@ -17,6 +17,8 @@ struct Node {
     raft: String,
     api: String,
     snapshot_entries: u64,
+    /// Its machine counts wrong.
+    skewed: bool,
     process: Option<Child>,
 }
 
@@ -66,6 +68,7 @@ impl Node {
             raft: free_address(),
             api: free_address(),
             snapshot_entries,
+            skewed: false,
             process: None,
         }
     }
@@ -73,7 +76,11 @@ impl Node {
     fn start(&mut self, entrance: &[&str]) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.with_extension("log")).unwrap();
-        let child = Command::new(program())
+        let mut command = Command::new(program());
+        if self.skewed {
+            command.env("COUNTER_SKEW", "1");
+        }
+        let child = command
             .args(["--dir", self.dir.to_str().unwrap(), "--raft", &self.raft, "--api", &self.api])
             .args(["--snapshot-entries", &self.snapshot_entries.to_string()])
             .args(entrance)
@@ -445,6 +452,42 @@ fn leadership_is_handed_over_under_load_again_and_again() {
     assert!(told.iter().all(|told| told.acknowledged > 10));
     check(&nodes, &told);
     compare(&nodes);
+}
+
+/// A machine that is not deterministic is found out, stopped, and taught by a peer.
+#[test]
+fn a_replica_with_other_rows_than_the_majority_stops_and_takes_a_peers() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    for turn in 0..2 {
+        // A follower first, then the leader itself.
+        let leads = leader(&nodes);
+        let odd = (leads + 1 + turn * 2) % 3;
+        nodes[odd].kill();
+        nodes[odd].skewed = true;
+        nodes[odd].start(&[]);
+        if turn == 1 {
+            let id = node_id(&nodes[odd]);
+            wait("the odd one leads", || {
+                ask(&nodes[leader(&nodes)].api, &format!("transfer {id}"))?;
+                (leader(&nodes) == odd).then_some(())
+            });
+        }
+        for _ in 0..10 {
+            wait("a command", || {
+                ask(&nodes[leader(&nodes)].api, "add skewed 1").filter(|a| a.starts_with("ok"))
+            });
+        }
+        let mut process = nodes[odd].process.take().unwrap();
+        wait("the odd one ends", || process.try_wait().unwrap());
+        let log = std::fs::read_to_string(nodes[odd].dir.with_extension("log")).unwrap();
+        assert!(log.contains("those of the majority"), "{log}");
+        nodes[odd].skewed = false;
+        nodes[odd].start(&[]);
+        let applied = number(&wait("a status", || status(&nodes[leader(&nodes)].api)), 4);
+        wait("catching up", || (number(&status(&nodes[odd].api)?, 4) >= applied).then_some(()));
+        compare(&nodes);
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 pub const CONFIGS_BYTES_MAX: usize = 1 << 20;
 /// Plans in the making at one time.
 pub const PLANS_MAX: usize = 2;
+/// Answers about waiting tasks that are counted at one time; others wait for their turn.
+pub const COUNTING_MAX: usize = 2;
 /// Tasks in one answer about a job.
 pub const TASKS_PER_ANSWER_MAX: usize = 10_000;
 /// Roles in one answer.

@@ -34,6 +34,7 @@ pub enum Offline {
         #[arg(long)]
         dir: PathBuf,
         #[command(flatten)]
+        /// Where its replica will be reached.
         place: Place,
     },
     /// When a majority is lost for good: make a new cluster of what one replica has; without --yes only say what that is
@@ -42,6 +43,7 @@ pub enum Offline {
         #[arg(long)]
         dir: PathBuf,
         #[command(flatten)]
+        /// Where its replica will be reached.
         place: Place,
         /// Do it
         #[arg(long)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -24,7 +24,18 @@ pub fn add(router: Router, node: Arc<Node>, metrics: PrometheusHandle) -> Router
         .route("/health", get(health))
         .route("/leaderhealth", get(leader_health))
         .with_state(Pages { node, metrics });
-    router.merge(pages)
+    router.merge(pages).fallback(elsewhere)
+}
+
+/// No such page; for gRPC, no such method.
+async fn elsewhere(uri: Uri, headers: HeaderMap) -> Response {
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("application/grpc") {
+        return tonic::Status::unimplemented(format!("this replica knows no method {}", uri.path()))
+            .into_http();
+    }
+    let text = format!("there is no page {}; there are /metrics, /health and /leaderhealth\n", uri.path());
+    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 async fn metrics_page(State(pages): State<Pages>) -> impl IntoResponse {

@@ -46,11 +46,13 @@ async fn production_comes_first_and_operators_decide() -> Result<()> {
 
     // Production needs quota.
     let spec = cores(&high, 2, "preferred");
-    let refused = cluster.create(&spec).await.map_err(|why| why.to_string());
-    ensure!(
-        refused.as_ref().is_err_and(|why| why.contains("no quota") && why.contains("short of 2.0 cpu")),
-        "without quota: {refused:?}"
-    );
+    wait::until("production without quota to be refused", PATIENCE, async || {
+        let request = tests::api::request("test");
+        let (_, why) = cluster.any_api().create_job(&request, &spec).await.refused()?;
+        ensure!(why.contains("no quota") && why.contains("short of 2.0 cpu"), "without quota: {why}");
+        Ok(())
+    })
+    .await?;
     let role = high.role.as_str();
     say(&client, &["quota", "set", role, "--cpus", "2", "--ram-mib", "4096", "--disk-mib", "4096"])?;
 

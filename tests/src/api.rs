@@ -190,6 +190,17 @@ impl Api {
         self.call(self.users().get_job(message)).await
     }
 
+    /// The same, with its task config.
+    pub async fn get_job_and_config(&self, job: &JobKey) -> Answer<wire::GetJobReply> {
+        let message = wire::GetJobRequest { job: Some(job.into()), config: true, ..Default::default() };
+        self.call(self.users().get_job(message)).await
+    }
+
+    /// The quotas of all roles, and what they take.
+    pub async fn get_quota(&self) -> Answer<wire::GetQuotaReply> {
+        self.call(self.users().get_quota(wire::GetQuotaRequest::default())).await
+    }
+
     /// All jobs, linearizable.
     pub async fn list_jobs(&self) -> Answer<wire::ListJobsReply> {
         self.call(self.users().list_jobs(wire::ListJobsRequest::default())).await

@@ -25,6 +25,11 @@ use crate::{verdict, wait};
 /// One test at a time has a cluster.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// Waits for its turn to have a cluster; whoever starts one by other means than [`Cluster::start`] holds this.
+pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
 /// How long anything that should happen at once may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -28,6 +28,11 @@ impl Scrape {
         Scrape(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
 
+    /// The value under exactly this name with its labels.
+    pub fn value(&self, key: &str) -> Option<f64> {
+        self.0.get(key).copied()
+    }
+
     /// The sum over all labels of a name; 0 when there is none.
     pub fn sum(&self, name: &str) -> f64 {
         let of_name =
@@ -70,6 +75,7 @@ mod tests {
         };
         let scrape = Scrape::read(&text(3));
         assert_eq!(scrape.sum("x_total"), 5.0);
+        assert_eq!((scrape.value("x_total{a=\"2\"}"), scrape.value("x_total")), (Some(2.0), None));
         let later = Scrape::read(&text(103));
         assert_eq!(later.quantile_since(&scrape, "h", 0.5), Some(0.1));
         assert_eq!(later.quantile_since(&Scrape::default(), "h", 0.95), Some(1.0));

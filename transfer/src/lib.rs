@@ -6,12 +6,13 @@
 mod backup;
 mod receiver;
 
-use std::fs::File;
-use std::io::Read as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 pub use backup::{MANIFEST, check, read_manifest, seal};
-pub use receiver::Receiver;
+pub use receiver::{Receiver, ReceiverOn};
 
 /// Files of one list at most.
 const FILES_MAX: usize = 100_000;
@@ -60,9 +61,70 @@ fn bad(what: impl Into<String>, why: impl Into<String>) -> Error {
     Error::Bad { what: what.into(), why: why.into() }
 }
 
+/// Files are for their owner only: they hold all that the cluster knows.
+const FILE_MODE: u32 = 0o600;
+
+/// Where files arrive. There is one in the product; a simulation has another.
+pub trait Files {
+    /// An open file.
+    type File: Read + Write + std::fmt::Debug;
+
+    /// Makes a directory and those above it.
+    fn create_dir_all(dir: &Path) -> io::Result<()>;
+    /// How long a file is.
+    fn length(path: &Path) -> io::Result<u64>;
+    /// Opens a file to read it from its beginning.
+    fn open(path: &Path) -> io::Result<Self::File>;
+    /// Opens a file, new or not, to go on with it behind `length`.
+    fn grow(path: &Path, length: u64) -> io::Result<Self::File>;
+    /// Makes what was written survive a power cut.
+    fn sync(file: &Self::File) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(path: &Path) -> io::Result<()>;
+}
+
+/// The system's files.
+#[derive(Debug)]
+pub struct System;
+
+impl Files for System {
+    type File = File;
+
+    fn create_dir_all(dir: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(dir)
+    }
+
+    fn length(path: &Path) -> io::Result<u64> {
+        std::fs::metadata(path).map(|file| file.len())
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn grow(path: &Path, length: u64) -> io::Result<File> {
+        let file = OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(path)?;
+        file.set_len(length)?;
+        Ok(file)
+    }
+
+    fn sync(file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn remove(path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+}
+
 /// Size and CRC-32C of a file.
 pub fn checksum(path: &Path) -> Result<(u64, u32), Error> {
-    let mut file = File::open(path).map_err(io("opening", path))?;
+    checksum_on::<System>(path)
+}
+
+/// The same, where `F` says.
+pub fn checksum_on<F: Files>(path: &Path) -> Result<(u64, u32), Error> {
+    let mut file = F::open(path).map_err(io("opening", path))?;
     let mut buffer = vec![0; READ_BYTES];
     let (mut bytes, mut crc) = (0, 0);
     loop {

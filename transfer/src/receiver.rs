@@ -1,39 +1,37 @@
 //! A directory in which the files of a list arrive, in the order of the list, each from its beginning to its end.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use proto::wire::raft::{SnapshotData, SnapshotFile};
 
-use crate::{Error, FILES_MAX, bad, check_name, checksum, io};
-
-/// Files are for their owner only: they hold all that the cluster knows.
-const FILE_MODE: u32 = 0o600;
+use crate::{Error, FILES_MAX, Files, System, bad, check_name, checksum_on, io};
 
 /// Receives files.
+pub type Receiver = ReceiverOn<System>;
+
+/// Receives files where `F` says.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct ReceiverOn<F: Files> {
     dir: PathBuf,
     files: Vec<SnapshotFile>,
     /// The file that grows, and its length so far; behind the last file when all are there.
     at: usize,
     length: u64,
-    open: Option<File>,
+    open: Option<F::File>,
 }
 
-impl Receiver {
+impl<F: Files> ReceiverOn<F> {
     /// Begins in `dir`, or goes on there: what it has of the same list stays.
     pub fn begin(dir: &Path, files: Vec<SnapshotFile>) -> Result<Self, Error> {
         if files.len() > FILES_MAX {
             return Err(bad("the list", format!("has {} files, more than {FILES_MAX}", files.len())));
         }
         files.iter().try_for_each(|file| check_name(&file.name))?;
-        std::fs::create_dir_all(dir).map_err(io("creating", dir))?;
-        let mut receiver = Receiver { dir: dir.to_owned(), files, at: 0, length: 0, open: None };
+        F::create_dir_all(dir).map_err(io("creating", dir))?;
+        let mut receiver = ReceiverOn { dir: dir.to_owned(), files, at: 0, length: 0, open: None };
         while let Some(file) = receiver.files.get(receiver.at) {
-            match std::fs::metadata(dir.join(&file.name)).map(|there| there.len()) {
+            match F::length(&dir.join(&file.name)) {
                 Ok(length) if length == file.bytes => receiver.at += 1,
                 Ok(length) if length < file.bytes => {
                     receiver.length = length;
@@ -49,7 +47,8 @@ impl Receiver {
     /// Files without bytes come without chunks.
     fn make_empty_files(&mut self) -> Result<(), Error> {
         while let Some(file) = self.files.get(self.at).filter(|file| file.bytes == 0) {
-            grow(&self.dir.join(&file.name), 0)?;
+            let path = self.dir.join(&file.name);
+            F::grow(&path, 0).map_err(io("opening", &path))?;
             self.at += 1;
         }
         Ok(())
@@ -73,7 +72,7 @@ impl Receiver {
         }
         let path = self.dir.join(&data.name);
         if self.open.is_none() {
-            self.open = Some(grow(&path, self.length)?);
+            self.open = Some(F::grow(&path, self.length).map_err(io("opening", &path))?);
         }
         if let Some(open) = &mut self.open {
             open.write_all(&data.bytes).map_err(io("writing", &path))?;
@@ -87,7 +86,7 @@ impl Receiver {
 
     fn finish_file(&mut self) -> Result<(), Error> {
         if let Some(file) = self.open.take() {
-            file.sync_all().map_err(io("syncing", &self.dir))?;
+            F::sync(&file).map_err(io("syncing", &self.dir))?;
         }
         (self.at, self.length) = (self.at + 1, 0);
         self.make_empty_files()
@@ -101,21 +100,13 @@ impl Receiver {
         }
         for file in &self.files {
             let path = self.dir.join(&file.name);
-            if checksum(&path)? != (file.bytes, file.crc32c) {
-                std::fs::remove_file(&path).map_err(io("removing", &path))?;
+            if checksum_on::<F>(&path)? != (file.bytes, file.crc32c) {
+                F::remove(&path).map_err(io("removing", &path))?;
                 return Err(bad(path.display().to_string(), "did not arrive as it was sent"));
             }
         }
         Ok(())
     }
-}
-
-/// Opens a file to go on at its end.
-fn grow(path: &Path, length: u64) -> Result<File, Error> {
-    let mut options = OpenOptions::new();
-    let file = options.create(true).append(true).mode(FILE_MODE).open(path).map_err(io("opening", path))?;
-    file.set_len(length).map_err(io("cutting", path))?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -168,6 +168,13 @@ mod tests {
             .env("BOREALIS_SANDBOX", agent.join("tasks/x/sandbox"))
             .spawn()
             .unwrap();
+        // A program that has just begun does not show its environment at once.
+        let shown =
+            || std::fs::read(format!("/proc/{}/environ", orphan.id())).is_ok_and(|text| !text.is_empty());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while !shown() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let left = runtime.block_on(end(&[agent]));
         let status = orphan.try_wait().unwrap();

@@ -12,7 +12,8 @@ use crate::{Context, TIMEOUT};
 /// Lists the hosts.
 pub(crate) async fn run(context: &Context<'_>) -> Result<(), Error> {
     let connection = context.connect(None, TIMEOUT)?;
-    let reply = hosts(&connection).await?;
+    let mut reply = hosts(&connection).await?;
+    reply.hosts.sort_by(|one, other| name(one).cmp(name(other)));
     let value = json!({ "hosts": reply.hosts.iter().map(host_json).collect::<Vec<_>>() });
     context.output.answer(&text(&reply.hosts), &value)
 }
@@ -21,6 +22,10 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<(), Error> {
 pub(crate) async fn hosts(connection: &Connection<'_>) -> Result<ListHostsReply, Error> {
     let ask = Ask { doing: "listing hosts", request_id: None };
     connection.ask(ask, async |mut api| api.list_hosts(ListHostsRequest {}).await).await
+}
+
+fn name(host: &HostView) -> &str {
+    host.spec.as_ref().map_or("", |spec| &spec.name)
 }
 
 pub(super) fn amounts(amounts: Option<&wire::Resources>) -> Resources {
@@ -87,12 +92,26 @@ fn text(hosts: &[HostView]) -> String {
                 share(resources::cores(free.cpu_milli), resources::cores(all.cpu_milli)),
                 share(resources::mib(free.ram_mib), resources::mib(all.ram_mib)),
                 share(resources::mib(free.disk_mib), resources::mib(all.disk_mib)),
+                lends(amounts(host.unused.as_ref())),
                 clean(&spec.address),
                 attributes.join(" "),
             ]
         })
         .collect();
-    table(&["HOST", "MODE", "TASKS", "CPU FREE", "RAM FREE", "DISK FREE", "ADDRESS", "ATTRIBUTES"], &rows)
+    let heading =
+        ["HOST", "MODE", "TASKS", "CPU FREE", "RAM FREE", "DISK FREE", "LENDS", "ADDRESS", "ATTRIBUTES"];
+    table(&heading, &rows)
+}
+
+/// What revocable tasks may take beyond what is free.
+fn lends(unused: Resources) -> String {
+    let some = [
+        (unused.cpu_milli, format!("{} cpu", resources::cores(unused.cpu_milli))),
+        (unused.ram_mib, resources::mib(unused.ram_mib)),
+    ];
+    let some: Vec<String> =
+        some.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text).collect();
+    if some.is_empty() { "-".to_owned() } else { some.join(", ") }
 }
 
 #[cfg(test)]
@@ -115,11 +134,12 @@ mod tests {
             spec: Some(spec),
             free: Some(free.into()),
             tasks: 2,
+            unused: Some(Resources { cpu_milli: 500, ram_mib: 128, disk_mib: 0, gpus: 0 }.into()),
             ..HostView::default()
         };
         expect_test::expect![[r#"
-            HOST     MODE    TASKS  CPU FREE     RAM FREE            DISK FREE            ADDRESS          ATTRIBUTES
-            agent-1  active  2      1.75 of 2.0  640 MiB of 4.0 GiB  9.9 GiB of 10.0 GiB  127.0.0.1:40001  rack=r1
+            HOST     MODE    TASKS  CPU FREE     RAM FREE            DISK FREE            LENDS             ADDRESS          ATTRIBUTES
+            agent-1  active  2      1.75 of 2.0  640 MiB of 4.0 GiB  9.9 GiB of 10.0 GiB  0.5 cpu, 128 MiB  127.0.0.1:40001  rack=r1
         "#]]
         .assert_eq(&text(&[host]));
     }

@@ -25,8 +25,17 @@ pub(crate) async fn run(context: &Context<'_>, create: &JobCreate) -> Result<(),
     let reply = connection.ask(ask, async |mut api| api.create_job(message.clone()).await).await?;
 
     let tasks = count(reply.tasks as usize, "instance");
-    let mut answer = json!({ "job": key.to_string(), "tasks": reply.tasks, "request_id": id });
-    let mut text = format!("created {key} with {tasks}");
+    let mut answer = json!({
+        "job": key.to_string(),
+        "tasks": reply.tasks,
+        "unchanged": reply.unchanged,
+        "request_id": id,
+    });
+    let lives = if reply.tasks == 1 { "lives" } else { "live" };
+    let mut text = match reply.unchanged {
+        false => format!("created {key} with {tasks}"),
+        true => format!("{key} exists just so, with {tasks} that {lives}: nothing was made"),
+    };
     if create.wait {
         let progress = progress::watch(&connection, context.output, &key, job.spec.instances).await?;
         answer["progress"] = progress.to_json();

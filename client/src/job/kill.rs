@@ -60,11 +60,22 @@ async fn kill_tasks(context: &Context<'_>, selection: &Selection, kill: &KillFla
     let tasks = count(reply.tasks as usize, "task");
     let answer =
         json!({ "job": job.to_string(), "tasks": reply.tasks, "request_id": id, "ended": kill.wait });
+    let again = match (&instances[..], reply.tasks) {
+        ([], _) | (_, 0) => String::new(),
+        (some, _) => format!("; `borealis job restart {job}/{}` would start them again", ranges(some)),
+    };
+    let without = match instances.len().saturating_sub(reply.tasks as usize) {
+        n if n > 0 && !instances.is_empty() => {
+            let were = if n == 1 { "was" } else { "were" };
+            format!(" ({} had ended, or {were} being killed, already)", count(n, "instance"))
+        }
+        _ => String::new(),
+    };
     if kill.wait {
         ended(context, &connection, selection, &doomed).await?;
-        return context.output.answer(&format!("killed {tasks} of {job}"), &answer);
+        return context.output.answer(&format!("killed {tasks} of {job}{without}{again}"), &answer);
     }
-    context.output.answer(&format!("killing {tasks} of {job}"), &answer)
+    context.output.answer(&format!("killing {tasks} of {job}{without}{again}"), &answer)
 }
 
 /// Ids of the live tasks that are meant. A job that is not there has none.

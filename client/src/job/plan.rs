@@ -60,7 +60,8 @@ fn text(key: &JobKey, reply: &PlanJobReply) -> String {
     let mut text = match reply.exists {
         false => format!("{key}: would be created\n"),
         true => format!(
-            "{key}: exists otherwise; it would have to be killed first\n{}",
+            "{key}: exists otherwise; {}\n{}",
+            clean(&reply.way_out),
             reply
                 .changes
                 .iter()
@@ -70,7 +71,10 @@ fn text(key: &JobKey, reply: &PlanJobReply) -> String {
     };
     let least = if reply.cut { "at least " } else { "" };
     let placed = count(reply.would_place as usize, "instance");
-    text.push_str(&format!("  placed now    {least}{placed}\n"));
+    text.push_str(&match reply.within_quota {
+        true => format!("  placed now    {least}{placed}\n"),
+        false => format!("  placed now    nothing: over quota; else {least}{placed}\n"),
+    });
     if reply.displaced > 0 {
         let placed = count(reply.after_displacing as usize, "instance");
         let victims = count(reply.displaced as usize, "task");
@@ -101,6 +105,7 @@ fn value(key: &JobKey, reply: &PlanJobReply) -> Value {
         "job": key.to_string(),
         "exists": reply.exists,
         "changes": reply.changes,
+        "way_out": reply.way_out,
         "feasible": reply.feasible,
         "would_place": reply.would_place,
         "would_wait": reply.would_wait,
@@ -126,6 +131,8 @@ mod tests {
             feasible,
             would_place: 2,
             quota: "role www takes nothing".into(),
+            within_quota: true,
+            way_out: "`borealis job add west/www/prod/web/0 2` adds what is missing".into(),
             ..PlanJobReply::default()
         };
         let key: JobKey = "west/www/prod/web".parse().unwrap();
@@ -134,11 +141,17 @@ mod tests {
         assert_eq!(exit(&plan(false, &[], true)), 1);
         assert_eq!(exit(&plan(false, &[], false)), 2);
         expect_test::expect![[r#"
-            west/www/prod/web: exists otherwise; it would have to be killed first
+            west/www/prod/web: exists otherwise; `borealis job add west/www/prod/web/0 2` adds what is missing
               it has        other ports
               placed now    2 instances
               quota         role www takes nothing
         "#]]
         .assert_eq(&text(&key, &plan(true, &["other ports"], true)));
+        expect_test::expect![[r#"
+            west/www/prod/web: would be created
+              placed now    nothing: over quota; else 2 instances
+              quota         role www takes nothing
+        "#]]
+        .assert_eq(&text(&key, &PlanJobReply { within_quota: false, ..plan(false, &[], false) }));
     }
 }

@@ -134,6 +134,18 @@ pub(crate) async fn get(
     ask(connection, key, request).await
 }
 
+/// The same, with the tasks of one instance only.
+pub(crate) async fn get_one(
+    connection: &Connection<'_>,
+    key: &JobKey,
+    instance: u32,
+    stale: bool,
+    config: bool,
+) -> Result<GetJobReply, Error> {
+    let request = GetJobRequest { job: Some(key.into()), stale, config, instances: vec![instance] };
+    ask(connection, key, request).await
+}
+
 /// Asks for the tasks of some instances only; none named = all.
 pub(crate) async fn get_some(
     connection: &Connection<'_>,
@@ -166,16 +178,13 @@ pub(crate) async fn watch(
     let mut pause = PAUSE_MIN;
     loop {
         let reply = get(connection, key, false, false).await;
-        let reply = reply
-            .map_err(|error| error.hint(format!("the job was created; see `borealis job status {key}`")))?;
+        let reply =
+            reply.map_err(|error| error.hint(format!("the job exists; see `borealis job status {key}`")))?;
         let last = Progress::of(&reply, wanted);
         output.progress(&format!("{key}: {}", last.words()));
         if !last.failed.is_empty() {
-            let what = format!(
-                "{key} was created, but instances {} have ended: {}",
-                ranges(&last.failed),
-                last.words()
-            );
+            let what =
+                format!("{key} exists, but instances {} have ended: {}", ranges(&last.failed), last.words());
             return Err(Error::new(Kind::Failed, what).hint(format!(
                 "see `borealis job status {key}`, and what the task printed: `borealis task logs {key}/{}`",
                 last.failed[0]
@@ -186,7 +195,7 @@ pub(crate) async fn watch(
         }
         if tokio::time::Instant::now() + pause >= connection.deadline() {
             let within = crate::duration::words(connection.timeout());
-            let what = format!("{key} was created, but not all of it runs after {within}: {}", last.words());
+            let what = format!("{key} exists, but not all of it runs after {within}: {}", last.words());
             return Err(Error::new(Kind::TimedOut, what)
                 .hint(format!("the job stays and goes on trying: see `borealis job status {key}`, or end it with `borealis job killall {key}`")));
         }

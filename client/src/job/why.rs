@@ -1,4 +1,4 @@
-//! `borealis job why`: why instances wait.
+//! `borealis job why`: why instances wait, and until when.
 
 use proto::wire::{Why, WhyPendingRequest};
 use serde_json::{Value, json};
@@ -19,7 +19,9 @@ pub(crate) async fn run(context: &Context<'_>, key: &str) -> Result<(), Error> {
     let reply = connection.ask(ask, async |mut api| api.why_pending(message.clone()).await).await?;
     let answer = json!({ "job": job.to_string(), "why": reply.whys.iter().map(value).collect::<Vec<_>>() });
     let text = match reply.whys.as_slice() {
-        [] => format!("nothing of {key} waits; see `borealis job status {job}`"),
+        [] => format!(
+            "nothing of {key} waits for a place, a host or a next try; see `borealis job status {job}`"
+        ),
         whys => whys.iter().map(|why| text(why, duration::now_ms())).collect::<Vec<_>>().join("\n"),
     };
     context.output.answer(&text, &answer)
@@ -33,6 +35,7 @@ pub(crate) fn value(why: &Why) -> Value {
         "hosts": why.hosts,
         "vetoes": why.vetoes.iter().map(|veto| (veto.kind.clone(), veto.hosts.into())).collect::<serde_json::Map<_, _>>(),
         "nearest_miss": why.nearest_miss,
+        "fit": why.fit,
         "retry_at_ms": why.retry_at_ms,
         "preemption": why.preemption,
         "quota": why.quota,
@@ -66,8 +69,8 @@ pub(crate) fn text(why: &Why, now_ms: u64) -> String {
     if !why.quota.is_empty() {
         lines.push(format!("  quota         {}", clean(&why.quota)));
     }
-    if why.retry_at_ms > 0 {
-        lines.push(format!("  tried again   in {}", duration::age(now_ms, why.retry_at_ms)));
+    if why.retry_at_ms > now_ms {
+        lines.push(format!("  goes on       in {}", duration::age(now_ms, why.retry_at_ms)));
     }
     lines.push(String::new());
     lines.join("\n")
@@ -104,7 +107,7 @@ mod tests {
         expect_test::expect![[r#"
             1 instance waits:
               it ended too soon
-              tried again   in 1m
+              goes on       in 1m
         "#]]
         .assert_eq(&text(&throttled, 1_000));
         assert_eq!(value(&why)["vetoes"]["ram"], 18);

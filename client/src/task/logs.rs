@@ -11,7 +11,7 @@ use crate::arguments::TaskLogs;
 use crate::connection::Connection;
 use crate::error::{Error, Kind};
 use crate::instances::Selection;
-use crate::job::progress::{get, is_terminal};
+use crate::job::progress::{get_one, is_terminal};
 use crate::{Context, TIMEOUT, host, http};
 
 /// Bytes asked for at once.
@@ -29,8 +29,8 @@ struct Place {
     task: TaskId,
     agent: String,
     process: String,
-    /// Known when the task was named by its job.
-    job: Option<JobKey>,
+    /// The job and the instance, where the task was named by them.
+    job: Option<(JobKey, u32)>,
 }
 
 /// Prints what the task's process has printed.
@@ -39,6 +39,8 @@ pub(crate) async fn run(context: &Context<'_>, logs: &TaskLogs) -> Result<(), Er
     let (connection, mut place) = find(context, logs).await?;
     let path = format!("/tasks/{}/logs/{}/{stream}", place.task, http::segment(&place.process));
     let addresses = connection.addresses().to_vec();
+    // Of each answer: what there is to print may take any time, and is followed without end.
+    let within = http::ANSWER_MAX.min(connection.timeout());
     // A process that is started again writes into files of its own: one run is read to its end, then the next.
     let (mut run, mut offset) = (None, 0u64);
     let mut asked = Instant::now();
@@ -46,7 +48,8 @@ pub(crate) async fn run(context: &Context<'_>, logs: &TaskLogs) -> Result<(), Er
     loop {
         let of_run = run.map(|run: u32| format!("&run={run}")).unwrap_or_default();
         let answer =
-            http::get(&place.agent, &format!("{path}?offset={offset}&limit={CHUNK_BYTES}{of_run}")).await;
+            http::get(&place.agent, &format!("{path}?offset={offset}&limit={CHUNK_BYTES}{of_run}"), within)
+                .await;
         let answer = match answer {
             Ok(answer) => answer,
             // An agent that is being restarted comes back; its tasks run on meanwhile.
@@ -77,7 +80,7 @@ pub(crate) async fn run(context: &Context<'_>, logs: &TaskLogs) -> Result<(), Er
             return Ok(());
         }
         if run.is_some()
-            && let Ok(newest) = http::get(&place.agent, &format!("{path}?offset=0&limit=0")).await
+            && let Ok(newest) = http::get(&place.agent, &format!("{path}?offset=0&limit=0"), within).await
             && newest.run > run
         {
             (run, offset) = (run.map(|run| run + 1), 0);
@@ -124,7 +127,7 @@ async fn find<'c>(context: &Context<'c>, logs: &TaskLogs) -> Result<(Connection<
         .hint(format!("write {job}/0, or a task id like task-17-42")));
     };
     let connection = context.connect(Some(&job.cluster), TIMEOUT)?;
-    let reply = get(&connection, &job, false, true).await?;
+    let reply = get_one(&connection, &job, instance, false, true).await?;
     let task = newest(&reply, instance).ok_or_else(|| {
         Error::new(
             Kind::Failed,
@@ -136,9 +139,8 @@ async fn find<'c>(context: &Context<'c>, logs: &TaskLogs) -> Result<(Connection<
         Error::new(Kind::Unknown, format!("the answer about {job} names no process"))
             .hint("name one with --process")
     })?;
-    let place =
-        Place { task: TaskId(task.task_id), agent: task.agent_address.clone(), process, job: Some(job) };
-    Ok((connection, place))
+    let (task, agent) = (TaskId(task.task_id), task.agent_address.clone());
+    Ok((connection, Place { task, agent, process, job: Some((job, instance)) }))
 }
 
 /// The newest attempt of the instance that has been on a host.
@@ -177,7 +179,10 @@ async fn find_by_id(
         .collect();
     let path = format!("/tasks/{task}/logs");
     let mut asked = futures::stream::iter(agents)
-        .map(|agent| async { (http::get(&agent, &path).await, agent) })
+        .map(|agent| async {
+            let left = connection.deadline().saturating_duration_since(Instant::now());
+            (http::get(&agent, &path, http::ANSWER_MAX.min(left)).await, agent)
+        })
         .buffer_unordered(AGENTS_AT_ONCE);
     let mut silent = 0;
     while let Some((answer, agent)) = asked.next().await {
@@ -215,10 +220,10 @@ fn listed_process(body: &[u8]) -> Option<String> {
 /// Where the task's agent is now, and whether the task has ended for sure. What cannot be known now is asked later.
 async fn look(context: &Context<'_>, addresses: &[String], place: &Place) -> (String, bool) {
     let same = |ended| (place.agent.clone(), ended);
-    let Some(job) = &place.job else { return same(false) };
+    let Some((job, instance)) = &place.job else { return same(false) };
     // Following has no deadline, so each question has its own.
     let connection = context.connect_to(addresses.to_vec(), STATUS_PAUSE);
-    match get(&connection, job, true, false).await {
+    match get_one(&connection, job, *instance, true, false).await {
         Ok(reply) => match reply.tasks.iter().find(|task| task.task_id == place.task.0) {
             Some(task) if !task.agent_address.is_empty() => {
                 (task.agent_address.clone(), is_terminal(task.status()))

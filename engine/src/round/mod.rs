@@ -10,6 +10,7 @@
 
 mod attributes;
 mod bits;
+pub mod census;
 mod order;
 mod pages;
 mod place;
@@ -79,6 +80,8 @@ pub struct GroupReport {
     pub hosts: usize,
     /// On how many hosts each kind of veto stood.
     pub vetoes: BTreeMap<VetoKind, u32>,
+    /// Of those that are placed together or not at all: how many would find a place now.
+    pub fit: Option<u32>,
     /// Why they wait, in words with the nearest miss; empty when none does.
     pub reason: String,
     /// The round had placed all that one round may: the rest is tried in the next.
@@ -97,6 +100,7 @@ impl GroupReport {
             waiting: 0,
             hosts: 0,
             vetoes: BTreeMap::new(),
+            fit: None,
             reason: String::new(),
             cut_short: false,
             uncounted: false,
@@ -113,11 +117,20 @@ pub fn round(view: &View, budget: usize) -> Round {
     }
 }
 
-/// Why the pending tasks of a config wait, counted now; `None` when there are none, or nothing is in their way any more.
-/// A round's own report is as old as the round that tried them last: rooms may have shrunk since.
+/// Why the pending tasks of a config wait, counted now; `None` when there are none. A round's own report is as old as the
+/// round that tried them last: rooms may have shrunk since.
 pub fn recount(view: &View, config: &ConfigHash) -> Option<GroupReport> {
-    let group = view.groups.get(config).filter(|_| view.stopped.is_none())?;
-    let placing = place::Placing::new(view);
-    let found = why::count(&placing, group, &place::able(view, group), &place::limits(view, group));
-    Some(GroupReport { waiting: group.pending.len(), ..found }).filter(|found| !found.reason.is_empty())
+    view.groups.get(config).map(|group| recount_group(view, group, group.pending.len()))
+}
+
+fn recount_group(view: &View, group: &Group, waiting: usize) -> GroupReport {
+    let found = match view.stopped {
+        Some(why) => GroupReport { reason: why.to_owned(), ..GroupReport::of(group) },
+        None => place::Placing::new(view).recount(group),
+    };
+    let reason = match found.reason.as_str() {
+        "" => "there is room for it: its turn comes in a moment".to_owned(),
+        _ => found.reason,
+    };
+    GroupReport { waiting, reason, ..found }
 }

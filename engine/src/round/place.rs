@@ -12,6 +12,7 @@ use super::pages::Pages;
 use super::ranking::{Cursor, Grouping, Lane};
 use super::view::{Group, View, take};
 use super::walk::{Buckets, Walk, own_hosts, spreads};
+use super::why::Trial;
 use super::{GroupReport, Report, Round, why};
 use crate::state::command::{Assign, Placement};
 use crate::state::config::TaskConfig;
@@ -69,6 +70,8 @@ struct Service<'a> {
     /// The next one last; no more than the round may place.
     rest: Vec<TaskId>,
     placed: usize,
+    /// Of tasks that are placed together: how it went, when it went wrong.
+    trial: Option<Trial>,
 }
 
 impl Service<'_> {
@@ -212,6 +215,10 @@ impl<'a> Placing<'a> {
             return None;
         }
         let counted = view.version == *version && !report.uncounted;
+        if !counted && self.reasons_left > 0 && group.config.all_or_nothing {
+            // How many of them fit is found out by placing them.
+            return None;
+        }
         if counted || self.reasons_left == 0 {
             // What became pending since then fares alike.
             let waiting = group.pending.len();
@@ -228,6 +235,26 @@ impl<'a> Placing<'a> {
         why::count(self, group, able, limits)
     }
 
+    /// Why a group waits, as things are. No reason where it would find places after all.
+    pub(super) fn recount(mut self, group: &'a Group) -> GroupReport {
+        let mut trial = None;
+        if group.config.all_or_nothing {
+            let mut service = self.begin(group, usize::MAX);
+            if !self.serve_together(&mut service, usize::MAX) {
+                return GroupReport {
+                    hosts: self.view.columns.heard.count() as usize,
+                    ..GroupReport::of(group)
+                };
+            }
+            trial = service.trial;
+        }
+        let mut found = why::count(&self, group, &able(self.view, group), &limits(self.view, group));
+        if let Some(trial) = trial {
+            trial.tell(group.pending.len(), &mut found);
+        }
+        found
+    }
+
     fn begin(&mut self, group: &'a Group, budget: usize) -> Service<'a> {
         let able = able(self.view, group);
         let walk = self.walk(group, &able);
@@ -235,7 +262,7 @@ impl<'a> Placing<'a> {
         let mut rest: Vec<TaskId> = group.pending.iter().take(most).copied().collect();
         rest.reverse();
         let kept = self.view.kept_for(group).into_iter().filter(|(_, slot)| able.has(*slot)).collect();
-        Service { group, able, limits: limits(self.view, group), walk, kept, rest, placed: 0 }
+        Service { group, able, limits: limits(self.view, group), walk, kept, rest, placed: 0, trial: None }
     }
 
     fn walk(&mut self, group: &'a Group, able: &Bits) -> Walk<'a> {
@@ -361,6 +388,11 @@ impl<'a> Placing<'a> {
             self.together.push(assigns.collect());
             return false;
         }
+        if wanted > 1 && self.reasons_left > 0 {
+            let found = self.reasons(service.group, &service.able, &service.limits);
+            self.reasons_left = self.reasons_left.saturating_sub(made.len());
+            service.trial = Some(Trial { fit: made.len(), reason: found.reason });
+        }
         for (number, (slot, placement)) in made.into_iter().enumerate().rev() {
             let free = (self.free[slot], self.lendable[slot]);
             self.give_back(&service.group.config, slot, &placement.ports);
@@ -452,7 +484,7 @@ impl<'a> Placing<'a> {
     /// The report of a group for this round.
     fn finish(&mut self, service: Service<'a>, exhausted: bool) -> Arc<GroupReport> {
         let (waiting, empty) = (service.waiting(), GroupReport::of(service.group));
-        let Service { group, able, limits, placed, .. } = service;
+        let Service { group, able, limits, placed, trial, .. } = service;
         if waiting == 0 {
             return Arc::new(GroupReport { placed, ..empty });
         }
@@ -470,7 +502,11 @@ impl<'a> Placing<'a> {
                 // The limits as the round leaves them would count what a gang gave back.
                 let limits =
                     if group.config.all_or_nothing { self::limits(self.view, group) } else { limits };
-                self.reasons(group, &able, &limits)
+                let mut why = self.reasons(group, &able, &limits);
+                if let Some(trial) = trial {
+                    trial.tell(waiting, &mut why);
+                }
+                why
             }
         };
         Arc::new(GroupReport { placed, waiting, ..why })

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::{HostId, JobKey, TaskId};
+use proto::{HostId, JobId, JobKey, TaskId};
 
 use super::preempt::Search;
 use super::view::{Group, View};
@@ -52,7 +52,7 @@ impl Plan {
         let pending: BTreeSet<TaskId> =
             (0..u64::from(spec.instances)).map(|n| TaskId(u64::MAX - n)).collect();
         Plan {
-            view: view.alone(Group::alone(spec.config.clone(), pending)),
+            view: view.alone(Group::of(JobId(0), spec.config.clone(), pending)),
             job: spec.config.job.clone(),
             config: spec.config.hash,
             together: spec.config.all_or_nothing,

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::{HostId, Resources, TaskId};
+use proto::{HostId, JobId, Resources, TaskId};
 
 use super::Round;
 use super::place::able;
@@ -83,7 +83,7 @@ pub fn preemptions(view: &mut View, state: &State, round: &Round, budget: usize)
 
 /// Whom up to `tasks` more tasks of a config would displace, one host each, if they found no place: for people who ask.
 pub fn displaced_by(view: &View, state: &State, config: &Arc<TaskConfig>, tasks: usize) -> Vec<Preempt> {
-    let group = Group::alone(config.clone(), BTreeSet::new());
+    let group = Group::of(JobId(0), config.clone(), BTreeSet::new());
     let found = Search::new(state).sets(view, &group, tasks);
     found.into_iter().map(|(host, victims)| Preempt { host, task: TaskId(0), victims }).collect()
 }

@@ -35,9 +35,9 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Of a job that is not in State.
-    pub(super) fn alone(config: Arc<TaskConfig>, pending: BTreeSet<TaskId>) -> Group {
-        Group { job: JobId(0), config, pending, tried: None, spared: None }
+    /// One that was never tried.
+    pub(super) fn of(job: JobId, config: Arc<TaskConfig>, pending: BTreeSet<TaskId>) -> Group {
+        Group { job, config, pending, tried: None, spared: None }
     }
 
     /// All tasks or none: another number of them may fare otherwise.
@@ -150,26 +150,44 @@ impl View {
     /// The hosts as they are, with one pending group and no other.
     pub(super) fn alone(&self, group: Group) -> View {
         View {
+            group_of: group.pending.iter().map(|&task| (task, group.config.hash)).collect(),
+            groups: BTreeMap::from([(group.config.hash, group)]),
+            in_flight: self.in_flight.clone(),
+            in_flight_on: self.in_flight_on.clone(),
+            ..self.hosts_only()
+        }
+    }
+
+    /// What counting reads: the hosts and, of the pending groups, all but who is in them, where that does not matter.
+    pub(super) fn for_counting(&self) -> View {
+        let groups = self.groups.iter().map(|(&hash, group)| {
+            let pending = if group.config.all_or_nothing { group.pending.clone() } else { BTreeSet::new() };
+            (hash, Group::of(group.job, group.config.clone(), pending))
+        });
+        View {
+            groups: groups.collect(),
+            places: self.places.clone(),
+            flights_of: self.flights_of.clone(),
+            ..self.hosts_only()
+        }
+    }
+
+    /// The hosts as they are, and nothing pending or in flight.
+    fn hosts_only(&self) -> View {
+        View {
             columns: self.columns.clone(),
             attributes: self.attributes.clone(),
             ranking: self.ranking.clone(),
             moves: self.moves,
             slots: self.slots.clone(),
             vacant: self.vacant.clone(),
-            group_of: group.pending.iter().map(|&task| (task, group.config.hash)).collect(),
-            groups: BTreeMap::from([(group.config.hash, group)]),
-            in_flight: self.in_flight.clone(),
-            in_flight_on: self.in_flight_on.clone(),
-            places: BTreeMap::new(),
-            flights_of: BTreeMap::new(),
             reserved: self.reserved.clone(),
             reserved_on: self.reserved_on.clone(),
-            used: BTreeMap::new(),
-            flying: BTreeMap::new(),
             capacity: self.capacity,
             improvements: self.improvements.clone(),
             stopped: self.stopped,
             version: self.version,
+            ..View::default()
         }
     }
 
@@ -314,13 +332,7 @@ impl View {
 
     fn look_at_freeze(&mut self, state: &State) {
         self.groups.values_mut().for_each(|group| group.tried = None);
-        self.stopped = if state.cluster().held.is_some() {
-            Some("the cluster is held after a restore; `borealis cluster resume` lets it go on")
-        } else if state.cluster().frozen {
-            Some("the cluster is frozen; `borealis cluster thaw` lets it go on")
-        } else {
-            None
-        };
+        self.stopped = state.stopped();
     }
 
     fn look_at_task(&mut self, state: &State, id: TaskId, hosts: &mut BTreeSet<HostId>) {

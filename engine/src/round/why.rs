@@ -28,7 +28,7 @@ impl Nearest {
     }
 }
 
-/// Counts over all hosts that are heard.
+/// Counts over all hosts that are heard. No reason where a host has room after all.
 pub(super) fn count(
     placing: &Placing<'_>,
     group: &Group,
@@ -48,6 +48,7 @@ pub(super) fn count(
         return report;
     }
     let mut nearest = Nearest::default();
+    let mut roomy = false;
     let mut note = |kind, hosts: u32| {
         if hosts > 0 {
             *report.vetoes.entry(kind).or_default() += hosts;
@@ -105,14 +106,34 @@ pub(super) fn count(
             } else if group.config.all_or_nothing {
                 // One more would fit here: it is the others that find no place.
                 nearest.offer((7, 0), || Veto::Together { tasks: group.pending.len() });
+            } else {
+                roomy = true;
             }
         }
     }
-    report.reason = nearest.0.map(|(_, veto)| veto.to_string()).unwrap_or_default();
-    if group.config.all_or_nothing && group.pending.len() > 1 {
-        report.reason = format!("all {} tasks need a place at once; {}", group.pending.len(), report.reason);
-    }
+    report.reason = match nearest.0 {
+        Some((_, veto)) if !roomy => veto.to_string(),
+        _ => String::new(),
+    };
     report
+}
+
+/// What came of placing tasks that want places together: how many got one, and why the next did not.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    pub(super) fit: usize,
+    pub(super) reason: String,
+}
+
+impl Trial {
+    /// Adds it to what is known of a group of so many.
+    pub(super) fn tell(self, wanted: usize, report: &mut GroupReport) {
+        report.fit = Some(self.fit as u32);
+        report.reason = format!(
+            "all {wanted} tasks need a place at once, and {} would find one now; for one more: {}",
+            self.fit, self.reason
+        );
+    }
 }
 
 /// The first constraint that any host fails which those before it left.

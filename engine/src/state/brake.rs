@@ -1,6 +1,8 @@
 //! How fast silent hosts' tasks are replaced. At most so many hosts a minute; and when many hosts fall silent at once,
 //! it is rather the network or this cluster that is ill: then nothing is replaced until hosts return or a person says so.
 
+use proto::HostId;
+
 use super::State;
 use super::deadline::Due;
 use super::touch::{Key, Touch};
@@ -27,7 +29,7 @@ impl State {
     }
 
     /// Hosts whose tasks may be replaced within a minute.
-    fn replacements_borne(&self) -> usize {
+    pub(super) fn replacements_borne(&self) -> usize {
         (self.hosts.len() * REPLACED_SHARE_PERCENT / 100).max(REPLACED_HOSTS_MIN)
     }
 
@@ -37,7 +39,7 @@ impl State {
         let until = self.cluster.braked.unwrap_or(self.cluster.clock);
         let window = Timestamp(until.0.saturating_sub(BRAKE_WINDOW_MS));
         let since = window.max(self.cluster.thawed);
-        let after = (since, proto::HostId(u64::MAX));
+        let after = (since, HostId(u64::MAX));
         let count =
             self.silences.range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded)).count();
         let over = count > self.silences_borne();
@@ -58,10 +60,15 @@ impl State {
     pub(super) fn next_replacement(&self) -> Option<Timestamp> {
         let (at, due) = self.replacements.first().filter(|_| self.cluster.braked.is_none())?;
         let Due::Replacement(host, _) = due else { return Some(*at) };
-        let counted = self.hosts.get(host).is_some_and(|host| host.record.replaced);
+        Some(self.turn(*host).unwrap_or_default().max(*at))
+    }
+
+    /// When the tasks of a silent host may be replaced at the earliest; `None` unless as many hosts' tasks were
+    /// replaced as may be within a minute, and its own were not.
+    pub(super) fn turn(&self, host: HostId) -> Option<Timestamp> {
+        let counted = self.hosts.get(&host).is_some_and(|host| host.record.replaced);
         let full = self.cluster.replaced_hosts as usize >= self.replacements_borne();
-        let opens = self.cluster.replaced_since.plus_ms(REPLACED_WINDOW_MS);
-        Some(if counted || !full { *at } else { opens.max(*at) })
+        (full && !counted).then(|| self.cluster.replaced_since.plus_ms(REPLACED_WINDOW_MS))
     }
 
     /// Replaces PARTITIONED tasks that are due; gives back how many.

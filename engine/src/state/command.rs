@@ -266,6 +266,8 @@ pub struct Done {
     pub id: u64,
     /// Tasks touched, or that will be by a work item.
     pub tasks: u32,
+    /// A job that was to be made was there just so: nothing was made.
+    pub unchanged: bool,
 }
 
 /// A command was refused; State is as before.

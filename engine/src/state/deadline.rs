@@ -32,7 +32,7 @@ impl State {
         if self.is_stopped() {
             return match forgotten {
                 0 => stale("nothing expires while the cluster is frozen or held".to_owned()),
-                _ => Ok(Done { id: 0, tasks: forgotten as u32 }),
+                _ => Ok(Done { id: 0, tasks: forgotten as u32, ..Done::default() }),
             };
         }
         let mut expired = forgotten + self.replace_partitioned(touch);
@@ -49,7 +49,7 @@ impl State {
             expired += 1;
         }
         touch.deadlines();
-        Ok(Done { id: 0, tasks: expired as u32 })
+        Ok(Done { id: 0, tasks: expired as u32, ..Done::default() })
     }
 
     /// Requests that were remembered long enough; also while nothing else expires, or nobody could ask any more.

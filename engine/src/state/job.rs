@@ -201,6 +201,24 @@ impl Job {
         self.live.iter().map(|(&instance, &task)| (instance, task))
     }
 
+    /// In words, which of these instances do not live, and which do; `None` when all of them live.
+    pub fn without(&self, instances: &[u32]) -> Option<String> {
+        let missing: Vec<u32> =
+            instances.iter().copied().filter(|instance| !self.live.contains_key(instance)).collect();
+        let which = match missing[..] {
+            [] => return None,
+            [one] => format!("instance {one}"),
+            _ => format!("instances {}", ranges(missing.iter().copied())),
+        };
+        let all = ranges(0..self.instances());
+        let (live, all) = match self.live.len() {
+            0 => (", and none of them lives".to_owned(), all),
+            n if n >= self.instances() as usize => (String::new(), ranges(self.live.keys().copied())),
+            _ => (format!(", of which {} live", ranges(self.live.keys().copied())), all),
+        };
+        Some(format!("job {} has no live {which}: its instances are {all}{live}", self.key()))
+    }
+
     /// The newest ended tasks, newest first; bounded.
     pub fn ended(&self) -> impl Iterator<Item = &EndedTask> {
         self.ended.values().rev().map(AsRef::as_ref)
@@ -215,5 +233,45 @@ impl Job {
     /// Whether it is counted where its tasks are, since limits or spreads ask.
     pub(crate) fn counts_places(&self) -> bool {
         !self.counting.is_empty()
+    }
+}
+
+/// Ranges of instances that one sentence names.
+const RANGES_NAMED_MAX: usize = 20;
+
+/// Rising numbers, as people write them: `0,2-4`.
+fn ranges(numbers: impl Iterator<Item = u32>) -> String {
+    let mut parts: Vec<(u32, u32)> = Vec::new();
+    let mut more = false;
+    for number in numbers {
+        match parts.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => {
+                more = parts.len() == RANGES_NAMED_MAX;
+                if more {
+                    break;
+                }
+                parts.push((number, number));
+            }
+        }
+    }
+    let words = parts.iter().map(|&(first, last)| match last - first {
+        0 => first.to_string(),
+        _ => format!("{first}-{last}"),
+    });
+    let words: Vec<String> = words.collect();
+    format!("{}{}", words.join(","), if more { ",..." } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_in_ranges() {
+        assert_eq!(ranges([0, 2, 3, 4, 9].into_iter()), "0,2-4,9");
+        assert_eq!(ranges(0..100_000), "0-99999");
+        assert_eq!(ranges((0..100).map(|n| 2 * n)).split(',').count(), RANGES_NAMED_MAX + 1);
+        assert_eq!(ranges([u32::MAX - 1, u32::MAX].into_iter()), "4294967294-4294967295");
     }
 }

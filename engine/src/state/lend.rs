@@ -26,7 +26,7 @@ impl State {
         touch.row(Key::Host(id));
         touch.hint(Hint::HostDirty(id));
         let tasks = self.take_back(id, touch);
-        Ok(Done { id: id.0, tasks })
+        Ok(Done { id: id.0, tasks, ..Done::default() })
     }
 
     /// Stops revocable tasks until what stays is not more than the host has.

@@ -64,7 +64,7 @@ impl State {
                 self.drain_tasks(host, &why, touch);
             }
         }
-        Ok(Done { id: 0, tasks: tasks as u32 })
+        Ok(Done { id: 0, tasks: tasks as u32, ..Done::default() })
     }
 
     /// Moves the tasks of a drained host away, those that are not on their way already.
@@ -85,6 +85,6 @@ impl State {
             touch.row(Key::Host(host));
             touch.hint(Hint::HostDirty(host));
         }
-        Ok(Done { id: 0, tasks: hosts.len() as u32 })
+        Ok(Done { id: 0, tasks: hosts.len() as u32, ..Done::default() })
     }
 }

@@ -34,6 +34,7 @@ pub mod task;
 mod touch;
 mod transition;
 pub mod update;
+pub mod waits;
 pub mod work;
 
 use std::collections::{BTreeMap, BTreeSet};

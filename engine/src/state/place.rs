@@ -31,7 +31,7 @@ impl State {
         }
         match first_refusal {
             Some(why) if placed == 0 => stale(why),
-            _ => Ok(Done { id: assign.host.0, tasks: placed }),
+            _ => Ok(Done { id: assign.host.0, tasks: placed, ..Done::default() }),
         }
     }
 
@@ -57,7 +57,7 @@ impl State {
         for Assign { host, placements } in assigns {
             placements.into_iter().for_each(|placement| self.place(host, placement, touch));
         }
-        Ok(Done { id: 0, tasks: count as u32 })
+        Ok(Done { id: 0, tasks: count as u32, ..Done::default() })
     }
 
     /// Whether a host may be given anything now.

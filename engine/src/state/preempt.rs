@@ -59,7 +59,7 @@ impl State {
             self.step_task(victim, Event::Preempt, Some(&why), touch);
         }
         self.reserve(task, host, PREEMPTION_ROOM_MS, touch);
-        Ok(Done { id: host.0, tasks: victims.len() as u32 })
+        Ok(Done { id: host.0, tasks: victims.len() as u32, ..Done::default() })
     }
 
     fn check_preemption(&self, host: HostId, id: TaskId, victims: &[TaskId]) -> Result<(), String> {

@@ -886,7 +886,11 @@ pub fn read_report(report: wire::TaskReport) -> Option<Report> {
 /// A reply as the wire has it.
 pub fn reply_wire(reply: &Reply) -> wire::ApplyReply {
     let outcome = match reply {
-        Ok(done) => wire::apply_reply::Outcome::Done(wire::Done { id: done.id, tasks: done.tasks }),
+        Ok(done) => wire::apply_reply::Outcome::Done(wire::Done {
+            id: done.id,
+            tasks: done.tasks,
+            unchanged: done.unchanged,
+        }),
         Err(refusal) => wire::apply_reply::Outcome::Refusal(wire::Refusal {
             kind: refusal_wire(refusal.kind) as i32,
             message: refusal.message.clone(),
@@ -898,7 +902,9 @@ pub fn reply_wire(reply: &Reply) -> wire::ApplyReply {
 /// A reply from its message.
 pub fn read_reply(reply: wire::ApplyReply) -> Result<Reply, Corrupt> {
     match reply.outcome {
-        Some(wire::apply_reply::Outcome::Done(done)) => Ok(Ok(Done { id: done.id, tasks: done.tasks })),
+        Some(wire::apply_reply::Outcome::Done(done)) => {
+            Ok(Ok(Done { id: done.id, tasks: done.tasks, unchanged: done.unchanged }))
+        }
         Some(wire::apply_reply::Outcome::Refusal(refusal)) => {
             let kind = wire::RefusalKind::try_from(refusal.kind).ok();
             let kind = REFUSALS.into_iter().find(|known| Some(refusal_wire(*known)) == kind);

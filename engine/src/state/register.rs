@@ -61,7 +61,7 @@ impl State {
         };
         self.owe(id, touch);
         touch.deadlines();
-        Ok(Done { id: id.0, tasks: self.hosts[&id].tasks.len() as u32 })
+        Ok(Done { id: id.0, tasks: self.hosts[&id].tasks.len() as u32, ..Done::default() })
     }
 
     fn who_is(&self, identity: &HostIdentity, spec: &HostSpec) -> Result<Meaning, Refusal> {
@@ -173,7 +173,7 @@ impl State {
         }
         let Some(host) = self.hosts.get(&id) else { return stale(format!("{id} is gone")) };
         if host.is_silent() {
-            return Ok(Done { id: id.0, tasks: 0 });
+            return Ok(Done { id: id.0, tasks: 0, ..Done::default() });
         }
         if host.record.since != since {
             return stale(format!("host {} has registered anew", host.name()));
@@ -188,7 +188,7 @@ impl State {
         }
         self.owe(id, touch);
         touch.deadlines();
-        Ok(Done { id: id.0, tasks: targets.len() as u32 })
+        Ok(Done { id: id.0, tasks: targets.len() as u32, ..Done::default() })
     }
 
     /// Ends the tasks of a host that it cannot have any more: all but those it holds. Those being killed are not

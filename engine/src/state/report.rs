@@ -72,7 +72,7 @@ impl State {
         if again {
             self.owe(id, touch);
         }
-        Ok(Done { id: id.0, tasks: changed })
+        Ok(Done { id: id.0, tasks: changed, ..Done::default() })
     }
 
     fn step_report(

@@ -27,10 +27,10 @@ impl State {
         let key = &config.job;
         if let Some(job) = self.job(key).filter(|job| job.is_active()) {
             return match differences(job, &config, instances) {
-                None => Ok(Done { id: job.id().0, tasks: job.counts.total() }),
+                None => Ok(Done { id: job.id().0, tasks: job.counts.total(), unchanged: true }),
                 Some(what) => Err(Refusal::new(
                     RefusalKind::AlreadyExists,
-                    format!("job {key} exists with {what}; kill it first, or choose another name"),
+                    format!("job {key} exists with {what}; {}", way_out(job, &config, instances)),
                 )),
             };
         }
@@ -54,15 +54,7 @@ impl State {
                 format!("the cluster has {JOBS_MAX} jobs and takes no more"),
             ));
         }
-        if self.tasks_promised() + instances as usize > TASKS_MAX {
-            return Err(Refusal::new(
-                RefusalKind::Limit,
-                format!(
-                    "job {key} asks for {instances} tasks; the cluster has {} of at most {TASKS_MAX}",
-                    self.tasks.len()
-                ),
-            ));
-        }
+        self.check_tasks_room(key, instances)?;
         let large = instances as usize > tasks_per_command();
         if large {
             self.check_work_room()?;
@@ -100,7 +92,7 @@ impl State {
         } else {
             self.bear_instances(id, &config, 0, instances, touch);
         }
-        Ok(Done { id: id.0, tasks: instances })
+        Ok(Done { id: id.0, tasks: instances, ..Done::default() })
     }
 
     pub(super) fn bear_instances(
@@ -204,11 +196,19 @@ impl State {
 
         instances.sort_unstable();
         instances.dedup();
-        if restart && let Some(missing) = instances.iter().find(|instance| !job.live.contains_key(instance)) {
-            return Err(Refusal::new(
-                RefusalKind::NotFound,
-                format!("job {key} has no live instance {missing} to restart; nothing was restarted"),
-            ));
+        let mut born = Vec::new();
+        if let Some(without) = job.without(&instances) {
+            let (dead, live): (Vec<u32>, Vec<u32>) =
+                instances.iter().copied().partition(|instance| !job.live.contains_key(instance));
+            let strange = dead.iter().any(|instance| *instance >= job.instances());
+            if strange || (live.is_empty() && !restart) {
+                let done = if restart { "restarted" } else { "killed" };
+                return Err(Refusal::new(RefusalKind::NotFound, format!("{without}; nothing was {done}")));
+            }
+            if restart {
+                self.check_rebirth(job, dead.len() as u32)?;
+                born = dead;
+            }
         }
 
         if all && !restart {
@@ -221,17 +221,45 @@ impl State {
         if large {
             let tasks = job.counts.total() - job.counts.of(Status::Killing);
             self.add_work(Rest::Stop { job: id, next: 0, message: why.into(), restart }, touch);
-            return Ok(Done { id: id.0, tasks });
+            return Ok(Done { id: id.0, tasks, ..Done::default() });
         }
         let targets: Vec<TaskId> = if all {
             job.live.values().copied().collect()
         } else {
             instances.iter().filter_map(|instance| job.live.get(instance)).copied().collect()
         };
-        let tasks = self.step_each(&targets, event, &why, touch);
+        let mut tasks = self.step_each(&targets, event, &why, touch);
+        let config = self.jobs[&id].config().clone();
+        for instance in born {
+            self.bear_instances(id, &config, instance, instance + 1, touch);
+            tasks += 1;
+        }
         // Work may have been the last thing that kept the job.
         self.end_job_if_over(id, touch);
-        Ok(Done { id: id.0, tasks })
+        Ok(Done { id: id.0, tasks, ..Done::default() })
+    }
+
+    /// Whether so many instances of a job whose tasks have ended may get new ones.
+    fn check_rebirth(&self, job: &Job, count: u32) -> Result<(), Refusal> {
+        if self.updates.contains_key(&job.id()) {
+            return Err(Refusal::new(
+                RefusalKind::Stale,
+                format!("an update of job {} is in flight; start ended instances when it is over", job.key()),
+            ));
+        }
+        self.check_tasks_room(job.key(), count)?;
+        self.check_quota(job.config(), count)
+    }
+
+    fn check_tasks_room(&self, key: &JobKey, more: u32) -> Result<(), Refusal> {
+        if self.tasks_promised() + more as usize <= TASKS_MAX {
+            return Ok(());
+        }
+        let have = self.tasks.len();
+        Err(Refusal::new(
+            RefusalKind::Limit,
+            format!("job {key} asks for {more} more tasks; the cluster has {have} of at most {TASKS_MAX}"),
+        ))
     }
 
     /// More instances of a job that lives, with the config of one of its tasks.
@@ -247,7 +275,7 @@ impl State {
         else {
             return Err(Refusal::new(
                 RefusalKind::NotFound,
-                format!("job {key} has no live instance {like} to copy"),
+                format!("{}; name a live one, to copy", job.without(&[like]).unwrap_or_default()),
             ));
         };
         let id = job.id();
@@ -278,18 +306,13 @@ impl State {
                 ),
             ));
         }
-        if self.tasks_promised() + count as usize > TASKS_MAX {
-            return Err(Refusal::new(
-                RefusalKind::Limit,
-                format!("the cluster has {} tasks of at most {TASKS_MAX}", self.tasks.len()),
-            ));
-        }
+        self.check_tasks_room(key, count)?;
         check_together(&config, first + count)?;
         self.check_quota(&config, count)?;
         self.jobs.get_mut(&id).expect("found above").record.instances = first + count;
         touch.row(Key::Job(id));
         self.bear_instances(id, &config, first, first + count, touch);
-        Ok(Done { id: id.0, tasks: count })
+        Ok(Done { id: id.0, tasks: count, ..Done::default() })
     }
 
     /// Lets the same happen to each; gives back to how many it did.
@@ -385,7 +408,7 @@ impl State {
                 renewed
             }
         };
-        Ok(Done { id: id.0, tasks })
+        Ok(Done { id: id.0, tasks, ..Done::default() })
     }
 
     fn step_work(&mut self, id: WorkId, rest: Option<Rest>, touch: &mut Touch) {
@@ -428,6 +451,17 @@ pub(super) fn check_together(config: &TaskConfig, instances: u32) -> Result<(), 
 fn differences(job: &Job, config: &TaskConfig, instances: u32) -> Option<String> {
     let what = changes(job, config, instances);
     (!what.is_empty()).then(|| what.join(" and "))
+}
+
+/// What a person can do who wants an existing job otherwise.
+pub fn way_out(job: &Job, config: &TaskConfig, instances: u32) -> String {
+    let (key, more) = (job.key(), instances.saturating_sub(job.instances()));
+    match job.live.first_key_value() {
+        Some((like, _)) if job.config().hash == config.hash && more > 0 => {
+            format!("`borealis job add {key}/{like} {more}` adds what is missing")
+        }
+        _ => format!("end it first with `borealis job killall {key}`, or choose another name"),
+    }
 }
 
 /// In words, each way in which an existing job differs from what is asked.

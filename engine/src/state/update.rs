@@ -104,7 +104,7 @@ impl State {
         touch.row(Key::Job(id));
         touch.row(Key::Update(id));
         touch.hint(Hint::JobChanged(id));
-        Ok(Done { id: id.0, tasks: instances })
+        Ok(Done { id: id.0, tasks: instances, ..Done::default() })
     }
 
     /// These instances get what the update wants.
@@ -136,7 +136,7 @@ impl State {
         for instance in instances {
             tasks += u32::from(self.update_instance(&update, instance, &why, touch));
         }
-        Ok(Done { id: update.job.0, tasks })
+        Ok(Done { id: update.job.0, tasks, ..Done::default() })
     }
 
     /// Whether anything had to be done.
@@ -200,7 +200,7 @@ impl State {
         self.release(&old, touch);
         touch.row(Key::Job(update.job));
         self.drop_update(update.job, touch);
-        Ok(Done { id: update.job.0, tasks: update.instances })
+        Ok(Done { id: update.job.0, tasks: update.instances, ..Done::default() })
     }
 
     /// The update of a job, if there is one, is over; the job stays what it has become.

@@ -8,7 +8,6 @@ mod writer;
 
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +23,7 @@ use self::index::{Found, Index, Place};
 pub(crate) use self::writer::lock;
 use self::writer::{Order, Writer};
 use crate::error::StoreError;
+use crate::ground::{self, fs, fs::FileExt as _};
 use crate::machine::Corrupt;
 use crate::raft::{
     Entry, LogId, Types, Vote, check_level, decode_whole, entry_from_wire, log_id_to_wire, vote_from_wire,
@@ -57,7 +57,7 @@ pub(crate) fn create(
     entries: &[Entry],
     after: Option<LogId>,
 ) -> Result<(), StoreError> {
-    std::fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
+    fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
     let header = wire::SegmentHeader {
         level: u32::from(record::LEVEL),
         sequence: 1,
@@ -86,7 +86,7 @@ pub(crate) fn create(
 impl Log {
     /// Opens and recovers the log in `dir`, and the vote in `dir` too.
     pub(crate) fn open(dir: &Path, segment_bytes: u64, failed: OnFailure) -> Result<Self, StoreError> {
-        let (file, bytes) = SmallFile::open(dir, "vote")?;
+        let (file, bytes) = SmallFile::open_synced(dir, "vote")?;
         let vote = match bytes {
             Some(bytes) => {
                 let vote: wire::Vote = decode_whole("vote", &bytes[..])?;
@@ -105,9 +105,7 @@ impl Log {
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (index, writer) = Writer::new(dir.to_owned(), segment_bytes, found, Arc::clone(&appended_bytes))?;
         let (orders, waiting) = mpsc::channel(writer::ORDERS_MAX);
-        std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run(waiting, failed))
+        ground::thread("log-writer", writer.run(waiting, failed))
             .map_err(StoreError::io("starting a thread for", dir))?;
         let vote = Arc::new(Mutex::new((file, vote.as_ref().map(vote_from_wire))));
         Ok(Log { index, orders, vote, appended_bytes })
@@ -270,7 +268,11 @@ impl RaftLogReader<Types> for Log {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, MESSAGE_BYTES_MAX)
+        let entries = self.read(start, end, MESSAGE_BYTES_MAX)?;
+        // A leader that was just deposed may purge what its old streams are about to send. Entries without those
+        // before them must not go out; nothing at all is taken for a heartbeat.
+        let whole = entries.first().is_none_or(|first| first.log_id.index == start);
+        Ok(if whole { entries } else { Vec::new() })
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -292,7 +294,8 @@ impl RaftLogStorage<Types> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (kept, vote) = (Arc::clone(&self.vote), *vote);
-        let written = tokio::task::spawn_blocking(move || {
+        ground::before_sync().await;
+        let written = ground::blocking(move || {
             let mut kept = lock(&kept);
             kept.0.write(&vote_to_wire(&vote).encode_to_vec())?;
             kept.1 = Some(vote);
@@ -336,6 +339,21 @@ fn size(entry: &Entry) -> usize {
     64 + match &entry.payload {
         Payload::Normal(Data::Batch(batch)) => batch.bytes(),
         _ => 256,
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    /// All entries as they are now, each by id and the hash of what it says; `hashed` has those of earlier calls.
+    /// For the simulation.
+    pub(crate) fn shown(&self, hashed: &mut std::collections::BTreeMap<LogId, u64>) -> Vec<(LogId, u64)> {
+        let found = lock(&self.index).find(0, u64::MAX, usize::MAX).into_iter();
+        let says = |entry: &Entry| xxhash_rust::xxh3::xxh3_64(&crate::raft::entry_to_wire(entry).encode_to_vec());
+        let mut shown = |found| match found {
+            Found::Entry(entry) => (entry.log_id, *hashed.entry(entry.log_id).or_insert_with(|| says(&entry))),
+            Found::At(id, _) => (id, 0),
+        };
+        found.map(&mut shown).collect()
     }
 }
 

@@ -30,6 +30,9 @@
 //! - *corruption*, if it lies before the mark, or a whole record of a later write lies behind it, or it is in any
 //!   other segment than the last: the store is condemned, since it may have acknowledged what it now lacks;
 //! - otherwise the *torn tail* of a write that was never answered: the log ends there and the rest is wiped.
+//!
+//! What is read behind the mark may be in the system's memory only: the process was killed before it synced, or the
+//! sync failed and the system holds the pages for clean. It is written again and synced before it counts.
 
 use crate::error::StoreError;
 use crate::machine::Corrupt;

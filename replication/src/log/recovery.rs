@@ -1,6 +1,5 @@
 //! Reads the log back after any stop. The rules are in `record`; here they are followed.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,11 +7,13 @@ use bytes::Bytes;
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground::fs::{self, FileExt as _};
 use crate::log::index::{Index, Place};
 use crate::log::record::{self, HEAD_BYTES, Kind, Record, SEGMENT_HEAD_BYTES};
 use crate::log::segment::{self, Mark, Segment};
 use crate::machine::Corrupt;
 use crate::raft::{decode_whole, entry_from_wire, log_id_from_wire};
+use crate::small_file::sync_dir;
 
 /// A log as it was found.
 pub(crate) struct Recovered {
@@ -72,7 +73,26 @@ pub(crate) fn recover(dir: &Path, cache_bytes_max: usize, mend: bool) -> Result<
         read_segment(dir, sequence, sequence == last, mark_in_segment, mend, &mut found)?;
     }
     found.index.check()?;
+    if let Some(Held { segment, .. }) = found.segments.last().filter(|_| mend) {
+        let marked =
+            synced.filter(|(sequence, _)| *sequence == segment.sequence).map_or(0, |(_, offset)| offset);
+        keep(dir, segment, marked, found.end)?;
+        let marked = found.mark.set(segment.sequence, found.end);
+        marked.map_err(StoreError::io("writing", dir.join("synced")))?;
+    }
     Ok(found)
+}
+
+/// Writes again what stands in a segment between what is known to be synced and the end, and syncs it and its name.
+fn keep(dir: &Path, segment: &Segment, synced: u64, end: u64) -> Result<(), StoreError> {
+    let from = synced.max(SEGMENT_HEAD_BYTES as u64);
+    if from < end {
+        let mut tail = vec![0; (end - from) as usize];
+        segment.file.read_exact_at(&mut tail, from).map_err(StoreError::io("reading", &segment.path))?;
+        segment.file.write_all_at(&tail, from).map_err(StoreError::io("writing", &segment.path))?;
+    }
+    segment.file.sync_data().map_err(StoreError::io("syncing", &segment.path))?;
+    sync_dir(dir)
 }
 
 fn read_segment(
@@ -84,7 +104,7 @@ fn read_segment(
     found: &mut Recovered,
 ) -> Result<(), StoreError> {
     let path = segment::segment_path(dir, sequence);
-    let content = Bytes::from(std::fs::read(&path).map_err(StoreError::io("reading", &path))?);
+    let content = Bytes::from(fs::read(&path).map_err(StoreError::io("reading", &path))?);
     let header = record::decode_segment_head(&content).map_err(|e| e.within(path.display()))?;
     let is_first = found.segments.is_empty();
     if header.sequence != sequence {

@@ -1,10 +1,9 @@
 //! The files of the log: making, opening, naming, using again. What is in them: see `record`.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
+use crate::ground::fs::{self, File, FileExt as _, OpenOptions};
 use crate::log::record::{SEGMENT_HEAD_BYTES, encode_segment_head};
 use crate::small_file::sync_dir;
 
@@ -38,7 +37,7 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<u64>, StoreError> {
 
 fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
+    for entry in fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
@@ -60,7 +59,7 @@ pub(crate) fn begin(
     let file = open(&spare)?;
     file.write_all_at(&encode_segment_head(header), 0).map_err(StoreError::io("writing", &spare))?;
     file.sync_all().map_err(StoreError::io("syncing", &spare))?;
-    std::fs::rename(&spare, &path).map_err(StoreError::io("renaming", &spare))?;
+    fs::rename(&spare, &path).map_err(StoreError::io("renaming", &spare))?;
     sync_dir(dir)?;
     Ok(Segment { sequence: header.sequence, file, path, bytes })
 }
@@ -82,7 +81,7 @@ pub(crate) fn make_spare(dir: &Path, bytes: u64, tag: u64) -> Result<PathBuf, St
         at += part as u64;
     }
     file.sync_all().map_err(StoreError::io("syncing", &new))?;
-    std::fs::rename(&new, &spare).map_err(StoreError::io("renaming", &new))?;
+    fs::rename(&new, &spare).map_err(StoreError::io("renaming", &new))?;
     Ok(spare)
 }
 
@@ -94,7 +93,7 @@ pub(crate) fn has_spare(dir: &Path, bytes: u64) -> Result<bool, StoreError> {
 fn take_spare(dir: &Path, bytes: u64) -> Result<Option<PathBuf>, StoreError> {
     for name in names(dir)?.iter().filter(|name| name.ends_with(".spare")) {
         let path = dir.join(name);
-        if std::fs::metadata(&path).is_ok_and(|m| m.len() == bytes) {
+        if fs::metadata(&path).is_ok_and(|m| m.len() == bytes) {
             return Ok(Some(path));
         }
     }
@@ -105,10 +104,10 @@ fn take_spare(dir: &Path, bytes: u64) -> Result<Option<PathBuf>, StoreError> {
 pub(crate) fn recycle(dir: &Path, segment: &Segment, usual_bytes: u64) -> Result<(), StoreError> {
     let spares = names(dir)?.iter().filter(|name| name.ends_with(".spare")).count();
     if spares >= SPARES_MAX || segment.bytes != usual_bytes {
-        std::fs::remove_file(&segment.path).map_err(StoreError::io("removing", &segment.path))?;
+        fs::remove_file(&segment.path).map_err(StoreError::io("removing", &segment.path))?;
     } else {
         let spare = dir.join(format!("{:016}.spare", segment.sequence));
-        std::fs::rename(&segment.path, spare).map_err(StoreError::io("renaming", &segment.path))?;
+        fs::rename(&segment.path, spare).map_err(StoreError::io("renaming", &segment.path))?;
     }
     sync_dir(dir)
 }
@@ -117,8 +116,8 @@ pub(crate) fn recycle(dir: &Path, segment: &Segment, usual_bytes: u64) -> Result
 pub(crate) fn sweep_spares(dir: &Path, usual_bytes: u64) -> Result<(), StoreError> {
     for name in names(dir)?.iter().filter(|name| name.ends_with(".spare")) {
         let path = dir.join(name);
-        if std::fs::metadata(&path).is_ok_and(|file| file.len() != usual_bytes) {
-            std::fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
+        if fs::metadata(&path).is_ok_and(|file| file.len() != usual_bytes) {
+            fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
         }
     }
     Ok(())
@@ -128,7 +127,7 @@ pub(crate) fn sweep_spares(dir: &Path, usual_bytes: u64) -> Result<(), StoreErro
 pub(crate) fn sweep(dir: &Path) -> Result<(), StoreError> {
     for name in names(dir)?.iter().filter(|name| name.ends_with(".new")) {
         let path = dir.join(name);
-        std::fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
+        fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
     }
     Ok(())
 }

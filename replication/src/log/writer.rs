@@ -3,20 +3,19 @@
 //! A failed write or sync is final: the pages that failed may be gone, so nothing is retried and nothing is
 //! answered any more.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use prost::Message as _;
 use proto::wire::raft as wire;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::error::StoreError;
+use crate::ground::{self, fs::FileExt as _};
 use crate::log::index::{Index, Place};
 use crate::log::record::{self, Kind};
 use crate::log::recovery::{Held, Recovered};
@@ -91,19 +90,22 @@ impl Writer {
     }
 
     /// Runs until told to stop or until the disk fails; then `failed` is told why.
-    pub(crate) fn run(mut self, mut orders: mpsc::Receiver<Order>, failed: impl FnOnce(String)) {
-        while let Some(first) = orders.blocking_recv() {
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, failed: impl FnOnce(String)) {
+        while let Some(first) = orders.recv().await {
             let mut answers = Vec::new();
             let mut stop = None;
             let mut next = Some(first);
             let mut result = Ok(());
             while let Some(order) = next {
                 if result.is_ok() {
-                    result = self.take(order, &mut answers, &mut stop);
+                    result = self.take(order, &mut answers, &mut stop).await;
                 }
                 next = if self.buffer.len() < WRITE_BYTES_MAX { orders.try_recv().ok() } else { None };
             }
-            let result = result.and_then(|()| self.flush()).and_then(|()| self.recycle());
+            let result = match result {
+                Ok(()) => self.flush().await.and_then(|()| self.recycle()),
+                failed => failed,
+            };
             match result {
                 Ok(()) => {
                     answers.into_iter().for_each(|answer: IOFlushed<Types>| answer.io_completed(Ok(())))
@@ -120,14 +122,14 @@ impl Writer {
             }
             if let Some(stopped) = stop {
                 // The files belong to whoever opens them next.
-                self.spares.stop();
+                self.spares.stop().await;
                 let _ = stopped.send(());
                 return;
             }
         }
     }
 
-    fn take(
+    async fn take(
         &mut self,
         order: Order,
         answers: &mut Vec<IOFlushed<Types>>,
@@ -138,7 +140,7 @@ impl Writer {
                 answers.push(answer);
                 for entry in entries {
                     let body = entry_to_wire(&entry).encode_to_vec();
-                    let offset = self.push(Kind::Entry, &body)?;
+                    let offset = self.push(Kind::Entry, &body).await?;
                     self.placed.push((entry.log_id, offset));
                     if let Some(held) = self.segments.last_mut() {
                         held.highest = held.highest.max(Some(entry.log_id.index));
@@ -149,10 +151,10 @@ impl Writer {
             }
             Order::Truncate(after) => {
                 let body = after.map_or_else(Vec::new, |id| log_id_to_wire(&id).encode_to_vec());
-                self.push(Kind::Truncate, &body)?;
+                self.push(Kind::Truncate, &body).await?;
             }
             Order::Purge(upto) => {
-                self.push(Kind::Purge, &log_id_to_wire(&upto).encode_to_vec())?;
+                self.push(Kind::Purge, &log_id_to_wire(&upto).encode_to_vec()).await?;
                 self.purged = self.purged.max(Some(upto));
             }
             Order::Stop(stopped) => *stop = Some(stopped),
@@ -161,11 +163,11 @@ impl Writer {
     }
 
     /// Adds a record to the buffer; begins a new segment if it does not fit. Returns its offset.
-    fn push(&mut self, kind: Kind, body: &[u8]) -> Result<u32, StoreError> {
+    async fn push(&mut self, kind: Kind, body: &[u8]) -> Result<u32, StoreError> {
         let bytes = record::record_bytes(body.len()) as u64;
         let room = self.segments.last().map_or(0, |held| held.segment.bytes);
         if self.end + self.buffer.len() as u64 + bytes > room {
-            self.flush()?;
+            self.flush().await?;
             self.begin_segment(bytes)?;
         }
         let sequence = self.segments.last().map_or(0, |held| held.segment.sequence);
@@ -194,7 +196,7 @@ impl Writer {
     }
 
     /// Writes and syncs the buffer, moves the mark, tells the index where its entries are.
-    fn flush(&mut self) -> Result<(), StoreError> {
+    async fn flush(&mut self) -> Result<(), StoreError> {
         let Some(held) = self.segments.last() else { return Ok(()) };
         if self.buffer.is_empty() {
             return Ok(());
@@ -205,6 +207,7 @@ impl Writer {
             .write_all_at(&self.buffer, self.end)
             .map_err(StoreError::io("writing", &segment.path))?;
         let began = Instant::now();
+        ground::before_sync().await;
         segment.file.sync_data().map_err(StoreError::io("syncing", &segment.path))?;
         let took = began.elapsed();
         telemetry::synced(took);
@@ -246,16 +249,18 @@ impl Writer {
 
 /// A thread that keeps one spare file ready, so that the writer need not wait for zeros.
 struct SpareMaker {
-    wanted: Option<SyncSender<u64>>,
-    thread: Option<JoinHandle<()>>,
+    wanted: Option<mpsc::Sender<u64>>,
+    /// Ends when the thread does.
+    ended: oneshot::Receiver<()>,
 }
 
 impl SpareMaker {
     fn start(dir: PathBuf, bytes: u64) -> Result<Self, StoreError> {
-        let (wanted, wants) = std::sync::mpsc::sync_channel::<u64>(1);
+        let (wanted, mut wants) = mpsc::channel::<u64>(1);
+        let (done, ended) = oneshot::channel();
         let at = dir.clone();
-        let make = move || {
-            for sequence in wants {
+        let make = async move {
+            while let Some(sequence) = wants.recv().await {
                 let made = match segment::has_spare(&dir, bytes) {
                     Ok(false) => segment::make_spare(&dir, bytes, sequence + SPARE_TAG).map(drop),
                     other => other.map(drop),
@@ -264,10 +269,10 @@ impl SpareMaker {
                     tracing::warn!("no spare segment could be made: {error}");
                 }
             }
+            drop(done);
         };
-        let thread = std::thread::Builder::new().name("log-spare".into()).spawn(make);
-        let thread = thread.map_err(StoreError::io("starting a thread for", at))?;
-        Ok(SpareMaker { wanted: Some(wanted), thread: Some(thread) })
+        ground::thread("log-spare", make).map_err(StoreError::io("starting a thread for", at))?;
+        Ok(SpareMaker { wanted: Some(wanted), ended })
     }
 
     /// Asks for a spare behind `sequence`, if there is none. A want that is not taken up yet is enough.
@@ -278,11 +283,9 @@ impl SpareMaker {
     }
 
     /// Returns when the thread has ended.
-    fn stop(&mut self) {
+    async fn stop(&mut self) {
         self.wanted = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = (&mut self.ended).await;
     }
 }
 

@@ -181,16 +181,8 @@ fn snapshot_of_30(home: &Path) -> Arc<snapshot::Snapshot> {
 fn a_snapshot_arrives_as_it_was_sent_or_not_at_all_and_goes_on_where_it_broke_off() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let sent = snapshot_of_30(from.path());
-    let chunks = || {
-        let mut chunks = Vec::new();
-        snapshot::chunks(&sent, None, |chunk| {
-            chunks.push(chunk);
-            true
-        })
-        .unwrap();
-        chunks
-    };
-    let (chunks, home) = (chunks(), snapshot::home(to.path()));
+    let chunks: Vec<_> = snapshot::chunks(Arc::clone(&sent), None).map(Result::unwrap).collect();
+    let home = snapshot::home(to.path());
     let receive = |chunks: &[proto::wire::raft::SnapshotData]| {
         let mut incoming = Incoming::begin(&home, sent.meta.clone())?;
         let place = incoming.place();
@@ -209,6 +201,10 @@ fn a_snapshot_arrives_as_it_was_sent_or_not_at_all_and_goes_on_where_it_broke_of
         damaged[n].bytes = bytes.into();
         assert!(receive(&chunks[..n]).is_err());
         assert!(receive(&damaged).is_err());
+        assert!(receive(&damaged).is_err());
+        if n + 1 < chunks.len() {
+            std::fs::remove_dir_all(&home).unwrap();
+        }
     }
     let arrived = receive(&chunks).unwrap();
     assert_eq!(arrived.meta, sent.meta);

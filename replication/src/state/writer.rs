@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::error::StoreError;
+use crate::ground;
 use crate::log::lock;
 use crate::membership::Fingerprint;
 use crate::state::cut::{Cut, Pending, Point};
@@ -28,10 +30,10 @@ const FLUSH_LOG_BYTES: u64 = 64 << 20;
 /// Sums that are remembered.
 const SUMS_MAX: usize = 64;
 const ORDERS_MAX: usize = 64;
-/// Before an order is tried again that found the queue full.
-const FULL_PAUSE: Duration = Duration::from_millis(5);
 
 enum Order {
+    /// Some time has passed: cut if it is time.
+    Tick,
     /// Cut now: a sum is waited for.
     Nudge,
     /// Cut, flush, and copy the rows to this new directory.
@@ -56,7 +58,7 @@ pub(crate) struct Copied {
 /// A handle of the thread.
 #[derive(Clone)]
 pub(crate) struct RowWriter {
-    orders: SyncSender<Order>,
+    orders: mpsc::Sender<Order>,
     shared: Arc<Shared>,
 }
 
@@ -74,6 +76,7 @@ struct Thread {
     unflushed: bool,
     unflushed_log_bytes: u64,
     flushed_at: Instant,
+    cut_at: Instant,
     last_cut_rows: usize,
 }
 
@@ -99,18 +102,18 @@ impl RowWriter {
             unflushed: false,
             unflushed_log_bytes: 0,
             flushed_at: Instant::now(),
+            cut_at: Instant::now(),
             last_cut_rows: 0,
         };
-        let (orders, waiting) = sync_channel(ORDERS_MAX);
-        std::thread::Builder::new()
-            .name("row-writer".into())
-            .spawn(move || {
-                if let Err(error) = thread.run(&waiting) {
-                    tracing::error!("rows cannot be written: {error}");
-                    failed(error.to_string());
-                }
-            })
-            .map_err(StoreError::io("starting a thread for", path))?;
+        let (orders, waiting) = mpsc::channel(ORDERS_MAX);
+        let work = async move {
+            if let Err(error) = thread.run(waiting).await {
+                tracing::error!("rows cannot be written: {error}");
+                failed(error.to_string());
+            }
+        };
+        ground::thread("row-writer", work).map_err(StoreError::io("starting a thread for", path))?;
+        ground::spawn(tick(orders.downgrade()));
         Ok(RowWriter { orders, shared })
     }
 
@@ -123,7 +126,7 @@ impl RowWriter {
     pub(crate) fn nudge(&self) {
         match self.orders.try_send(Order::Nudge) {
             // A full queue wakes the thread too.
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {}
         }
     }
 
@@ -147,9 +150,9 @@ impl RowWriter {
     }
 
     /// Goes on with replaced rows, which are stored up to `at` from now on.
-    pub(crate) fn resume(&self, rows: RowStore, at: Point) {
+    pub(crate) async fn resume(&self, rows: RowStore, at: Point) {
         self.shared.stored.send_replace(at.applied);
-        let _ = self.orders.send(Order::Resume(Box::new(rows), at));
+        let _ = self.orders.send(Order::Resume(Box::new(rows), at)).await;
     }
 
     /// Stores all that is applied and ends.
@@ -164,57 +167,68 @@ impl RowWriter {
     ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
         let ended = || StoreError::Rows { path, problem: "the writer of rows has ended".into() };
-        let mut waiting = order(done);
-        loop {
-            match self.orders.try_send(waiting) {
-                Ok(()) => return answer.await.map_err(|_| ended()),
-                Err(TrySendError::Disconnected(_)) => return Err(ended()),
-                // Full of nudges, since the thread flushes: they pass.
-                Err(TrySendError::Full(order)) => waiting = order,
-            }
-            tokio::time::sleep(FULL_PAUSE).await;
+        if self.orders.send(order(done)).await.is_err() {
+            return Err(ended());
+        }
+        answer.await.map_err(|_| ended())
+    }
+}
+
+/// Tells the thread, which has no clock, that time has passed; ends when the last handle is gone.
+async fn tick(orders: mpsc::WeakSender<Order>) {
+    loop {
+        tokio::time::sleep(CUT_EVERY_IDLE).await;
+        let Some(orders) = orders.upgrade() else { return };
+        if let Err(TrySendError::Closed(_)) = orders.try_send(Order::Tick) {
+            return;
         }
     }
 }
 
 impl Thread {
-    fn run(mut self, orders: &Receiver<Order>) -> Result<(), StoreError> {
-        let mut cut_at = Instant::now();
-        loop {
-            let every = if self.last_cut_rows > BUSY_ROWS { CUT_EVERY_BUSY } else { CUT_EVERY_IDLE };
-            match orders.recv_timeout((cut_at + every).saturating_duration_since(Instant::now())) {
-                Ok(Order::Nudge) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(Order::Checkpoint(to, done)) => {
-                    let copied = self.checkpoint(&to);
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), StoreError> {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Tick => {
+                    if self.last_cut_rows > BUSY_ROWS && self.cut_at.elapsed() < CUT_EVERY_BUSY {
+                        continue;
+                    }
+                }
+                Order::Nudge => {}
+                Order::Checkpoint(to, done) => {
+                    let copied = self.checkpoint(&to).await;
                     let _ = done.send(copied);
                 }
-                Ok(Order::Release(done)) => {
+                Order::Release(done) => {
                     self.rows = None;
                     let _ = done.send(());
                     continue;
                 }
-                Ok(Order::Resume(rows, at)) => {
+                Order::Resume(rows, at) => {
                     self.rows = Some(*rows);
                     self.unflushed = false;
                     self.unflushed_log_bytes = 0;
                     self.flushed_at = Instant::now();
                     self.written = at;
                 }
-                Ok(Order::Stop(done)) => {
-                    let stored = self.cut_all().and_then(|()| self.flush());
+                Order::Stop(done) => {
+                    let stored = match self.cut_all() {
+                        Ok(()) => self.flush().await,
+                        failed => failed,
+                    };
                     self.rows = None;
                     let _ = done.send(());
                     return stored;
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             self.cut_all()?;
-            cut_at = Instant::now();
+            self.cut_at = Instant::now();
             let due = self.flushed_at.elapsed() >= FLUSH_EVERY || self.unflushed_log_bytes >= FLUSH_LOG_BYTES;
             if self.unflushed && due {
-                self.flush()?;
+                self.flush().await?;
             }
         }
+        Ok(())
     }
 
     fn cut_all(&mut self) -> Result<(), StoreError> {
@@ -246,10 +260,11 @@ impl Thread {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), StoreError> {
+    async fn flush(&mut self) -> Result<(), StoreError> {
         let Some(rows) = &self.rows else { return Ok(()) };
         if self.unflushed {
             let began = Instant::now();
+            ground::before_sync().await;
             rows.flush()?;
             telemetry::flushed(began.elapsed(), self.written.index());
             self.unflushed = false;
@@ -260,9 +275,9 @@ impl Thread {
         Ok(())
     }
 
-    fn checkpoint(&mut self, to: &std::path::Path) -> Result<Copied, StoreError> {
+    async fn checkpoint(&mut self, to: &std::path::Path) -> Result<Copied, StoreError> {
         self.cut_all()?;
-        self.flush()?;
+        self.flush().await?;
         let Some(rows) = &self.rows else {
             return Err(StoreError::Rows { path: to.to_owned(), problem: "they are closed".into() });
         };

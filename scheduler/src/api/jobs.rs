@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use engine::limits::INSTANCES_NAMED_MAX;
 use engine::state::command::Request as Asked;
-use engine::{Op, Plan};
+use engine::{ConfigHash, Op, Plan, Timestamp};
 use prost::Message;
 use proto::JobKey;
 use proto::wire::{
@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use super::forward::{Kind, Place, call, leader, mark, measured};
 use super::{convert, why};
-use crate::leader::Session;
+use crate::leader::{Reasons, Session};
 use crate::limits::{
     ANSWER_BYTES_MAX, JOBS_PER_ANSWER_MAX, PLANS_MAX, REQUEST_WAIT, ROLES_PER_ANSWER_MAX,
     TASKS_PER_ANSWER_MAX,
@@ -73,7 +73,7 @@ fn asked(request: Option<wire::Request>, body: &impl Message) -> Result<Asked, S
     Ok(Asked {
         identity: request.identity,
         id: request.id,
-        created: engine::Timestamp(request.created_ms),
+        created: Timestamp(request.created_ms),
         body_hash: sha2::Sha256::digest(body.encode_to_vec()).to_vec(),
     })
 }
@@ -158,9 +158,25 @@ fn age_ms(running: &Running) -> Result<u64, Status> {
     Ok(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The configs of tasks of a job that are pending, where any is: why they are is counted beside the leader's loop.
+fn pending(running: &Running, key: &JobKey) -> Vec<ConfigHash> {
+    running.replica.read(|machine| {
+        let state = &machine.state;
+        let Some(job) = state.job(key).filter(|job| job.counts().of(engine::Status::Pending) > 0) else {
+            return Vec::new();
+        };
+        let tasks = state.tasks_of(job).take(TASKS_PER_ANSWER_MAX);
+        let pending = tasks.filter(|task| task.status == engine::Status::Pending);
+        let configs: BTreeSet<_> = pending.map(|task| task.config.hash).collect();
+        configs.into_iter().collect()
+    })
+}
+
+/// A job, as this replica has it. With `now` of a leader, where this one leads, and why its tasks are pending.
 fn read_job(
     running: &Running,
-    session: Option<&Session>,
+    now: Option<Timestamp>,
+    reasons: &Reasons,
     key: &JobKey,
     ask: &GetJobRequest,
 ) -> Result<GetJobReply, Box<Status>> {
@@ -170,13 +186,10 @@ fn read_job(
         let job = state.job(key).ok_or_else(|| no_job(key))?;
         let is_named = |instance| named.is_empty() || named.contains(&instance);
         let tasks = state.tasks_of(job).filter(|task| is_named(task.instance));
-        let tasks = tasks.take(TASKS_PER_ANSWER_MAX).map(|task| {
-            let reason = match task.status {
-                engine::Status::Pending => session.and_then(|session| session.why_pending(&task.config.hash)),
-                _ => None,
-            };
-            convert::task_view(state, task, reason.as_ref().map(|group| group.reason.as_str()))
-        });
+        let now = now.unwrap_or_default().max(state.clock());
+        let tasks = tasks
+            .take(TASKS_PER_ANSWER_MAX)
+            .map(|task| convert::task_view(state, task, why::of_task(state, now, reasons, task).as_deref()));
         let mut spec = wire::JobSpec { config: None, instances: job.instances() };
         if ask.config {
             spec.config = Some(job.config().wire.clone());
@@ -227,7 +240,7 @@ impl rpc::borealis_server::Borealis for Jobs {
             let spec = engine::validate::check_job_spec(&spec)
                 .map_err(|bad| Status::invalid_argument(format!("the job is not valid: {bad}")))?;
             let done = change(&session, Op::CreateJob(spec), by).await?;
-            Ok(Response::new(CreateJobReply { tasks: done.tasks }))
+            Ok(Response::new(CreateJobReply { tasks: done.tasks, unchanged: done.unchanged }))
         })
         .await
     }
@@ -256,13 +269,15 @@ impl rpc::borealis_server::Borealis for Jobs {
             few(&request.get_ref().instances)?;
             if request.get_ref().stale {
                 let age_ms = age_ms(&running)?;
-                let reply = read_job(&running, None, &key, request.get_ref()).map_err(|why| *why)?;
+                let reply = read_job(&running, None, &Reasons::new(), &key, request.get_ref());
+                let reply = reply.map_err(|why| *why)?;
                 return Ok(Response::new(GetJobReply { age_ms, ..reply }));
             }
             match leader(&running, &request).await? {
                 Place::Here(session) => {
                     fresh(&session).await?;
-                    read_job(&running, Some(&session), &key, request.get_ref())
+                    let reasons = session.reasons(pending(&running, &key)).await;
+                    read_job(&running, Some(session.now()), &reasons, &key, request.get_ref())
                         .map(Response::new)
                         .map_err(|why| *why)
                 }
@@ -359,10 +374,13 @@ impl rpc::borealis_server::Borealis for Jobs {
             let key = self.key(ask.job.as_ref())?;
             few(&ask.instances)?;
             fresh(&session).await?;
-            let reasons = session.reasons();
+            let now = session.now();
             let whys = session.look(move |view, state| {
                 let job = state.job(&key).ok_or_else(|| no_job(&key))?;
-                Ok(why::of_job(view, state, &reasons, job, &ask.instances))
+                match job.without(&ask.instances) {
+                    Some(without) => Err(Box::new(Status::not_found(without))),
+                    None => Ok(why::of_job(view, state, now, job, &ask.instances)),
+                }
             });
             let whys: Result<_, Box<Status>> = whys.await.ok_or_else(busy)?;
             Ok(Response::new(WhyPendingReply { whys: whys.map_err(|why| *why)? }))

@@ -1,17 +1,17 @@
 //! Why tasks wait, and what a job would do: what the engine found, in messages and in words. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::round::GroupReport;
 use engine::state::role::Role;
-use engine::state::submit::changes;
+use engine::state::submit::{changes, way_out};
 use engine::{ConfigHash, Job, JobSpec, Plan, Preempt, State, Status, Task, TaskConfig, Timestamp, View};
 use proto::Resources;
 use proto::wire::{PlanJobReply, QuotaView, VetoCount, Why};
 
 use super::convert;
+use crate::leader::Reasons;
 use crate::limits::TASKS_PER_ANSWER_MAX;
 
 /// Instances that one answer names.
@@ -21,25 +21,31 @@ const HOSTS_NAMED_MAX: usize = 5;
 /// How long a plan may look for places.
 const PLAN_MAX: Duration = Duration::from_secs(5);
 
-/// What the leader's rounds found, by config.
-pub type Reasons = BTreeMap<ConfigHash, Arc<GroupReport>>;
-
-/// Why the tasks of a job wait: those of the named instances, or all. One answer per config and status.
-pub fn of_job(view: &View, state: &State, reasons: &Reasons, job: &Job, instances: &[u32]) -> Vec<Why> {
+/// Why the tasks of a job wait, seen at `now`: those of the named instances, or all. One answer per config and status.
+pub fn of_job(view: &View, state: &State, now: Timestamp, job: &Job, instances: &[u32]) -> Vec<Why> {
     let wanted: BTreeSet<u32> = instances.iter().copied().collect();
     let named = |task: &&Task| wanted.is_empty() || wanted.contains(&task.instance);
-    let waits = |task: &&Task| matches!(task.status, Status::Pending | Status::Throttled);
+    let waits =
+        |task: &&Task| matches!(task.status, Status::Pending | Status::Throttled | Status::Partitioned);
     let mut groups: BTreeMap<(ConfigHash, Status), Vec<&Task>> = BTreeMap::new();
     for task in state.tasks_of(job).filter(waits).filter(named) {
         groups.entry((task.config.hash, task.status)).or_default().push(task);
     }
-    groups
-        .into_iter()
-        .map(|((hash, status), tasks)| match status {
-            Status::Throttled => of_throttled(state, &tasks),
-            _ => of_pending(view, state, reasons.get(&hash).map(AsRef::as_ref), &tasks),
-        })
-        .collect()
+    let of = |tasks: Vec<&Task>| match state.waits(&tasks, now) {
+        Some(waits) => {
+            Why { retry_at_ms: waits.until.unwrap_or_default().0, summary: waits.words, ..empty(&tasks) }
+        }
+        None => of_pending(view, state, now, &tasks),
+    };
+    groups.into_values().map(of).collect()
+}
+
+/// Of one task, as far as its status says it: with what was found of the groups that are pending.
+pub fn of_task(state: &State, now: Timestamp, reasons: &Reasons, task: &Task) -> Option<String> {
+    match task.status {
+        Status::Pending => reasons.get(&task.config.hash).map(|group| group.reason.clone()),
+        _ => state.waits(&[task], now).map(|waits| waits.words),
+    }
 }
 
 fn empty(tasks: &[&Task]) -> Why {
@@ -50,43 +56,26 @@ fn empty(tasks: &[&Task]) -> Why {
     }
 }
 
-fn of_throttled(state: &State, tasks: &[&Task]) -> Why {
-    let ends = tasks.iter().map(|task| task.until);
-    let (first, last) = (ends.clone().min().unwrap_or_default(), ends.max().unwrap_or_default());
-    let (soon, late) = (seconds_until(state, first), seconds_until(state, last));
-    let again = match tasks.len() {
-        1 => format!("tried again in {late} s"),
-        _ if soon == late => format!("all are tried again in {late} s"),
-        _ => format!("the first is tried again in {soon} s, the last in {late} s"),
-    };
-    Why {
-        retry_at_ms: first.0,
-        summary: format!("it ended too soon, several times in a row: {again}"),
-        ..empty(tasks)
-    }
+fn seconds_until(now: Timestamp, until: Timestamp) -> u64 {
+    until.since_ms(now).div_ceil(1000)
 }
 
-fn seconds_until(state: &State, until: Timestamp) -> u64 {
-    until.since_ms(state.clock()).div_ceil(1000)
-}
-
-fn of_pending(view: &View, state: &State, report: Option<&GroupReport>, tasks: &[&Task]) -> Why {
+fn of_pending(view: &View, state: &State, now: Timestamp, tasks: &[&Task]) -> Why {
     let mut why = empty(tasks);
     let Some(config) = tasks.first().map(|task| &task.config) else { return why };
     why.quota = quota_words(state, config);
-    let now = engine::round::recount(view, &config.hash);
-    let Some(report) = now.as_ref().or(report.filter(|report| !report.cut_short)) else {
-        why.summary = "no round has looked at it yet; look again in a moment".to_owned();
+    let Some(report) = engine::round::recount(view, &config.hash) else {
+        why.summary = "it was given a place a moment ago; look again in a moment".to_owned();
         return why;
     };
-    found(&mut why, report);
+    found(&mut why, &report);
     let kept = tasks.iter().find_map(|task| state.reservation(task.id));
     why.preemption = match kept.and_then(|kept| Some((kept, state.host(kept.host)?))) {
         Some((kept, host)) => format!(
             "room is kept for {} on host {} for {} s more, until the tasks there have ended",
             kept.task,
             host.name(),
-            seconds_until(state, kept.until)
+            seconds_until(now, kept.until)
         ),
         None if config.all_or_nothing => displaced(state, config, &[]),
         None => displaced(state, config, &engine::round::preempt::displaced_by(view, state, config, 1)),
@@ -103,6 +92,7 @@ fn of_pending(view: &View, state: &State, report: Option<&GroupReport>, tasks: &
 /// What a round found, without words on quota or preemption.
 fn found(why: &mut Why, report: &GroupReport) {
     why.hosts = report.hosts as u32;
+    why.fit = report.fit;
     why.vetoes = report
         .vetoes
         .iter()
@@ -171,7 +161,10 @@ pub fn plan(mut plan: Plan, spec: &JobSpec, mut look: impl FnMut(&mut dyn FnMut(
         if let Some(report) = &plan.why {
             let mut why = Why { waiting: reply.would_wait, ..Why::default() };
             found(&mut why, report);
-            why.preemption = displaced(state, &spec.config, &plan.displaced);
+            // Where no host was looked at, nobody was sought either.
+            if report.hosts > 0 {
+                why.preemption = displaced(state, &spec.config, &plan.displaced);
+            }
             reply.why = Some(why);
         }
     });
@@ -194,6 +187,7 @@ fn asked(state: &State, JobSpec { config, instances }: &JobSpec) -> PlanJobReply
     PlanJobReply {
         exists: existing.is_some(),
         changes: existing.map(|job| changes(job, config, *instances)).unwrap_or_default(),
+        way_out: existing.map(|job| way_out(job, config, *instances)).unwrap_or_default(),
         within_quota,
         quota,
         ..PlanJobReply::default()

@@ -269,6 +269,16 @@ impl Hosts {
         changed
     }
 
+    /// What a host does not use did not get into State, as far as is known: it is compared, and proposed, again.
+    pub(super) fn not_told(&mut self, host: HostId) {
+        if let Some(&id) = self.by_host.get(&host)
+            && let Some(link) = self.links.get_mut(&id)
+        {
+            link.told = None;
+            self.unused.insert(id);
+        }
+    }
+
     /// Compares what hosts have with what State believes. Where it differed twice in a row, the host says hello again,
     /// with all that it has.
     pub(super) fn compare(&mut self, state: &State) {
@@ -501,9 +511,14 @@ fn wanted_set(
 mod tests {
     use std::sync::Arc;
 
+    use engine::state::command::StartSession;
+    use engine::validate::check_host_spec;
+    use engine::{Command, HostIdentity, Op};
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
+
+    const ONE_CORE: Resources = Resources { cpu_milli: 1000, ram_mib: 64, disk_mib: 64, gpus: 0 };
 
     #[test]
     fn an_agent_of_a_newer_level_is_told_what_to_do() {
@@ -526,6 +541,36 @@ mod tests {
         hosts.unsent(link);
         let known = &hosts.links[&link];
         assert!(known.sent.is_none() && known.configs_sent.is_empty(), "{known:?}");
+    }
+
+    #[test]
+    fn what_did_not_get_into_state_is_proposed_again() {
+        let mut state = State::default();
+        let (cluster, lineage) = ("west".into(), "l".into());
+        let session =
+            StartSession { term: 1, leader: 1, cluster, lineage, epoch: 1, ..StartSession::default() };
+        state.apply(Command::new(Timestamp(1), Op::StartSession(session))).reply.unwrap();
+        let spec = wire::HostSpec { name: "h1".into(), address: "h1:1".into(), ..wire::HostSpec::default() };
+        let spec = check_host_spec(&wire::HostSpec { capacity: Some(ONE_CORE.into()), ..spec }).unwrap();
+        let identity =
+            HostIdentity { host: None, journal: "j".into(), machine: "m".into(), boot: "b".into() };
+        let register = Op::RegisterHost { identity, spec, held: BTreeSet::new() };
+        let host = HostId(state.apply(Command::new(Timestamp(2), register)).reply.unwrap().id);
+
+        let mut hosts = Hosts::new();
+        hosts.started -= UNUSED_EVERY;
+        let (queue, _frames) = mpsc::channel(8);
+        let link = LinkId(1);
+        hosts.open(link, Outlet::Direct { queue, hang_up: Arc::new(Notify::new()) });
+        hosts.links.get_mut(&link).unwrap().stage = Stage::Up(host);
+        hosts.by_host.insert(host, link);
+        hosts.links.get_mut(&link).unwrap().unused = ONE_CORE;
+        hosts.unused.insert(link);
+        assert_eq!(hosts.unused(&state), [(host, ONE_CORE)]);
+        assert_eq!(hosts.unused(&state), [], "it is being proposed");
+        hosts.not_told(host);
+        assert_eq!(hosts.unused(&state), [(host, ONE_CORE)], "it failed");
+        hosts.not_told(HostId(99));
     }
 
     #[test]

@@ -8,16 +8,15 @@
 //! Not here: decisions. Placements come from `engine::round`, everything else from `apply`.
 
 pub mod clock;
+mod counts;
 mod hosts;
 mod session;
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use engine::round::{GroupReport, VetoKind};
 use engine::state::command::StartSession;
 use engine::state::record::{read_identity, read_report, status_wire};
 use engine::validate::check_host_spec;
@@ -30,16 +29,18 @@ use futures::stream::FuturesUnordered;
 use proto::wire::{Hello, TaskReport};
 use proto::{Fence, HostId, TaskId, WorkId};
 use replication::{Leadership, ProposeError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use counts::Reasons;
 pub use session::{Event, LinkId, Session};
 
 use self::clock::{SessionClock, session_start, wall_ms};
+use self::counts::Vetoes;
 use self::hosts::{Ask, Hosts};
 use crate::clocks::Clocks;
 use crate::limits::{
-    LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, REPORT_FIXED_BYTES, REPORTS_BYTES_MAX,
-    ROUND_PACE, SWEEP,
+    COUNTING_MAX, LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, REPORT_FIXED_BYTES,
+    REPORTS_BYTES_MAX, ROUND_PACE, SWEEP,
 };
 use crate::machine::{Drained, Hints};
 use crate::peers::Peers;
@@ -48,6 +49,8 @@ use crate::telemetry;
 
 /// How often the gauges of State are brought up to date.
 const GAUGES: Duration = Duration::from_secs(1);
+/// After counting why tasks wait, so many times that long nothing is counted for the gauges.
+const COUNT_RESTS: u32 = 4;
 /// Between two tries to begin a session: just elected, raft may not take proposals for a moment.
 const BEGIN_AGAIN: Duration = Duration::from_millis(2);
 /// Between two tries after State refused one: each is an entry of the log.
@@ -84,7 +87,7 @@ pub async fn run(
                     leader.session.over.send_replace(true);
                     metrics::gauge!(telemetry::LEADING).set(0.0);
                     gauges(&State::default()); // the next leader counts; two counts would add up
-                    show_vetoes(std::iter::empty());
+                    show_vetoes(&counts::vetoes(std::iter::empty()));
                     leader.hints.collect(false);
                     tracing::info!(fence = %leader.session.fence, "leading no more");
                     continue;
@@ -166,7 +169,8 @@ async fn begin(
         clock: SessionClock::new(clock_ms),
         inbox,
         over: watch::channel(false).0,
-        why_pending: Mutex::default(),
+        counts: tokio::sync::Mutex::default(),
+        counting: Semaphore::new(COUNTING_MAX),
         next_link: AtomicU64::new(1),
     });
     let view = replica.read(|machine| View::new(&machine.state));
@@ -183,6 +187,7 @@ async fn begin(
         working: false,
         silencing: Vec::new(),
         shown: None,
+        count_after: Some(Instant::now()),
     };
     Ok((leader, events))
 }
@@ -201,7 +206,9 @@ enum Landed {
         fate: Fate,
     },
     Silenced(HostId, Fate),
-    Lent(Fate),
+    Lent(HostId, Fate),
+    /// How often each veto stands, and how long that took to count; `None` where it could not be counted.
+    Counted(Option<(Vetoes, Duration)>),
     Ticked(Fate),
     Worked(Fate),
 }
@@ -232,6 +239,8 @@ struct Leader {
     silencing: Vec<HostId>,
     /// When the gauges were last brought up to date.
     shown: Option<Instant>,
+    /// When the next count of vetoes begins; `None` while one is made.
+    count_after: Option<Instant>,
 }
 
 impl Leader {
@@ -278,6 +287,8 @@ impl Leader {
             Event::Open(link, outlet) => self.hosts.open(link, outlet),
             Event::Close(link) => self.hosts.close(link),
             Event::Look(look) => {
+                // What was acknowledged before is in State by now, and has to be in the view.
+                self.look();
                 let view = &self.view;
                 self.session.replica.read(|machine| look.at(view, &machine.state));
             }
@@ -443,7 +454,19 @@ impl Leader {
                 self.silencing.retain(|other| *other != host);
                 self.complain("silence", fate);
             }
-            Landed::Lent(fate) => self.complain("unused", fate),
+            Landed::Lent(host, fate) => {
+                if !matches!(fate, Ok(Ok(_))) {
+                    self.hosts.not_told(host);
+                }
+                self.complain("unused", fate);
+            }
+            Landed::Counted(found) => {
+                let took = found.as_ref().map_or(Duration::ZERO, |(_, took)| *took);
+                self.count_after = Some(Instant::now() + GAUGES.max(took * COUNT_RESTS));
+                if let Some((vetoes, _)) = &found {
+                    show_vetoes(vetoes);
+                }
+            }
             Landed::Ticked(fate) => {
                 self.ticking = false;
                 self.complain("tick", fate);
@@ -499,7 +522,6 @@ impl Leader {
         self.round_due = false;
         let round = engine::round(&self.view, PLACEMENTS_PER_ROUND_MAX);
         self.view.launch(&round);
-        self.remember(&round.report);
         let preempts = if round.report.waiting > 0 {
             let view = &mut self.view;
             let budget = PREEMPTIONS_PER_ROUND_MAX;
@@ -524,11 +546,17 @@ impl Leader {
         }
     }
 
-    fn remember(&self, report: &engine::round::Report) {
-        let waiting = report.groups.iter().filter(|group| group.waiting > 0 && !group.reason.is_empty());
-        show_vetoes(waiting.clone().map(AsRef::as_ref));
-        let reasons = waiting.map(|group| (group.config, group.clone())).collect();
-        *self.session.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()) = reasons;
+    /// Counts, beside the loop, why tasks wait: for the gauges.
+    fn count_vetoes(&mut self) {
+        if self.count_after.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.count_after = None;
+        let session = self.session.clone();
+        self.flights.push(Box::pin(async move {
+            let Some(counts) = session.counts().await else { return Landed::Counted(None) };
+            Landed::Counted(tokio::task::spawn_blocking(move || counts.vetoes()).await.ok())
+        }));
     }
 
     /// The next step of a work item, one at a time.
@@ -541,6 +569,7 @@ impl Leader {
 
     /// Deadlines, work items and silent hosts.
     fn sweep(&mut self) {
+        self.count_vetoes();
         let now = Timestamp(self.session.clock.now_ms());
         let show = self.shown.is_none_or(|at| at.elapsed() >= GAUGES);
         if show {
@@ -562,7 +591,7 @@ impl Leader {
             (state.next_deadline(), state.next_work(), live, state.is_stopped(), hosts.unused(state))
         });
         for (host, unused) in unused {
-            self.fly(Op::ReportUnused { host, unused }, Landed::Lent);
+            self.fly(Op::ReportUnused { host, unused }, move |fate| Landed::Lent(host, fate));
         }
         if !self.ticking && deadline.is_some_and(|due| due <= now) {
             self.ticking = true;
@@ -640,18 +669,9 @@ fn is_news(state: &State, host: HostId, report: &TaskReport) -> bool {
     report.sequence > acknowledged || state.task(TaskId(report.task_id)).is_some_and(differs)
 }
 
-/// Sums up over the groups that wait.
-fn vetoes<'a>(waiting: impl Iterator<Item = &'a GroupReport>) -> BTreeMap<VetoKind, u64> {
-    let mut sums: BTreeMap<VetoKind, u64> = VetoKind::ALL.into_iter().map(|kind| (kind, 0)).collect();
-    for (kind, hosts) in waiting.flat_map(|group| &group.vetoes) {
-        *sums.entry(*kind).or_default() += u64::from(*hosts);
-    }
-    sums
-}
-
-fn show_vetoes<'a>(waiting: impl Iterator<Item = &'a GroupReport>) {
-    for (kind, hosts) in vetoes(waiting) {
-        metrics::gauge!(telemetry::VETOES, "kind" => kind.label()).set(hosts as f64);
+fn show_vetoes(vetoes: &Vetoes) {
+    for (kind, hosts) in vetoes {
+        metrics::gauge!(telemetry::VETOES, "kind" => kind.label()).set(*hosts as f64);
     }
 }
 
@@ -680,6 +700,7 @@ fn gauges(state: &State) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::round::{GroupReport, VetoKind};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_session_that_state_refuses_does_not_lead() {
@@ -713,16 +734,20 @@ mod tests {
             waiting: 1,
             hosts: 20,
             vetoes: vetoes.iter().copied().collect(),
+            fit: None,
             reason: "because".into(),
             cut_short: false,
             uncounted: false,
         };
         let two = [group(&[(VetoKind::Cpu, 3), (VetoKind::Ram, 1)]), group(&[(VetoKind::Cpu, 4)])];
         for _ in 0..2 {
-            let sums = vetoes(two.iter());
+            let sums = counts::vetoes(two.iter());
             assert_eq!((sums[&VetoKind::Cpu], sums[&VetoKind::Ram], sums[&VetoKind::Limit]), (7, 1, 0));
         }
-        assert!(vetoes(std::iter::empty()).values().all(|sum| *sum == 0), "what waited waits no more");
+        assert!(
+            counts::vetoes(std::iter::empty()).values().all(|sum| *sum == 0),
+            "what waited waits no more"
+        );
     }
 
     #[test]

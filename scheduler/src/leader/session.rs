@@ -1,18 +1,17 @@
 //! What the rest of the process knows of the leader's loop: how to propose, how to reach it, when it is over.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
-use engine::round::GroupReport;
 use engine::state::command::Request;
 use engine::{Command, ConfigHash, Op, Reply, State, Timestamp, View};
 use proto::Fence;
 use proto::wire::AgentFrame;
 use replication::ProposeError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::clock::SessionClock;
+use super::counts::{Counts, Reasons};
 use crate::outlet::Outlet;
 use crate::running::Replica;
 
@@ -60,8 +59,10 @@ pub struct Session {
     pub(super) clock: SessionClock,
     pub(super) inbox: mpsc::Sender<Event>,
     pub(super) over: watch::Sender<bool>,
-    /// Why tasks are pending, by their config, from the newest round.
-    pub(super) why_pending: Mutex<BTreeMap<ConfigHash, Arc<GroupReport>>>,
+    /// The newest copy to count on.
+    pub(super) counts: tokio::sync::Mutex<Option<Arc<Counts>>>,
+    /// Those who count.
+    pub(super) counting: Semaphore,
     pub(super) next_link: AtomicU64,
 }
 
@@ -113,14 +114,31 @@ impl Session {
         let _ = over.wait_for(|over| *over).await;
     }
 
-    /// Why tasks of that config are pending, as far as a round of this session has looked.
-    pub fn why_pending(&self, config: &ConfigHash) -> Option<Arc<GroupReport>> {
-        self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).get(config).cloned()
+    /// A copy of what rounds read, made now or a moment ago; `None` if the loop is over or overloaded.
+    pub(super) async fn counts(&self) -> Option<Arc<Counts>> {
+        let mut newest = self.counts.lock().await;
+        if let Some(counts) = newest.as_ref().filter(|counts| counts.is_fresh()) {
+            return Some(counts.clone());
+        }
+        let counts = Arc::new(self.look(|view, _| Counts::of(view)).await?);
+        *newest = Some(counts.clone());
+        Some(counts)
     }
 
-    /// Why tasks are pending, as far as rounds of this session have looked.
-    pub fn reasons(&self) -> BTreeMap<ConfigHash, Arc<GroupReport>> {
-        self.why_pending.lock().unwrap_or_else(|broken| broken.into_inner()).clone()
+    /// Why the tasks of these configs are pending, counted now, beside the loop. Whatever is not known is left out.
+    pub async fn reasons(&self, configs: Vec<ConfigHash>) -> Reasons {
+        if configs.is_empty() {
+            return Reasons::new();
+        }
+        let (Some(counts), Ok(_turn)) = (self.counts().await, self.counting.acquire().await) else {
+            return Reasons::new();
+        };
+        tokio::task::spawn_blocking(move || counts.reasons(&configs)).await.unwrap_or_default()
+    }
+
+    /// State's time, as far as it has come since its newest command.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(self.clock.now_ms())
     }
 
     /// A point behind which every acknowledged change is visible on this replica.

@@ -4,6 +4,7 @@
 //! stays and the ends of the logs are printed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,8 +12,9 @@ use tonic::transport::Channel;
 
 use super::program;
 use super::wire::registers_client::RegistersClient;
-use super::wire::{MetricsRequest, StatusReply, StatusRequest};
+use super::wire::{MetricsRequest, StatusReply, StatusRequest, SumReply, SumRequest};
 use crate::cluster::{Member, PATIENCE, free_ports, tail};
+use crate::network::{Network, Place};
 use crate::processes;
 use crate::programs::{Programs, REGISTERS};
 use crate::scrape::Scrape;
@@ -27,11 +29,24 @@ pub struct Setup {
     pub profile: &'static str,
     /// Further arguments for each.
     pub arguments: Vec<String>,
+    /// They are its members; else they are on 127.0.0.1. Whoever speaks to them must then be in its hub.
+    pub network: Option<Arc<Network>>,
+    /// What stands before the program of each, from the first; nothing where it is too short.
+    pub before: Vec<Vec<String>>,
+    /// Where the data of each lies, from the first, if not in the common directory.
+    pub homes: Vec<Option<PathBuf>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { replicas: 3, profile: "fast", arguments: Vec::new() }
+        Setup {
+            replicas: 3,
+            profile: "fast",
+            arguments: vec![],
+            network: None,
+            before: vec![],
+            homes: vec![],
+        }
     }
 }
 
@@ -40,6 +55,7 @@ impl Default for Setup {
 pub struct Registers {
     /// In order of joining: node ids from 1.
     pub replicas: Vec<Member>,
+    network: Option<Arc<Network>>,
     dir: Option<tempfile::TempDir>,
     /// Whoever ends without having stopped it has failed.
     stopped: bool,
@@ -56,28 +72,29 @@ impl Registers {
             Some(home) => builder.tempdir_in(home)?,
             None => builder.tempdir()?,
         };
-        let ports = free_ports(setup.replicas * 2)?;
-        let address = |port: u16| format!("127.0.0.1:{port}");
-        let seed = address(ports[0]);
-        let replicas = ports.chunks(2).enumerate().map(|(n, ports)| {
-            let (api, raft) = (address(ports[0]), address(ports[1]));
-            let member = dir.path().join(format!("replica-{}", n + 1));
-            let mut arguments = vec![
-                "--dir".to_owned(),
-                member.display().to_string(),
-                "--profile".into(),
-                setup.profile.into(),
-            ];
-            arguments.extend(["--api".into(), api.clone(), "--raft".into(), raft.clone()]);
+        let addresses = addresses(setup)?;
+        let seed = addresses[0].0.clone();
+        let replicas = addresses.into_iter().enumerate().map(|(n, (api, raft))| {
+            let home = setup.homes.get(n).cloned().flatten().unwrap_or_else(|| dir.path().to_owned());
+            let member = home.join(format!("replica-{}", n + 1));
+            let mut words = setup.network.as_ref().map_or_else(Vec::new, |network| network.before(n));
+            words.extend(setup.before.get(n).cloned().unwrap_or_default());
+            words.extend([program.display().to_string(), "--dir".to_owned(), member.display().to_string()]);
+            words.extend(["--profile", setup.profile, "--api", &api, "--raft", &raft].map(str::to_owned));
             match n {
-                0 => arguments.push("--init".into()),
-                _ => arguments.extend(["--join".into(), seed.clone()]),
+                0 => words.push("--init".into()),
+                _ => words.extend(["--join".into(), seed.clone()]),
             }
-            arguments.extend(setup.arguments.clone());
-            Member::new(&program, &member, arguments, (&api, &raft))
+            words.extend(setup.arguments.clone());
+            let first = PathBuf::from(words.remove(0));
+            let mut replica = Member::new(&first, &member, words, (&api, &raft));
+            // Beside the others' logs, even if its data are on a small disk.
+            replica.log = dir.path().join(format!("replica-{}.log", n + 1));
+            replica
         });
         let replicas = replicas.collect();
-        let mut cluster = Registers { replicas, dir: Some(dir), stopped: false };
+        let network = setup.network.clone();
+        let mut cluster = Registers { replicas, network, dir: Some(dir), stopped: false };
         for replica in &mut cluster.replicas {
             replica.start()?;
         }
@@ -102,6 +119,11 @@ impl Registers {
     /// One replica's data directory.
     pub fn data(&self, n: usize) -> PathBuf {
         self.replicas[n].dir.clone()
+    }
+
+    /// The network whose members the replicas are.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_deref().context("these replicas are on 127.0.0.1, which cannot be cut")
     }
 
     /// A client of one replica, on a connection of its own.
@@ -156,6 +178,25 @@ impl Registers {
         .await
     }
 
+    /// Has all rows summed at one index and returns the sum, if every replica has the same.
+    pub async fn equal_sums(&self) -> Result<SumReply> {
+        let asked = |n: usize, index: u64| async move {
+            let mut request = tonic::Request::new(SumRequest { index });
+            request.set_timeout(Duration::from_secs(15));
+            let reply = self.client(n)?.sum(request).await;
+            reply
+                .map(tonic::Response::into_inner)
+                .with_context(|| format!("{} has no sum", self.replicas[n].name))
+        };
+        let leader = self.leader().await?;
+        let wanted = wait::until("the leader's sum", PATIENCE, async || asked(leader, 0).await).await?;
+        for n in 0..self.replicas.len() {
+            let sum = wait::until("a replica's sum", PATIENCE, async || asked(n, wanted.index).await).await?;
+            ensure!(sum == wanted, "{} has {sum:?}, the leader {wanted:?}", self.replicas[n].name);
+        }
+        Ok(wanted)
+    }
+
     /// An error when a replica that should run has ended.
     pub fn must_live(&mut self) -> Result<()> {
         self.replicas.iter_mut().filter(|replica| replica.runs()).try_for_each(Member::must_live)
@@ -174,6 +215,19 @@ impl Registers {
         processes::sweep(self.dir(), Duration::from_secs(20))?;
         Ok(())
     }
+}
+
+/// Where each replica serves clients, and where the others.
+fn addresses(setup: &Setup) -> Result<Vec<(String, String)>> {
+    if setup.network.is_some() {
+        let ip = |n: usize| Place::Member(n).ip();
+        return Ok((0..setup.replicas)
+            .map(|n| (format!("{}:7000", ip(n)), format!("{}:7001", ip(n))))
+            .collect());
+    }
+    let ports = free_ports(setup.replicas * 2)?;
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    Ok(ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect())
 }
 
 impl Drop for Registers {

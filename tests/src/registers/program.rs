@@ -50,6 +50,12 @@ pub struct Arguments {
     /// Entries between two snapshots.
     #[arg(long)]
     pub snapshot_entries: Option<u64>,
+    /// Reads are not linearizable, so that a test can prove that this is noticed.
+    #[arg(long)]
+    pub stale_reads: bool,
+    /// Free bytes of the disk below which it takes no entries.
+    #[arg(long)]
+    pub disk_reserve: Option<u64>,
     /// Bytes of a segment of the log.
     #[arg(long)]
     pub segment_bytes: Option<u64>,
@@ -59,6 +65,7 @@ impl Arguments {
     fn options(&self) -> Options {
         let mut options = Options::new(&self.dir, "registers", &self.raft, &self.api, self.profile);
         options.accept_slow_disk = true;
+        options.disk_reserve = self.disk_reserve;
         options.segment_bytes = self.segment_bytes.unwrap_or(options.segment_bytes);
         if let Some(entries) = self.snapshot_entries {
             options.snapshot_entries = entries;
@@ -82,7 +89,11 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let replica = Replica::<Registers>::start(options.clone()).await?;
     let raft = listen(arguments.listen_raft.as_ref().unwrap_or(&options.raft_address)).await?;
     let api = listen(&options.api_address).await?;
-    let service = RegistersServer::new(Service { replica: replica.clone(), metrics: metrics.clone() });
+    let service = RegistersServer::new(Service {
+        replica: replica.clone(),
+        stale_reads: arguments.stale_reads,
+        metrics: metrics.clone(),
+    });
     let raft = tokio::spawn(Server::builder().add_service(replica.raft_service()).serve_with_incoming(raft));
     let api = tokio::spawn(Server::builder().add_service(service).serve_with_incoming(api));
     let fold = async {

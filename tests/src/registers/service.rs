@@ -31,6 +31,8 @@ const MESSAGES_WAITING_MAX: usize = 4;
 pub struct Service {
     /// Of the map.
     pub replica: Replica<Registers>,
+    /// A named break: reads show whatever stands here, so that a test can prove that this is noticed.
+    pub stale_reads: bool,
     /// What this process counts.
     pub metrics: PrometheusHandle,
 }
@@ -151,7 +153,9 @@ impl registers_server::Registers for Service {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
-        self.replica.barrier().await.map_err(unreadable)?;
+        if !self.stale_reads {
+            self.replica.barrier().await.map_err(unreadable)?;
+        }
         let register = self.replica.read(|map| map.get(&request.get_ref().key));
         Ok(Response::new(GetReply { register: Some(register) }))
     }
@@ -180,6 +184,17 @@ impl registers_server::Registers for Service {
             snapshot: status.snapshot,
             purged: status.purged,
         }))
+    }
+
+    async fn sum(&self, request: Request<SumRequest>) -> Result<Response<SumReply>, Status> {
+        let found = match request.get_ref().index {
+            0 => self.replica.fingerprint().await.map_err(|error| status(refused(error)))?,
+            index => {
+                let found = self.replica.fingerprint_of(index).await;
+                found.ok_or_else(|| Status::not_found(format!("there is no sum at index {index}")))?
+            }
+        };
+        Ok(Response::new(SumReply { index: found.index, sum: found.sum.to_vec().into() }))
     }
 
     async fn metrics(&self, _: Request<MetricsRequest>) -> Result<Response<MetricsReply>, Status> {

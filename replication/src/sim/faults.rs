@@ -1,0 +1,139 @@
+//! What is done to replicas, and how often it was.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A step of a replica's work on its disk, by what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    /// Records are written to the log.
+    Append,
+    /// The log is synced.
+    Sync,
+    /// A segment is made ready.
+    Segment,
+    /// The vote is saved.
+    Vote,
+    /// A cut goes to the rows' memory.
+    Cut,
+    /// Rows are flushed.
+    Flush,
+    /// A snapshot is copied and sealed.
+    Checkpoint,
+    /// A segment is freed.
+    Purge,
+    /// A snapshot arrives.
+    Receive,
+    /// Its rows are put beside the old ones.
+    Install,
+    /// The pointer is moved to them.
+    Swap,
+    /// Identity, lock, store: at the start of a life only.
+    Other,
+}
+
+impl Step {
+    /// Those at which replicas are made to crash.
+    pub(crate) const ALL: [Step; 11] = [
+        Step::Append,
+        Step::Sync,
+        Step::Segment,
+        Step::Vote,
+        Step::Cut,
+        Step::Flush,
+        Step::Checkpoint,
+        Step::Purge,
+        Step::Receive,
+        Step::Install,
+        Step::Swap,
+    ];
+}
+
+/// What can be done to a replica or between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// The replica ends before this step.
+    CrashAt(Step),
+    /// It ends at any time.
+    Crash,
+    /// The power goes with it: what was not synced is lost in part. Otherwise only the process is killed.
+    PowerCut,
+    /// All replicas lose their power at once.
+    Blackout,
+    /// A sync says that it failed.
+    FailedSync,
+    /// Syncs take long for a while.
+    SlowSync,
+    /// A bit of what was synced is another when the replica comes back.
+    BitFlip,
+    /// Two groups cannot reach each other.
+    Partition,
+    /// One replica does not reach another, which does reach it.
+    OneWay,
+    /// A connection breaks.
+    Loss,
+    /// A message is overtaken by later ones of other connections.
+    Reordered,
+    /// A replica joins, and is made a voter when it has caught up.
+    Join,
+    /// A replica was removed for good.
+    Remove,
+    /// Leadership was asked to move.
+    Transfer,
+    /// A replica was stopped as planned.
+    Stop,
+    /// A snapshot was taken.
+    Snapshot,
+    /// A snapshot was installed.
+    Installed,
+}
+
+impl Fault {
+    /// All of them, for the report: each must fire in a batch.
+    pub(crate) fn all() -> Vec<Fault> {
+        let others = [
+            Fault::Crash,
+            Fault::PowerCut,
+            Fault::Blackout,
+            Fault::FailedSync,
+            Fault::SlowSync,
+            Fault::BitFlip,
+            Fault::Partition,
+            Fault::OneWay,
+            Fault::Loss,
+            Fault::Reordered,
+            Fault::Join,
+            Fault::Remove,
+            Fault::Transfer,
+            Fault::Stop,
+            Fault::Snapshot,
+            Fault::Installed,
+        ];
+        Step::ALL.into_iter().map(Fault::CrashAt).chain(others).collect()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::CrashAt(step) => write!(f, "crash at {}", format!("{step:?}").to_lowercase()),
+            other => write!(f, "{}", format!("{other:?}").to_lowercase()),
+        }
+    }
+}
+
+thread_local! {
+    static FIRED: RefCell<BTreeMap<Fault, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Counts one.
+pub(crate) fn fired(fault: Fault) {
+    crate::sim::trace(|| format!("fault: {fault}"));
+    FIRED.with_borrow_mut(|fired| *fired.entry(fault).or_insert(0) += 1);
+}
+
+/// How often each fired on this thread.
+pub(crate) fn counts() -> BTreeMap<Fault, u64> {
+    FIRED.with_borrow(Clone::clone)
+}

@@ -1,0 +1,172 @@
+//! Keeps one replica going as an operator's service manager would: begins or joins the cluster, starts it, waits
+//! for its end, clears away what died, and starts it again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rand::Rng as _;
+use rand::rngs::StdRng;
+
+use crate::error::{StartError, StoreError};
+use crate::options::{Options, Profile};
+use crate::sim::faults::{self, Fault};
+use crate::sim::life::Life;
+use crate::sim::world::{Cluster, World};
+use crate::sim::{trace, violated};
+use crate::{Replica, Voting, identity};
+
+fn options(world: &World, life: &Life) -> Options {
+    let address = world.address(life.place);
+    let mut options = Options::new(&life.dir, "sim", &address, &address, Profile::Fast);
+    options.accept_slow_disk = true;
+    options.segment_bytes = 4096;
+    options.snapshot_entries = world.snapshot_entries;
+    options.keep_entries = world.keep_entries;
+    options
+}
+
+/// Why a replica does not run.
+enum Ended {
+    /// It, or its machine, died.
+    Died,
+    /// It stopped by itself.
+    Stopped(String),
+    /// It was asked to.
+    AsPlanned,
+    /// The cluster goes on without it.
+    Removed,
+    /// Its bytes are damaged.
+    Condemned(String),
+}
+
+/// Runs the replica at `place` until the world ends, or until it is condemned.
+pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
+    // The one under which it ran last.
+    let mut node_id = None;
+    loop {
+        let life = world.new_life(place, chance.random());
+        let starting = life.run(start(Arc::clone(&world), Arc::clone(&life)));
+        let ended = tokio::select! {
+            biased;
+            () = life.over() => Ended::Died,
+            started = starting => match started {
+                Ok(Ok(replica)) => {
+                    node_id = Some(replica.identity().node_id);
+                    run(&world, &life, replica).await
+                }
+                Ok(Err(error)) => not_started(error),
+                Err(_) => Ended::Died,
+            },
+        };
+        world.end_life(place);
+        let power = world.power_goes(place) || chance.random_range(0..10) < 6;
+        life.silent.store(chance.random(), Ordering::Relaxed);
+        life.end();
+        life.bury();
+        // What died is dropped when it would have run next.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        match ended {
+            Ended::Died if power => {
+                faults::fired(Fault::PowerCut);
+                life.disk.power_cut();
+            }
+            Ended::Died => trace(|| format!("replica {place} was killed")),
+            Ended::AsPlanned => trace(|| format!("replica {place} was stopped")),
+            Ended::Removed => {
+                trace(|| format!("replica {place} was told that it is removed"));
+                return;
+            }
+            Ended::Stopped(why) if world.may_stop(place) => {
+                trace(|| format!("replica {place} stopped: {why}"));
+            }
+            Ended::Stopped(why) => violated(&format!("replica {place} stopped without a fault: {why}")),
+            Ended::Condemned(why) if world.was_damaged(place) => {
+                trace(|| format!("replica {place} was condemned: {why}"));
+                match node_id {
+                    Some(node_id) => world.replace(place, node_id),
+                    None => violated(&format!("replica {place} was condemned before it ran")),
+                }
+                return;
+            }
+            Ended::Condemned(why) => {
+                violated(&format!("replica {place} was condemned without damage: {why}"))
+            }
+        }
+        let down = if world.is_healing() { 50 } else { chance.random_range(5..1500) };
+        tokio::time::sleep(Duration::from_millis(down)).await;
+        if world.wants_flip(place) {
+            let chosen =
+                |path: &str| path.ends_with(".seg") || path.ends_with(".sst") || path.contains("/vote.");
+            // Without the mark, which a power cut may take, a damaged last write looks like a torn one.
+            if !power && life.disk.flip(chosen) {
+                world.damaged(place);
+            }
+        }
+    }
+}
+
+async fn start(world: Arc<World>, life: Arc<Life>) -> Result<Cluster, StartError> {
+    let options = options(&world, &life);
+    if identity::identity(&life.dir)?.is_none() {
+        if life.place == 1 {
+            identity::init(&options).await?;
+        } else {
+            join(&world, &options).await?;
+        }
+    }
+    Replica::start(options).await
+}
+
+/// Asks whoever leads for a place until it gives one.
+async fn join(world: &World, options: &Options) -> Result<(), StoreError> {
+    let uuid = identity::store_uuid(&options.dir)?;
+    loop {
+        let leader = world.running().into_iter().map(|(_, replica)| replica);
+        let leader = leader.into_iter().find(|replica| replica.leadership().borrow().is_me);
+        if let Some(leader) = leader {
+            let address = &options.raft_address;
+            let asked = leader.admit(&uuid, address, address, Voting::Voter);
+            if let Ok(Ok(admitted)) = tokio::time::timeout(Duration::from_secs(5), asked).await {
+                identity::adopt(options, &admitted.identity).await?;
+                faults::fired(Fault::Join);
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn run(world: &Arc<World>, life: &Arc<Life>, replica: Cluster) -> Ended {
+    let place = life.place;
+    trace(|| format!("replica {place} runs as node {}", replica.identity().node_id));
+    life.net.listen(&world.address(place), Arc::clone(life), replica.raft_service());
+    life.started.store(true, Ordering::Relaxed);
+    world.runs(place, replica.clone());
+    let ended = tokio::select! {
+        biased;
+        () = life.over() => Ended::Died,
+        why = replica.stopped() => match why {
+            why if why.contains("was removed from the cluster") && world.is_leaving(place) => Ended::Removed,
+            why => Ended::Stopped(why),
+        },
+        () = world.stop_asked(place) => {
+            faults::fired(Fault::Stop);
+            // The machine may die meanwhile.
+            tokio::select! {
+                biased;
+                () = life.over() => Ended::Died,
+                () = replica.shutdown() => Ended::AsPlanned,
+            }
+        }
+    };
+    life.net.hang_up(&world.address(place));
+    ended
+}
+
+fn not_started(error: StartError) -> Ended {
+    match error {
+        StartError::Store(StoreError::Corrupt(corrupt)) => Ended::Condemned(corrupt.to_string()),
+        other => Ended::Stopped(other.to_string()),
+    }
+}
