@@ -43,8 +43,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SENDING_LOG_FACTOR: u64 = 8;
 /// A 99th percentile of syncs this many times above what the profile bears is too slow to lead.
 const SLOW_FACTOR: u32 = 4;
-/// Between two hand-overs for the same reason.
+/// Between two hand-overs because of a slow disk.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
+/// Before a hand-over because of a full one.
+const HAND_OVER_FULL_EVERY: Duration = Duration::from_secs(2);
 /// Entries of one append message at most; bytes bound it too.
 const MESSAGE_ENTRIES_MAX: u64 = 4096;
 
@@ -418,15 +420,16 @@ impl<M: Machine> Replica<M> {
         inner.full.store(is, Ordering::Relaxed);
     }
 
-    /// A leader whose disk is full or syncs much too slowly hands over, if another can lead; not again soon, since
-    /// the others' disks may be no better.
+    /// A leader whose disk is full or syncs much too slowly hands over, if another can lead. For a slow disk not again
+    /// soon, since the others' may be no better; with a full one it is of no use as a leader.
     async fn leave_if_disk_fails(&self, handed_over: &mut Option<Instant>) {
         let inner = &self.inner;
         let slow =
             telemetry::sync_p99().is_some_and(|p99| p99 > inner.options.profile.fsync_max() * SLOW_FACTOR);
-        let due = inner.full.load(Ordering::Relaxed) || slow;
-        let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < HAND_OVER_EVERY);
-        if !due || lately || !inner.leadership.borrow().is_me {
+        let full = inner.full.load(Ordering::Relaxed);
+        let pause = if full { HAND_OVER_FULL_EVERY } else { HAND_OVER_EVERY };
+        let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < pause);
+        if !(full || slow) || lately || !inner.leadership.borrow().is_me {
             return;
         }
         *handed_over = Some(Instant::now());
