@@ -41,8 +41,10 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
 const SENDING_LOG_FACTOR: u64 = 8;
-/// Between two hand-overs for the same reason.
+/// Between two hand-overs because of a slow disk.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
+/// Before a hand-over because of a full one.
+const HAND_OVER_FULL_EVERY: Duration = Duration::from_secs(2);
 /// Entries of one append message at most; bytes bound it too.
 const MESSAGE_ENTRIES_MAX: u64 = 4096;
 
@@ -416,17 +418,18 @@ impl<M: Machine> Replica<M> {
         inner.full.store(is, Ordering::Relaxed);
     }
 
-    /// A leader whose disk is full or syncs too slowly for the profile hands over, if another can lead; not again soon, since
-    /// the others' disks may be no better.
+    /// A leader whose disk is full or syncs too slowly for the profile hands over, if another can lead. For a slow disk
+    /// not again soon, since the others' may be no better; with a full one it is of no use as a leader.
     async fn leave_if_disk_fails(&self, handed_over: &mut Option<Instant>) {
         let inner = &self.inner;
         // By the measure of the start-up check.
         let bears = inner.options.profile.fsync_max();
         let slow =
             !inner.options.accept_slow_disk && telemetry::sync_median().is_some_and(|median| median > bears);
-        let due = inner.full.load(Ordering::Relaxed) || slow;
-        let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < HAND_OVER_EVERY);
-        if !due || lately || !inner.leadership.borrow().is_me {
+        let full = inner.full.load(Ordering::Relaxed);
+        let pause = if full { HAND_OVER_FULL_EVERY } else { HAND_OVER_EVERY };
+        let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < pause);
+        if !(full || slow) || lately || !inner.leadership.borrow().is_me {
             return;
         }
         *handed_over = Some(Instant::now());
