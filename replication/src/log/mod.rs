@@ -348,9 +348,12 @@ impl Log {
     /// For the simulation.
     pub(crate) fn shown(&self, hashed: &mut std::collections::BTreeMap<LogId, u64>) -> Vec<(LogId, u64)> {
         let found = lock(&self.index).find(0, u64::MAX, usize::MAX).into_iter();
-        let says = |entry: &Entry| xxhash_rust::xxh3::xxh3_64(&crate::raft::entry_to_wire(entry).encode_to_vec());
+        let says =
+            |entry: &Entry| xxhash_rust::xxh3::xxh3_64(&crate::raft::entry_to_wire(entry).encode_to_vec());
         let mut shown = |found| match found {
-            Found::Entry(entry) => (entry.log_id, *hashed.entry(entry.log_id).or_insert_with(|| says(&entry))),
+            Found::Entry(entry) => {
+                (entry.log_id, *hashed.entry(entry.log_id).or_insert_with(|| says(&entry)))
+            }
             Found::At(id, _) => (id, 0),
         };
         found.map(&mut shown).collect()
