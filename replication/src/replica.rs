@@ -41,8 +41,6 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
 const SENDING_LOG_FACTOR: u64 = 8;
-/// A 99th percentile of syncs this many times above what the profile bears is too slow to lead.
-const SLOW_FACTOR: u32 = 4;
 /// Between two hand-overs for the same reason.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
 /// Entries of one append message at most; bytes bound it too.
@@ -418,12 +416,14 @@ impl<M: Machine> Replica<M> {
         inner.full.store(is, Ordering::Relaxed);
     }
 
-    /// A leader whose disk is full or syncs much too slowly hands over, if another can lead; not again soon, since
+    /// A leader whose disk is full or syncs too slowly for the profile hands over, if another can lead; not again soon, since
     /// the others' disks may be no better.
     async fn leave_if_disk_fails(&self, handed_over: &mut Option<Instant>) {
         let inner = &self.inner;
+        // By the measure of the start-up check.
+        let bears = inner.options.profile.fsync_max();
         let slow =
-            telemetry::sync_p99().is_some_and(|p99| p99 > inner.options.profile.fsync_max() * SLOW_FACTOR);
+            !inner.options.accept_slow_disk && telemetry::sync_median().is_some_and(|median| median > bears);
         let due = inner.full.load(Ordering::Relaxed) || slow;
         let lately = handed_over.is_some_and(|at: Instant| at.elapsed() < HAND_OVER_EVERY);
         if !due || lately || !inner.leadership.borrow().is_me {

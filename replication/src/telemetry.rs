@@ -74,6 +74,8 @@ pub(crate) fn appended(entries: u64, bytes: usize) {
     counter!("borealis_raft_appended_bytes_total").increment(bytes as u64);
 }
 
+/// Of so many the median is taken.
+const SYNCS_LATELY: usize = 64;
 /// Syncs whose times are remembered.
 const SYNCS_KEPT: usize = 1024;
 
@@ -82,9 +84,22 @@ static SYNCS: Mutex<(Vec<u32>, usize)> = Mutex::new((Vec::new(), 0));
 
 /// 99th percentile of the newest syncs.
 pub(crate) fn sync_p99() -> Option<Duration> {
-    let mut took = lock(&SYNCS).0.clone();
+    quantile(lock(&SYNCS).0.clone(), 99)
+}
+
+/// Median of the last few syncs.
+pub(crate) fn sync_median() -> Option<Duration> {
+    let (kept, next) = &*lock(&SYNCS);
+    if kept.len() < SYNCS_LATELY {
+        return None;
+    }
+    let newest = (1..=SYNCS_LATELY).map(|ago| kept[(next + kept.len() - ago) % kept.len()]);
+    quantile(newest.collect(), 50)
+}
+
+fn quantile(mut took: Vec<u32>, percent: usize) -> Option<Duration> {
     took.sort_unstable();
-    let at = (took.len() * 99).div_ceil(100).checked_sub(1)?;
+    let at = (took.len() * percent).div_ceil(100).checked_sub(1)?;
     took.get(at).map(|us| Duration::from_micros(u64::from(*us)))
 }
 

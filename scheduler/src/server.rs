@@ -98,6 +98,7 @@ impl Node {
             route_writer,
         ));
         tokio::spawn(backups::keep(replica.clone(), self.options.clone()));
+        tokio::spawn(freeze_when_split(replica.split(), running.sessions.clone()));
         tokio::spawn(clocks.keep(replica, self.peers.clone()));
         let running = self.running.get_or_init(|| running).clone();
         self.started.notify_one();
@@ -113,6 +114,23 @@ fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     telemetry::describe();
     replication::telemetry::describe();
     Ok(recorder)
+}
+
+/// While the replicas' rows differ and nobody knows who is right, the leader decides nothing; a person thaws.
+async fn freeze_when_split(
+    mut split: watch::Receiver<bool>,
+    sessions: watch::Receiver<Option<Arc<leader::Session>>>,
+) {
+    while split.wait_for(|is_split| *is_split).await.is_ok() {
+        let session = sessions.borrow().clone();
+        if let Some(session) = session {
+            let frozen = session.propose(engine::Op::Freeze { frozen: true }, None).await;
+            tracing::error!(?frozen, "the replicas' rows differ: all decisions are stopped");
+        }
+        if split.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn listen(flag: &str, address: &str) -> anyhow::Result<TcpListener> {

@@ -120,7 +120,7 @@ impl<M: Machine> Replica<M> {
             u64::from_be_bytes(own.sum),
             u64::from_be_bytes(majority)
         );
-        match quarantine::mark(&self.inner.options.dir, &why) {
+        match quarantine::mark(&self.inner.options.dir, &why, &self.status().members) {
             Ok(()) => {}
             Err(error) => tracing::error!("the quarantine could not be noted: {error}"),
         }
