@@ -41,7 +41,7 @@ pub(crate) struct Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if self.doomed.load(Ordering::Relaxed) {
-            let _ = fs::remove_dir_all(&self.dir);
+            let _ = discard(&self.dir);
         }
     }
 }
@@ -73,6 +73,14 @@ pub(crate) fn meta_from_wire(meta: &wire::SnapshotMeta) -> Result<SnapshotMeta, 
         last_log_id: meta.last.as_ref().map(log_id_from_wire),
         last_membership: StoredMembership::new(meta.membership_at.as_ref().map(log_id_from_wire), membership),
     })
+}
+
+/// Removes a snapshot. It loses its name first, durably: half removed under it, it would be taken for whole.
+fn discard(dir: &Path) -> Result<(), StoreError> {
+    let gone = dir.with_extension("gone");
+    fs::rename(dir, &gone).map_err(StoreError::io("renaming", dir))?;
+    sync_dir(dir.parent().unwrap_or(dir))?;
+    fs::remove_dir_all(&gone).map_err(StoreError::io("removing", &gone))
 }
 
 /// `snapshots` in a data directory.

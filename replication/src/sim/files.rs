@@ -96,7 +96,9 @@ impl Handle {
 
     fn sync(&self) -> io::Result<()> {
         before(&self.life, &self.path, Doing::Sync)?;
-        self.life.disk.sync(self.node, step(&self.path, Doing::Sync))
+        let synced = self.life.disk.sync(self.node, step(&self.path, Doing::Sync));
+        self.life.sync_failed.fetch_or(synced.is_err(), Ordering::Relaxed);
+        synced
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
                 trace(|| format!("replica {place} was told that it is removed"));
                 return;
             }
-            Ended::Stopped(why) if world.may_stop(place) => {
+            Ended::Stopped(why) if life.sync_failed.load(Ordering::Relaxed) || world.was_damaged(place) => {
                 trace(|| format!("replica {place} stopped: {why}"));
             }
             Ended::Stopped(why) => violated(&format!("replica {place} stopped without a fault: {why}")),

@@ -36,6 +36,8 @@ pub(crate) struct Life {
     pub(crate) silent: AtomicBool,
     /// Whether it has started: what is loaded from now on came with a snapshot.
     pub(crate) started: AtomicBool,
+    /// Whether a sync of it failed: then it may stop.
+    pub(crate) sync_failed: AtomicBool,
     dead: AtomicBool,
     died: Notify,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -52,6 +54,7 @@ impl Life {
             net,
             silent: AtomicBool::new(false),
             started: AtomicBool::new(false),
+            sync_failed: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             died: Notify::new(),
             tasks: Mutex::default(),

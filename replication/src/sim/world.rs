@@ -52,8 +52,6 @@ struct Place {
     /// What entries say, by the hash of it; of this life.
     hashed: BTreeMap<LogId, u64>,
     replica: Option<Cluster>,
-    /// A replica whose sync failed may stop.
-    sync_failed: bool,
     power_goes: bool,
     wants_flip: bool,
     damaged: bool,
@@ -99,7 +97,6 @@ impl World {
             life: None,
             hashed: BTreeMap::new(),
             replica: None,
-            sync_failed: false,
             power_goes: false,
             wants_flip: false,
             damaged: false,
@@ -139,10 +136,6 @@ impl World {
 
     pub(crate) fn power_goes(&self, place: usize) -> bool {
         self.with(place, |at| std::mem::take(&mut at.power_goes))
-    }
-
-    pub(crate) fn may_stop(&self, place: usize) -> bool {
-        self.with(place, |at| std::mem::take(&mut at.sync_failed) || at.damaged)
     }
 
     pub(crate) fn wants_flip(&self, place: usize) -> bool {
@@ -422,9 +415,14 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
     let disk = world.with(place, |at| Arc::clone(&at.disk));
     match kind {
         Harm::CrashAt => {
-            // Whichever of these comes first.
-            for step in Step::ALL.choose_multiple(chance, 4) {
-                disk.arm(*step, chance.random_range(1..10), Then::Die);
+            // One that comes often, or whichever of these seldom ones comes first.
+            let steps = if chance.random_range(0..5) < 2 {
+                Step::OFTEN.choose_multiple(chance, 1)
+            } else {
+                Step::SELDOM.choose_multiple(chance, 4)
+            };
+            for step in steps.copied().collect::<Vec<_>>() {
+                disk.arm(step, chance.random_range(1..8), Then::Die);
             }
         }
         Harm::Crash => {
@@ -443,7 +441,6 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
         Harm::FailSync => {
             let step =
                 *[Step::Sync, Step::Vote, Step::Flush, Step::Segment].choose(chance).unwrap_or(&Step::Sync);
-            world.with(place, |at| at.sync_failed = true);
             disk.arm(step, chance.random_range(1..4), Then::Fail);
         }
         Harm::SlowSync => {
