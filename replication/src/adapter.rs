@@ -219,7 +219,8 @@ pub(crate) fn point_at_rows(dir: &Path, directory: &str) -> Result<(), StoreErro
 
 /// The directory of the rows that hold; `None` when there are none yet.
 pub(crate) fn rows_in(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
-    Ok(open_pointer(dir)?.1.map(|directory| rows_home(dir).join(directory)))
+    let directory = SmallFile::open(dir, "pointer")?.1.map(|bytes| read_pointer(&bytes)).transpose()?;
+    Ok(directory.map(|directory| rows_home(dir).join(directory)))
 }
 
 pub(crate) fn rows_home(dir: &Path) -> PathBuf {
@@ -232,13 +233,16 @@ fn next_directory(old: Option<&str>) -> String {
 
 fn open_pointer(dir: &Path) -> Result<(SmallFile, Option<String>), StoreError> {
     let (file, bytes) = SmallFile::open_synced(dir, "pointer")?;
-    let Some(bytes) = bytes else { return Ok((file, None)) };
-    let pointer: wire::RowsPointer = decode_whole("pointer", &bytes[..])?;
+    Ok((file, bytes.map(|bytes| read_pointer(&bytes)).transpose()?))
+}
+
+fn read_pointer(bytes: &[u8]) -> Result<String, StoreError> {
+    let pointer: wire::RowsPointer = decode_whole("pointer", bytes)?;
     check_level("pointer", pointer.level)?;
     if pointer.directory.parse::<u64>().is_err() {
         return Err(Corrupt::new("pointer", format!("names {:?}", pointer.directory)).into());
     }
-    Ok((file, Some(pointer.directory)))
+    Ok(pointer.directory)
 }
 
 /// Opens the rows that the pointer names; other directories are left-overs and are removed.
