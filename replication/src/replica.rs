@@ -43,6 +43,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SENDING_LOG_FACTOR: u64 = 8;
 /// Between two hand-overs because of a slow disk.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
+/// A learner that heard nobody for so many of the longest election timeouts asks whether it belongs here.
+const FORGOTTEN_AFTER: u32 = 3;
+/// For the answer.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Before a hand-over because of a full one.
 const HAND_OVER_FULL_EVERY: Duration = Duration::from_secs(2);
 /// Entries of one append message at most; bytes bound it too.
@@ -443,6 +447,18 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// A learner that no leader speaks to may have been removed, and only half heard of it: whoever is a member tells it.
+    async fn ask_if_forgotten(&self, status: &Status) {
+        let patience = self.inner.options.profile.election().1 * FORGOTTEN_AFTER;
+        if status.state != "learner" || self.age().is_some_and(|age| age < patience) {
+            return;
+        }
+        for member in status.members.iter().filter(|member| member.node_id != status.node_id) {
+            let asked = self.inner.transport.sum(member, Default::default());
+            let _told_by_the_transport = tokio::time::timeout(ANSWER_MAX, asked).await;
+        }
+    }
+
     /// Sets gauges; takes a snapshot when one is due.
     async fn look(self) {
         let options = &self.inner.options;
@@ -454,6 +470,7 @@ impl<M: Machine> Replica<M> {
             self.look_at_disk();
             self.leave_if_disk_fails(&mut handed_over).await;
             let status = self.status();
+            self.ask_if_forgotten(&status).await;
             telemetry::status(&status, self.quorum_acknowledged().map(|at| at.elapsed()));
             let entries = status.applied.saturating_sub(status.snapshot.max(at_index));
             let bytes = self.inner.log.appended_bytes() - at_bytes;

@@ -101,7 +101,7 @@ impl Transport {
         Transport { identity, profile, stopped, sending: Arc::default(), channels: Arc::default() }
     }
 
-    fn client_of(&self, member: &Member) -> Result<(wire::Peer, RaftClient<Channel>), tonic::Status> {
+    fn peer_of(&self, member: &Member) -> Result<(Peer, RaftClient<Channel>), tonic::Status> {
         let node = Node {
             raft_address: member.raft_address.clone(),
             api_address: member.api_address.clone(),
@@ -109,8 +109,8 @@ impl Transport {
             learner: member.learner,
         };
         let peer = self.peer(member.node_id, &node, Purpose::Snapshot);
-        let client = peer.client.map_err(tonic::Status::unavailable)?;
-        Ok((peer.message_peer, client))
+        let client = peer.client.clone().map_err(tonic::Status::unavailable)?;
+        Ok((peer, client))
     }
 
     /// The sum of a replica's rows; or tells it that a majority has another.
@@ -119,8 +119,10 @@ impl Transport {
         member: &Member,
         request: wire::SumRequest,
     ) -> Result<wire::SumReply, tonic::Status> {
-        let (peer, mut client) = self.client_of(member)?;
-        Ok(client.sum(wire::SumRequest { peer: Some(peer), ..request }).await?.into_inner())
+        let (peer, mut client) = self.peer_of(member)?;
+        let asked = wire::SumRequest { peer: Some(peer.message_peer.clone()), ..request };
+        let answer = client.sum(asked).await.inspect_err(|status| drop(peer.refused(status)))?;
+        Ok(answer.into_inner())
     }
 
     /// All rows of a replica: a header, then chunks.
@@ -128,8 +130,8 @@ impl Transport {
         &self,
         member: &Member,
     ) -> Result<tonic::Streaming<wire::SnapshotChunk>, tonic::Status> {
-        let (peer, mut client) = self.client_of(member)?;
-        Ok(client.fetch(wire::FetchRequest { peer: Some(peer) }).await?.into_inner())
+        let (peer, mut client) = self.peer_of(member)?;
+        Ok(client.fetch(wire::FetchRequest { peer: Some(peer.message_peer) }).await?.into_inner())
     }
 
     /// How many snapshots are being sent.
