@@ -19,6 +19,7 @@ pub fn describe() {
         "borealis_raft_rows_differ",
         "1 if not all replicas had the same rows when this leader last compared them, else 0."
     );
+    differ(false);
     describe_gauge!(
         "borealis_raft_disk_free_bytes",
         Unit::Bytes,
@@ -104,9 +105,14 @@ fn quantile(mut took: Vec<u32>, percent: usize) -> Option<Duration> {
 }
 
 /// The replicas' rows were compared.
-pub(crate) fn compared(differ: bool) {
+pub(crate) fn compared(they_differ: bool) {
     counter!("borealis_raft_comparisons_total").increment(1);
-    gauge!("borealis_raft_rows_differ").set(if differ { 1.0 } else { 0.0 });
+    differ(they_differ);
+}
+
+/// Whether the replicas' rows differ; who does not lead does not say so.
+pub(crate) fn differ(they_differ: bool) {
+    gauge!("borealis_raft_rows_differ").set(if they_differ { 1.0 } else { 0.0 });
 }
 
 /// Free bytes where the data directory lies, and whether that is too little.

@@ -52,9 +52,9 @@ impl<M: Machine> Replica<M> {
     pub(super) async fn compare_sums(self) {
         loop {
             tokio::time::sleep(self.inner.options.check_every).await;
-            if self.inner.leadership.borrow().is_me
-                && let Ok(own) = self.fingerprint().await
-            {
+            if !self.inner.leadership.borrow().is_me {
+                telemetry::differ(false);
+            } else if let Ok(own) = self.fingerprint().await {
                 self.compare(own).await;
             }
         }
