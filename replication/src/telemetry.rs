@@ -29,6 +29,7 @@ pub fn describe() {
         "borealis_raft_disk_full",
         "1 while the disk is nearly full and this replica takes no entries, else 0."
     );
+    gauge!("borealis_raft_disk_full").set(0.0);
     describe_counter!("borealis_raft_appended_entries_total", "Entries written to the replicated log.");
     describe_counter!(
         "borealis_raft_appended_bytes_total",
