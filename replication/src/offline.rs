@@ -81,17 +81,7 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
 fn members(membership: &StoredMembership) -> Vec<Member> {
     let configs = membership.membership().get_joint_config();
     let votes = |id: &u64| configs.iter().all(|voters| voters.contains(id));
-    let member = |(id, node): (&u64, &Node)| Member {
-        node_id: *id,
-        raft_address: node.raft_address.clone(),
-        api_address: node.api_address.clone(),
-        store_uuid: node.store_uuid.clone(),
-        voter: votes(id),
-        learner: node.learner,
-        lag: None,
-        heard: None,
-    };
-    membership.membership().nodes().map(member).collect()
+    membership.membership().nodes().map(|(id, node)| node.member(*id, votes(id))).collect()
 }
 
 fn lock_existing(dir: &Path) -> Result<File, StoreError> {

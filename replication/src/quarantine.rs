@@ -15,7 +15,7 @@ use crate::ground::fs;
 use crate::identity::{log_dir, off_thread};
 use crate::log::Log;
 use crate::membership::Member;
-use crate::raft::decode_whole;
+use crate::raft::{Node, decode_whole};
 use crate::small_file::sync_dir;
 use crate::snapshot::{self, Incoming, Snapshot};
 use crate::transport::Transport;
@@ -27,13 +27,7 @@ const ROWS: &str = "1";
 
 /// Notes that the rows in `dir` must not be used any more, and who the members are.
 pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), StoreError> {
-    let node = |member: &Member| wire::Node {
-        id: member.node_id,
-        raft_address: member.raft_address.clone(),
-        api_address: member.api_address.clone(),
-        store_uuid: member.store_uuid.clone(),
-        learner: member.learner,
-    };
+    let node = |member: &Member| Node::of(member).to_wire(member.node_id);
     let note = wire::Quarantine { why: why.to_owned(), members: members.iter().map(node).collect() };
     let path = dir.join(MARK);
     fs::write(&path, note.encode_to_vec()).map_err(StoreError::io("writing", &path))?;
@@ -79,19 +73,10 @@ fn wanted(dir: &Path) -> Result<Option<Wanted>, StoreError> {
     }
     let bytes = fs::read(&path).map_err(StoreError::io("reading", &path))?;
     let note: wire::Quarantine = decode_whole(path.display().to_string(), &bytes[..])?;
-    let member = |node: wire::Node| Member {
-        node_id: node.id,
-        raft_address: node.raft_address,
-        api_address: node.api_address,
-        store_uuid: node.store_uuid,
-        voter: !node.learner,
-        learner: node.learner,
-        lag: None,
-        heard: None,
-    };
+    let member = |node: &wire::Node| Node::from_wire(node).member(node.id, !node.learner);
     let (_, purged) = Log::look_at(&log_dir(dir))?.ends();
     Ok(Some(Wanted {
-        peers: note.members.into_iter().map(member).collect(),
+        peers: note.members.iter().map(member).collect(),
         purged: purged.map_or(0, |id| id.index),
         rows: rows_in(dir)?,
     }))

@@ -10,6 +10,7 @@ use proto::wire::raft as wire;
 
 use crate::error::StoreError;
 use crate::machine::Corrupt;
+use crate::membership::Member;
 
 openraft::declare_raft_types!(
     /// What openraft is parameterised with.
@@ -132,6 +133,50 @@ pub(crate) struct Node {
     pub(crate) learner: bool,
 }
 
+impl Node {
+    pub(crate) fn to_wire(&self, id: u64) -> wire::Node {
+        wire::Node {
+            id,
+            raft_address: self.raft_address.clone(),
+            api_address: self.api_address.clone(),
+            store_uuid: self.store_uuid.clone(),
+            learner: self.learner,
+        }
+    }
+
+    pub(crate) fn from_wire(node: &wire::Node) -> Self {
+        Node {
+            raft_address: node.raft_address.clone(),
+            api_address: node.api_address.clone(),
+            store_uuid: node.store_uuid.clone(),
+            learner: node.learner,
+        }
+    }
+
+    pub(crate) fn of(member: &Member) -> Self {
+        Node {
+            raft_address: member.raft_address.clone(),
+            api_address: member.api_address.clone(),
+            store_uuid: member.store_uuid.clone(),
+            learner: member.learner,
+        }
+    }
+
+    /// As the outside sees it; when it was heard, and how far it is, is not known.
+    pub(crate) fn member(&self, node_id: u64, voter: bool) -> Member {
+        Member {
+            node_id,
+            raft_address: self.raft_address.clone(),
+            api_address: self.api_address.clone(),
+            store_uuid: self.store_uuid.clone(),
+            voter,
+            learner: self.learner,
+            lag: None,
+            heard: None,
+        }
+    }
+}
+
 /// The newest level of the messages on disk that this program writes and reads.
 pub(crate) const LEVEL: u32 = 1;
 
@@ -183,35 +228,15 @@ pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
             .iter()
             .map(|voters| wire::VoterSet { voters: voters.iter().copied().collect() })
             .collect(),
-        nodes: membership
-            .nodes()
-            .map(|(id, node)| wire::Node {
-                id: *id,
-                raft_address: node.raft_address.clone(),
-                api_address: node.api_address.clone(),
-                store_uuid: node.store_uuid.clone(),
-                learner: node.learner,
-            })
-            .collect(),
+        nodes: membership.nodes().map(|(id, node)| node.to_wire(*id)).collect(),
     }
 }
 
 pub(crate) fn membership_from_wire(membership: &wire::Membership) -> Result<Membership, Corrupt> {
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.iter().map(|set| set.voters.iter().copied().collect()).collect();
-    let nodes: BTreeMap<u64, Node> = membership
-        .nodes
-        .iter()
-        .map(|node| {
-            let known = Node {
-                raft_address: node.raft_address.clone(),
-                api_address: node.api_address.clone(),
-                store_uuid: node.store_uuid.clone(),
-                learner: node.learner,
-            };
-            (node.id, known)
-        })
-        .collect();
+    let nodes: BTreeMap<u64, Node> =
+        membership.nodes.iter().map(|node| (node.id, Node::from_wire(node))).collect();
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
     }

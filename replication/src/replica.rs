@@ -360,11 +360,7 @@ impl<M: Machine> Replica<M> {
                 Err(why) => tracing::info!("leadership is not handed over: {why}"),
             }
         }
-        inner.stopped.send_if_modified(|why| {
-            let first = why.is_none();
-            why.get_or_insert_with(|| "it was shut down".into());
-            first
-        });
+        stop(&inner.stopped, "it was shut down");
         if let Err(error) = inner.raft.shutdown().await {
             tracing::warn!("raft did not end well: {error}");
         }
@@ -502,6 +498,15 @@ impl<M: Machine> service::Sums for Replica<M> {
     }
 }
 
+/// Says why a replica cannot go on; what was said first stays.
+pub(crate) fn stop(stopped: &watch::Sender<Option<String>>, why: impl Into<String>) {
+    stopped.send_if_modified(|told| {
+        let first = told.is_none();
+        told.get_or_insert_with(|| why.into());
+        first
+    });
+}
+
 /// A quarantined replica takes a peer's rows before anything else.
 async fn leave_quarantine(
     options: &Options,
@@ -559,11 +564,7 @@ fn open<M: Machine>(
     let failed = |what: &'static str| -> OnFailure {
         let stopped = stopped.clone();
         Box::new(move |why| {
-            stopped.send_if_modified(|told| {
-                let first = told.is_none();
-                told.get_or_insert(format!("{what}: {why}"));
-                first
-            });
+            stop(&stopped, format!("{what}: {why}"));
         })
     };
     let log = Log::open(&log_dir(dir), options.segment_bytes, failed("the log cannot be written"))?;
@@ -656,11 +657,7 @@ async fn watch_raft(raft: Raft, told: watch::Sender<Leadership>, stopped: watch:
             (leadership_of(&seen), seen.running_state.as_ref().err().map(ToString::to_string))
         };
         if let Some(why) = failure {
-            stopped.send_if_modified(|told| {
-                let first = told.is_none();
-                told.get_or_insert(why);
-                first
-            });
+            stop(&stopped, why);
         }
         now.is_me &= stopped.borrow().is_none();
         told.send_if_modified(|before| {

@@ -33,6 +33,7 @@ use crate::options::Profile;
 use crate::raft::{
     LEVEL, Node, Types, Vote, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::replica::stop;
 use crate::snapshot::{self, Snapshot};
 use crate::telemetry;
 
@@ -102,13 +103,7 @@ impl Transport {
     }
 
     fn peer_of(&self, member: &Member) -> Result<(Peer, RaftClient<Channel>), tonic::Status> {
-        let node = Node {
-            raft_address: member.raft_address.clone(),
-            api_address: member.api_address.clone(),
-            store_uuid: member.store_uuid.clone(),
-            learner: member.learner,
-        };
-        let peer = self.peer(member.node_id, &node, Purpose::Snapshot);
+        let peer = self.peer(member.node_id, &Node::of(member), Purpose::Snapshot);
         let client = peer.client.clone().map_err(tonic::Status::unavailable)?;
         Ok((peer, client))
     }
@@ -252,11 +247,7 @@ impl Peer {
     /// What a call's bad end means. One that says that this replica was removed ends it.
     fn refused(&self, status: &tonic::Status) -> RpcError {
         if status.metadata().get(REFUSED).is_some_and(|reason| reason == REMOVED) {
-            self.stopped.send_if_modified(|why| {
-                let first = why.is_none();
-                why.get_or_insert_with(|| status.message().to_owned());
-                first
-            });
+            stop(&self.stopped, status.message());
         }
         RPCError::Unreachable(unreachable(&status.to_string()))
     }

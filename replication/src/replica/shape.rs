@@ -248,14 +248,9 @@ pub(super) fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
             let matching = metrics.replication.as_ref().and_then(|all| all.get(id));
             let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(|at| at.as_ref());
             Member {
-                node_id: *id,
-                raft_address: node.raft_address.clone(),
-                api_address: node.api_address.clone(),
-                store_uuid: node.store_uuid.clone(),
-                voter: votes(id),
-                learner: node.learner,
                 lag: matching.and_then(|at| at.as_ref()).map(|at| last.saturating_sub(at.index + 1)),
                 heard: heard.map(|at| openraft::Instant::elapsed(&**at)),
+                ..node.member(*id, votes(id))
             }
         })
         .collect();

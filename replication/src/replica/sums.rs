@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::wire::raft as wire;
 
-use super::Replica;
+use super::{Replica, stop};
 use crate::machine::Machine;
 use crate::membership::{Fingerprint, Member};
 use crate::quarantine;
@@ -124,11 +124,7 @@ impl<M: Machine> Replica<M> {
             Ok(()) => {}
             Err(error) => tracing::error!("the quarantine could not be noted: {error}"),
         }
-        self.inner.stopped.send_if_modified(|told| {
-            let first = told.is_none();
-            told.get_or_insert(why);
-            first
-        });
+        stop(&self.inner.stopped, why);
     }
 }
 
