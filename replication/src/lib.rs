@@ -26,6 +26,7 @@ mod offline;
 mod options;
 mod quarantine;
 mod raft;
+mod reads;
 mod replica;
 mod service;
 #[cfg(test)]

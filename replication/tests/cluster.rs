@@ -533,6 +533,31 @@ fn purged_snapshot_and_stored_are_in_order_at_every_moment() {
 }
 
 #[test]
+fn a_follower_shows_what_was_acknowledged_a_moment_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let told =
+        |node: &Node| wait("a read", || ask(&node.api, "get c")?.strip_prefix("ok ")?.parse::<u64>().ok());
+    let mut added = 0;
+    for round in 0..150 {
+        if round == 75 {
+            // Whoever follows asks the next leader.
+            let leads = leader(&nodes);
+            nodes[leads].kill();
+            nodes[leads].start(&[]);
+        }
+        let leads = leader(&nodes);
+        let Some(answer) = ask(&nodes[leads].api, "add c 1") else { continue };
+        let Some(sum) = answer.strip_prefix("ok ").and_then(|told| told.split(' ').nth(1)) else { continue };
+        added = sum.parse::<u64>().unwrap();
+        for node in &nodes {
+            assert_eq!(told(node), added, "{}", node.api);
+        }
+    }
+    assert!(added >= 140, "{added} were acknowledged");
+}
+
+#[test]
 fn without_a_quorum_nothing_is_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut nodes = cluster(dir.path(), 2_000);
