@@ -16,7 +16,7 @@ pub(crate) mod ground;
 pub(crate) mod invariants;
 mod keeper;
 pub(crate) mod life;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod net;
 mod oracle;
 pub(crate) mod rows;
