@@ -79,6 +79,9 @@ fn arguments() -> Result<Arguments, Problem> {
     let mut options = Options::new(dir, "test", &need("raft")?, &need("api")?, profile);
     options.segment_bytes = 1 << 20;
     options.check_every = Duration::from_secs(1);
+    if let Some(ms) = given.get("dead-after-ms") {
+        options.dead_after = Some(Duration::from_millis(ms.parse()?));
+    }
     if let Some(entries) = given.get("snapshot-entries") {
         options.snapshot_entries = entries.parse()?;
         options.keep_entries = options.snapshot_entries / 10;

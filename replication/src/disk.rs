@@ -1,13 +1,21 @@
-//! What the start-up checks: nobody else uses the directory, it is not condemned, its disk is fast enough.
+//! What the start-up checks: nobody else uses the directory, it is not condemned, its disk is fast enough. And the room
+//! on that disk.
 
 use std::fs::TryLockError;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
-use crate::ground::fs::{self, File, FileExt as _};
+use crate::ground::{
+    self,
+    fs::{self, File, FileExt as _},
+};
 use crate::machine::Corrupt;
 
+/// The file that only takes room.
+const BALLAST: &str = "ballast";
+/// A quarter of the reserve, but no more.
+const BALLAST_BYTES_MAX: u64 = 256 << 20;
 /// Syncs that are measured.
 const SYNCS: usize = 16;
 
@@ -89,6 +97,19 @@ impl Space {
     /// What must stay free: as chosen, or 5% of all, but 1 to 10 GiB.
     pub(crate) fn reserve(&self, chosen: Option<u64>) -> u64 {
         chosen.unwrap_or((self.all / 20).clamp(1 << 30, 10 << 30))
+    }
+}
+
+/// Keeps a file that only takes room, which a person may remove where nothing else can be. Where the file system cannot
+/// do that it stays empty.
+pub(crate) fn keep_ballast(dir: &Path, space: &Space, reserve: u64) {
+    let path = dir.join(BALLAST);
+    let bytes = (reserve / 4).min(BALLAST_BYTES_MAX);
+    if bytes == 0 || space.free < (reserve * 2).saturating_add(bytes) || fs::metadata(&path).is_ok() {
+        return;
+    }
+    if let Err(error) = File::create(&path).and_then(|file| ground::reserve(&file, bytes)) {
+        tracing::warn!("no room was set aside in {}: {error}", path.display());
     }
 }
 

@@ -62,6 +62,11 @@ mod system {
     /// Before a sync, which here takes its time by itself.
     pub(crate) async fn before_sync() {}
 
+    /// Takes room on the disk for a file, without writing it.
+    pub(crate) fn reserve(file: &fs::File, bytes: u64) -> std::io::Result<()> {
+        Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
+    }
+
     /// A number by chance.
     pub(crate) fn random() -> u64 {
         rand::random()

@@ -22,6 +22,8 @@ pub struct Options {
     pub disk_reserve: Option<u64>,
     /// Between two comparisons of all replicas' rows.
     pub check_every: Duration,
+    /// A member that is silent for so long is removed once others have taken its place; `None` = never.
+    pub dead_after: Option<Duration>,
     /// Bytes of one log segment.
     pub segment_bytes: u64,
     /// A snapshot is taken after this many entries.
@@ -52,6 +54,7 @@ impl Options {
             accept_slow_disk: false,
             disk_reserve: None,
             check_every: Duration::from_secs(10),
+            dead_after: None,
             segment_bytes: 16 << 20,
             snapshot_entries: 100_000,
             snapshot_log_bytes: 256 << 20,

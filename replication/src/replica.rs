@@ -1,7 +1,8 @@
-//! A running replica: propose, read, who leads, how it is. Who belongs is changed in `shape`.
+//! A running replica: propose, read, who leads, how it is. Who belongs is changed in `shape` and `tend`.
 
 mod shape;
 mod sums;
+mod tend;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -167,10 +168,10 @@ impl<M: Machine> Replica<M> {
             lock: Mutex::new(Some(lock)),
         });
         let replica = Replica { inner };
-        let promoting = ground::spawn(replica.clone().promote_learners());
+        let tending = ground::spawn(replica.clone().tend());
         let looking = ground::spawn(replica.clone().look());
         let comparing = ground::spawn(replica.clone().compare_sums());
-        crate::log::lock(&replica.inner.running).extend([promoting, looking, comparing]);
+        crate::log::lock(&replica.inner.running).extend([tending, looking, comparing]);
         Ok(replica)
     }
 
@@ -404,6 +405,9 @@ impl<M: Machine> Replica<M> {
         let Some(space) = disk::space(dir) else { return };
         let (was, reserve) = (inner.full.load(Ordering::Relaxed), space.reserve(inner.options.disk_reserve));
         let is = disk::is_full(was, space.free, reserve);
+        if !is {
+            disk::keep_ballast(dir, &space, reserve);
+        }
         telemetry::space(space.free, is);
         if was == is {
             return;

@@ -19,6 +19,8 @@ struct Node {
     snapshot_entries: u64,
     /// Its machine counts wrong.
     skewed: bool,
+    /// More words of its command line.
+    more: &'static [&'static str],
     process: Option<Child>,
 }
 
@@ -69,6 +71,7 @@ impl Node {
             api: free_address(),
             snapshot_entries,
             skewed: false,
+            more: &[],
             process: None,
         }
     }
@@ -83,6 +86,7 @@ impl Node {
         let child = command
             .args(["--dir", self.dir.to_str().unwrap(), "--raft", &self.raft, "--api", &self.api])
             .args(["--snapshot-entries", &self.snapshot_entries.to_string()])
+            .args(self.more)
             .args(entrance)
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
@@ -416,6 +420,44 @@ fn members_are_promoted_demoted_removed_and_replaced_and_the_quorum_is_guarded()
     voters(&nodes, 3);
     assert!(node_id(&nodes[dead]) > 3);
     compare(&nodes);
+}
+
+#[test]
+fn a_member_that_is_silent_for_long_goes_once_another_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    for node in &mut nodes {
+        node.kill();
+        node.more = &["--dead-after-ms", "1500"];
+    }
+    for node in &mut nodes {
+        node.start(&[]);
+    }
+    let leads = leader(&nodes);
+    let dead = (leads + 1) % 3;
+    let dead_id = node_id(&nodes[dead]);
+    nodes[dead].kill();
+    let mut dead = nodes.remove(dead);
+    // Nobody has taken its place, so it stays, however long.
+    std::thread::sleep(Duration::from_secs(4));
+    voters(&nodes, 3);
+    let seed = nodes[leader(&nodes)].api.clone();
+    let mut fourth = Node::new(dir.path(), "fourth", 2_000);
+    fourth.more = nodes[0].more;
+    fourth.start(&["--join", &seed]);
+    nodes.push(fourth);
+    // Four, and then three without the dead one.
+    wait("the fourth to vote", || {
+        let log = std::fs::read_to_string(nodes[leader(&nodes)].dir.with_extension("log")).ok()?;
+        log.contains("a member that is silent for so long is removed").then_some(())
+    });
+    voters(&nodes, 3);
+    compare(&nodes);
+    dead.start(&[]);
+    let mut process = dead.process.take().unwrap();
+    wait("the removed one ends", || process.try_wait().unwrap());
+    let log = std::fs::read_to_string(dead.dir.with_extension("log")).unwrap();
+    assert!(log.contains(&format!("node {dead_id} was removed from the cluster")), "{log}");
 }
 
 #[test]

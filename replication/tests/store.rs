@@ -59,6 +59,27 @@ async fn leading(dir: &Path) -> Replica<Words> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn room_is_set_aside_and_again_after_a_person_took_it() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut small = options(dir.path());
+    small.disk_reserve = Some(4 << 20);
+    replication::init(&small).await.unwrap();
+    let replica: Replica<Words> = Replica::start(small).await.unwrap();
+    let ballast = dir.path().join("ballast");
+    for _ in 0..2 {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let taken = || std::fs::metadata(&ballast).is_ok_and(|file| file.blocks() * 512 >= 1 << 20);
+        while !taken() {
+            assert!(std::time::Instant::now() < deadline, "no room was set aside");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(&ballast).unwrap();
+    }
+    replica.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_replica_keeps_what_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let identity = replication::init(&options(dir.path())).await.unwrap();

@@ -51,6 +51,10 @@ pub struct Options {
     /// is free; default: 5% of the disk, but at least 1 GiB and at most 10.
     #[arg(long, value_name = "MIB")]
     pub disk_reserve_mib: Option<u64>,
+    /// Seconds after which a replica that does not answer is removed, once another has taken its place and the rest are
+    /// an odd number of voters, three at least, most of which answer; never without it.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..))]
+    pub remove_dead_after_s: Option<u64>,
     /// `text` or `json`.
     #[arg(long, default_value = "text")]
     pub log_format: String,

@@ -63,6 +63,7 @@ impl Node {
         );
         options.accept_slow_disk = self.options.accept_slow_disk;
         options.disk_reserve = self.options.disk_reserve_mib.map(|mib| mib << 20);
+        options.dead_after = self.options.remove_dead_after_s.map(Duration::from_secs);
         Ok(options)
     }
 

@@ -21,16 +21,14 @@ use crate::raft::{Answer, Data, Node, Types};
 
 /// A learner within so many entries of the leader's log has caught up, and leadership may be handed to a voter.
 const CAUGHT_UP_ENTRIES: u64 = 100;
-/// How often the leader looks for learners that have caught up.
-const PROMOTE_EVERY: Duration = Duration::from_millis(100);
 /// Longest wait for a change of membership.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
-/// A learner that is made a voter has answered within this time.
-const HEARD_LATELY: Duration = Duration::from_secs(1);
+/// Who is counted on has answered within this time.
+pub(super) const HEARD_LATELY: Duration = Duration::from_secs(1);
 /// Between two looks for answers.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-type Change = ChangeMembers<u64, Node>;
+pub(super) type Change = ChangeMembers<u64, Node>;
 
 impl<M: Machine> Replica<M> {
     /// On the leader: gives a joining replica its node id, adds it as a learner, and makes it a voter in the
@@ -190,7 +188,7 @@ impl<M: Machine> Replica<M> {
 
     /// Changes the membership; waits while another change is under way. With `retain`, voters that are removed stay
     /// as learners.
-    async fn change(&self, change: Change, retain: bool) -> Result<(), ProposeError> {
+    pub(super) async fn change(&self, change: Change, retain: bool) -> Result<(), ProposeError> {
         let deadline = Instant::now() + CHANGE_MAX;
         loop {
             if !self.inner.leadership.borrow().is_me {
@@ -210,25 +208,6 @@ impl<M: Machine> Replica<M> {
                         why: "the membership did not change in time".into(),
                     });
                 }
-            }
-        }
-    }
-
-    /// The leader makes voters of learners that have caught up, all of them in one change.
-    pub(super) async fn promote_learners(self) {
-        loop {
-            tokio::time::sleep(PROMOTE_EVERY).await;
-            let ready = {
-                let metrics = self.inner.raft.metrics();
-                let metrics = metrics.borrow_watched();
-                if metrics.state.is_leader() { ready_learners(&members(&metrics)) } else { BTreeSet::new() }
-            };
-            if ready.is_empty() {
-                continue;
-            }
-            tracing::info!(?ready, "learners have caught up and become voters");
-            if let Err(error) = self.change(ChangeMembers::AddVoterIds(ready), true).await {
-                tracing::warn!("learners were not made voters: {error}");
             }
         }
     }
@@ -259,16 +238,9 @@ pub(super) fn members(metrics: &RaftMetrics<Types>) -> Vec<Member> {
 }
 
 /// Whether it is close behind and has answered within that time.
-fn is_close(member: &Member, lately: Duration) -> bool {
+pub(super) fn is_close(member: &Member, lately: Duration) -> bool {
     let close = member.lag.is_some_and(|lag| lag <= CAUGHT_UP_ENTRIES);
     close && member.heard.is_some_and(|heard| heard < lately)
-}
-
-/// Learners that are close behind and answered a moment ago: a dead voter would only cost quorum. A change that
-/// a former leader left half done is finished by this too, since its new voters count as learners.
-fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
-    let ready = |m: &&Member| !m.voter && !m.learner && is_close(m, HEARD_LATELY);
-    members.iter().filter(ready).map(|m| m.node_id).collect()
 }
 
 fn nobody(members: &[Member], node_id: u64) -> MembershipError {
@@ -277,7 +249,13 @@ fn nobody(members: &[Member], node_id: u64) -> MembershipError {
 }
 
 /// Whether the cluster bears that a member votes no more.
-fn may_lose(members: &[Member], me: u64, node_id: u64, how: &str, lately: Duration) -> Result<(), String> {
+pub(super) fn may_lose(
+    members: &[Member],
+    me: u64,
+    node_id: u64,
+    how: &str,
+    lately: Duration,
+) -> Result<(), String> {
     let Some(lost) = members.iter().find(|m| m.node_id == node_id) else {
         return Err(match nobody(members, node_id) {
             MembershipError::Refused(why) => why,
@@ -330,11 +308,11 @@ fn heir(members: &[Member], me: u64, to: Option<u64>, lately: Duration) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    /// `1v` votes and is close, `2v-` votes and is silent, `3l` learns, `4w` learns by wish, `5v+` votes and is far behind.
-    fn cluster(words: &str) -> Vec<Member> {
+    /// `1v` votes and is close, `2v-` votes and is silent since ever, `3l` learns, `4w` learns by wish, `5v+` votes and is far behind.
+    pub(in crate::replica) fn cluster(words: &str) -> Vec<Member> {
         let member = |word: &str| Member {
             node_id: word[..1].parse().unwrap(),
             raft_address: String::new(),
@@ -391,10 +369,5 @@ mod tests {
             let found = heir(&members, 1, to, HEARD_LATELY).map(|m| m.node_id).ok();
             assert_eq!(found, heir_is, "{members:?} to {to:?}");
         }
-    }
-
-    #[test]
-    fn learners_become_voters_unless_they_shall_not() {
-        assert_eq!(ready_learners(&cluster("1v 2l 3l- 4w 5l+")), BTreeSet::from([2]));
     }
 }
