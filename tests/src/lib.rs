@@ -24,6 +24,7 @@ pub mod packing;
 pub mod processes;
 pub mod programs;
 pub mod recount;
+pub mod recovery;
 pub mod registers;
 pub mod scrape;
 pub mod tidy;

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use proto::wire;
 use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, request};
 use crate::cluster::{Cluster, PATIENCE, Setup};
-use crate::{figures, fsync, jobs, processes, scrape, wait};
+use crate::{figures, fsync, jobs, processes, scrape, usage, wait};
 
 /// What one task takes, executor included: 250 fit on a host.
 const HOST_CPUS: u32 = 25;
@@ -336,11 +336,5 @@ async fn scraped(cluster: &Cluster) -> Result<Vec<scrape::Scrape>> {
 
 /// Resident memory of each replica.
 fn rss_kib(cluster: &Cluster) -> Result<Vec<u64>> {
-    cluster.replicas.iter().map(|replica| of_process(replica.pid()?)).collect()
-}
-
-fn of_process(pid: i32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    cluster.replicas.iter().map(|replica| usage::rss_kib(replica.pid()?)).collect()
 }

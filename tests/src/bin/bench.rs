@@ -81,6 +81,21 @@ enum Bench {
         #[arg(long, default_value = "fast")]
         profile: String,
     },
+    /// Restarts, snapshots under load and a joining replica, with many rows.
+    Recovery {
+        /// Rows of about 300 bytes.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// Restarts of each kind.
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+        /// Writes in flight where there is load.
+        #[arg(long, default_value_t = 16)]
+        writers: u64,
+        /// Raft timers: `fast` or `lan`.
+        #[arg(long, default_value = "lan")]
+        profile: String,
+    },
     /// A million tasks on simulated agents, then a leader killed and hosts drained.
     Million {
         /// Simulated hosts.
@@ -121,6 +136,9 @@ async fn main() -> ExitCode {
             Bench::Commit { clients, rounds, seconds, alone } => {
                 commits(clients, rounds, seconds, !alone).await
             }
+            Bench::Recovery { rows, rounds, writers, profile } => {
+                recovery(rows, rounds, writers, &profile).await
+            }
             Bench::Submit { jobs, profile } => submit(jobs, &profile).await,
             Bench::Engine { hosts } => engine(&hosts),
             Bench::Million { agents, jobs, tasks, policy, profile } => {
@@ -155,6 +173,15 @@ async fn commits(clients: Vec<usize>, rounds: usize, seconds: f64, etcd: bool) -
     ensure!(!clients.contains(&0) && seconds > 0.0, "there is nothing to measure");
     let plan = tests::commit::Plan { clients, time: Duration::from_secs_f64(seconds), rounds };
     let (mut figures, held) = tests::commit::run(&plan, etcd).await?;
+    figures["commit"] = commit().into();
+    Ok((figures, held))
+}
+
+/// The goal is a restart in 5 s, and a p99 of writes during a snapshot below twice the usual one.
+async fn recovery(rows: u64, rounds: usize, writers: u64, profile: &str) -> Result<(Value, bool)> {
+    ensure!(rows >= writers && writers > 0, "every writer needs a row");
+    let plan = tests::recovery::Plan { rows, rounds, writers, profile: profile_name(profile)? };
+    let (mut figures, held) = tests::recovery::run(plan).await?;
     figures["commit"] = commit().into();
     Ok((figures, held))
 }
