@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod commit;
 pub mod decisions;
+pub mod failover;
 pub mod faults;
 pub mod figures;
 pub mod fsync;
