@@ -39,7 +39,7 @@ test: setup ## format, lints, units, golden files, simulation, real processes, a
 	cargo test --locked --workspace
 	$(bin)/demo
 
-bench: bench-engine bench-packing bench-commit bench-failover bench-submit bench-million ## prints every figure; `make bench-NAME` for one
+bench: bench-engine bench-packing bench-commit bench-recovery bench-failover bench-submit bench-million ## prints every figure; `make bench-NAME` for one
 
 bench-%: setup
 	@$(rocksdb) BOREALIS_BIN=$(CARGO_TARGET_DIR)/release

@@ -122,10 +122,20 @@ impl Adapter {
         let _turn = self.turn.lock().await;
         let home = snapshot::home(&self.dir);
         let copied = home.join(format!("{}.building", uuid::Uuid::new_v4().simple()));
+        let began = Instant::now();
         let of = self.writer.checkpoint(copied.clone()).await?;
+        let copied_after = began.elapsed();
         let snapshot = off_thread(move || snapshot::seal(&home, &copied, &of)).await?;
+        let took = began.elapsed();
         telemetry::snapshot("built");
-        tracing::info!(id = snapshot.meta.id, files = snapshot.meta.files.len(), "a snapshot was taken");
+        telemetry::snapshot_taken(took);
+        tracing::info!(
+            id = snapshot.meta.id,
+            files = snapshot.meta.files.len(),
+            copy_ms = copied_after.as_millis(),
+            seal_ms = (took - copied_after).as_millis(),
+            "a snapshot was taken"
+        );
         self.keep(&snapshot);
         Ok(snapshot)
     }
@@ -146,6 +156,7 @@ impl Adapter {
 
     async fn install(&self, snapshot: Arc<Snapshot>) -> Result<(), StoreError> {
         let _turn = self.turn.lock().await;
+        let began = Instant::now();
         self.writer.release(self.dir.clone()).await?;
         let this = self.clone();
         let source = Arc::clone(&snapshot);
@@ -167,7 +178,8 @@ impl Adapter {
             Ok((rows, at))
         })
         .await?;
-        tracing::info!(index = at.index(), "a snapshot was installed");
+        let took_ms = began.elapsed().as_millis();
+        tracing::info!(index = at.index(), took_ms, "a snapshot was installed");
         telemetry::snapshot("installed");
         self.writer.resume(rows, at).await;
         self.keep(&snapshot);

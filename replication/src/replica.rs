@@ -553,6 +553,7 @@ fn open<M: Machine>(
     if fs::metadata(dir).is_err() {
         return Err(no_identity());
     }
+    let began = Instant::now();
     let lock = disk::lock_dir(dir)?;
     disk::refuse_condemned(dir)?;
     let identity = identity(dir)?.ok_or_else(no_identity)?;
@@ -564,6 +565,7 @@ fn open<M: Machine>(
         });
     }
     let sync = disk::measure_sync(dir)?;
+    let measured = Instant::now();
     let failed = |what: &'static str| -> OnFailure {
         let stopped = stopped.clone();
         Box::new(move |why| {
@@ -572,10 +574,21 @@ fn open<M: Machine>(
     };
     let log = Log::open(&log_dir(dir), options.segment_bytes, failed("the log cannot be written"))?;
     log.check_vote()?;
+    let logged = Instant::now();
     let newest = snapshot::newest(&snapshot::home(dir))?;
     let mut rows = open_rows(dir)?;
+    let opened = Instant::now();
     let (machine, at) = rows.load(M::load)?;
-    tracing::info!(node = identity.node_id, stored = at.index(), "the machine was loaded from its rows");
+    tracing::info!(
+        node = identity.node_id,
+        stored = at.index(),
+        rows = rows.summed().0,
+        disk_ms = (measured - began).as_millis(),
+        log_ms = (logged - measured).as_millis(),
+        open_ms = (opened - logged).as_millis(),
+        load_ms = opened.elapsed().as_millis(),
+        "the machine was loaded from its rows"
+    );
     let newest = snapshot::useful(newest, at.applied, log.ends().0);
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;

@@ -299,7 +299,9 @@ impl rpc::raft::raft_server::Raft for RaftService {
             if *newest != ticket {
                 return Err(Status::aborted("another transfer goes on with it"));
             }
+            let bytes = data.bytes.len();
             incoming = off_thread(move || incoming.take(&data).map(|()| incoming)).await.map_err(broken)?;
+            telemetry::snapshot_bytes("received", bytes);
         }
         let snapshot = off_thread(move || incoming.finish()).await.map_err(broken)?;
         let meta = snapshot.raft_meta().map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;

@@ -66,6 +66,16 @@ pub fn describe() {
         "Snapshots by what was done with them: built, sent, installed."
     );
     describe_counter!(
+        "borealis_raft_snapshot_bytes_total",
+        Unit::Bytes,
+        "Bytes of snapshots' files that were sent to another replica or received from one."
+    );
+    describe_histogram!(
+        "borealis_raft_snapshot_seconds",
+        Unit::Seconds,
+        "Time to take a snapshot: rows stored, copied, summed, synced."
+    );
+    describe_counter!(
         "borealis_raft_refused_messages_total",
         "Messages of other replicas that were refused, by reason."
     );
@@ -158,6 +168,15 @@ pub(crate) fn proposals(outcome: &'static str, commands: usize) {
 
 pub(crate) fn snapshot(what: &'static str) {
     counter!("borealis_raft_snapshots_total", "what" => what).increment(1);
+}
+
+/// Part of a snapshot's files went to another replica ("sent") or came from one ("received").
+pub(crate) fn snapshot_bytes(what: &'static str, bytes: usize) {
+    counter!("borealis_raft_snapshot_bytes_total", "what" => what).increment(bytes as u64);
+}
+
+pub(crate) fn snapshot_taken(took: Duration) {
+    histogram!("borealis_raft_snapshot_seconds").record(took.as_secs_f64());
 }
 
 pub(crate) fn refused(reason: &'static str) {

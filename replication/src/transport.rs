@@ -427,7 +427,10 @@ impl RaftNetworkV2<Types> for Peer {
                 let Ok((Some(next), rest)) = read else { return };
                 unread = Some(rest);
                 match next {
-                    Ok(data) => body = Body::Data(data),
+                    Ok(data) => {
+                        telemetry::snapshot_bytes("sent", data.bytes.len());
+                        body = Body::Data(data);
+                    }
                     Err(error) => return tracing::error!("a snapshot cannot be read to be sent: {error}"),
                 }
             }

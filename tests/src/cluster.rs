@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +19,7 @@ use proto::wire;
 use crate::api::Api;
 use crate::client::Client;
 use crate::journal::{self, Journal, TaskOnDisk};
+use crate::network::{Network, Place};
 use crate::processes::{self, Identity};
 use crate::programs::{AGENT, Programs, SCHEDULER};
 use crate::{verdict, wait};
@@ -46,11 +48,29 @@ pub struct Setup {
     pub profile: &'static str,
     /// CPUs that each agent offers.
     pub cpus: u32,
+    /// Each real agent knows all replicas but one, in turn: whichever is lost, some agent is attached to another.
+    pub apart: bool,
+    /// One agent more speaks for so many simulated hosts beside the real ones.
+    pub crowd: usize,
+    /// CPUs that each host of the crowd offers.
+    pub crowd_cpus: u32,
+    /// The replicas are its members; else they are on 127.0.0.1. Whoever starts the cluster must then be in its hub.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { replicas: 3, agents: 2, simulated: 0, profile: "fast", cpus: 4 }
+        Setup {
+            replicas: 3,
+            agents: 2,
+            simulated: 0,
+            profile: "fast",
+            cpus: 4,
+            apart: false,
+            crowd: 0,
+            crowd_cpus: 0,
+            network: None,
+        }
     }
 }
 
@@ -162,6 +182,9 @@ pub struct Cluster {
     pub agents: Vec<Member>,
     apis: Vec<Api>,
     hosts: usize,
+    /// So many agents, the first ones, run real tasks.
+    real: usize,
+    network: Option<Arc<Network>>,
     dir: Option<tempfile::TempDir>,
     /// A test that ends without having stopped its cluster has failed.
     stopped: bool,
@@ -177,59 +200,54 @@ impl Cluster {
         // Tasks run as their role's user, who must be able to reach the sandbox.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let name = "test".to_owned();
-        let ports = free_ports(setup.replicas * 2)?;
         let mut replicas = Vec::new();
-        for (n, ports) in ports.chunks(2).enumerate() {
-            let (api, raft) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
+        for (n, (api, raft)) in addresses(&setup)?.into_iter().enumerate() {
             let member = dir.path().join(format!("replica-{}", n + 1));
-            let arguments = [
-                "--dir",
-                &member.display().to_string(),
-                "--cluster",
-                &name,
-                "--api",
-                &api,
-                "--raft",
-                &raft,
-                "--profile",
-                setup.profile,
-                "--accept-slow-disk",
-            ];
-            replicas.push(new_member(&programs, SCHEDULER, &member, &arguments, (&api, &raft)));
+            let shown = member.display().to_string();
+            let words = ["--dir", &shown, "--cluster", &name, "--api", &api, "--raft", &raft];
+            let more = ["--profile", setup.profile, "--accept-slow-disk"];
+            let mut arguments: Vec<String> = words.into_iter().chain(more).map(str::to_owned).collect();
+            let mut program = programs.path(SCHEDULER);
+            if let Some(network) = &setup.network {
+                let mut before = network.before(n);
+                before.push(program.display().to_string());
+                program = before.remove(0).into();
+                arguments.splice(..0, before);
+            }
+            replicas.push(Member::new(&program, &member, arguments, (&api, &raft)));
         }
         let apis: Vec<Api> = replicas.iter().map(|replica| Api::new(&replica.api)).collect::<Result<_>>()?;
-        let addresses: Vec<&str> = replicas.iter().map(|replica| replica.api.as_str()).collect();
-        let addresses = addresses.join(",");
+        let addresses = |left_out: Option<usize>| {
+            let known = replicas.iter().enumerate().filter(|(n, _)| Some(*n) != left_out);
+            known.map(|(_, replica)| replica.api.as_str()).collect::<Vec<_>>().join(",")
+        };
         let mut agents = Vec::new();
-        for n in 0..setup.agents {
+        let crowd = usize::from(setup.crowd > 0);
+        for n in 0..setup.agents + crowd {
             let member = dir.path().join(format!("agent-{}", n + 1));
             let first = free_range(TASK_PORTS)?;
-            let arguments = [
-                "--dir",
-                &member.display().to_string(),
-                "--name",
-                &format!("host-{}", n + 1),
-                "--schedulers",
-                &addresses,
-                "--http",
-                "127.0.0.1:0",
-                "--attribute",
-                &format!("rack=r{}", n + 1),
-                "--ports",
-                &format!("{first}-{}", first + TASK_PORTS - 1),
-                "--cpus",
-                &setup.cpus.to_string(),
-            ];
-            let hosts = setup.simulated.to_string();
-            let more = ["--simulated", &hosts];
-            // Simulated hosts make up their racks.
-            let arguments = match setup.simulated {
-                0 => arguments.to_vec(),
-                _ => without_attribute(&arguments).into_iter().chain(more).collect(),
+            let (simulated, cpus) = match n < setup.agents {
+                true => (setup.simulated, setup.cpus),
+                false => (setup.crowd, setup.crowd_cpus),
             };
-            agents.push(new_member(&programs, AGENT, &member, &arguments, ("", "")));
+            let left_out = (setup.apart && n < setup.agents).then_some(n % setup.replicas);
+            let mut arguments = vec![
+                format!("--dir={}", member.display()),
+                format!("--name=host-{}", n + 1),
+                format!("--schedulers={}", addresses(left_out)),
+                "--http=127.0.0.1:0".to_owned(),
+                format!("--ports={first}-{}", first + TASK_PORTS - 1),
+                format!("--cpus={cpus}"),
+            ];
+            // Simulated hosts make up their racks.
+            arguments.push(match simulated {
+                0 => format!("--attribute=rack=r{}", n + 1),
+                hosts => format!("--simulated={hosts}"),
+            });
+            agents.push(Member::new(&programs.path(AGENT), &member, arguments, ("", "")));
         }
-        let hosts = setup.agents * setup.simulated.max(1);
+        let hosts = setup.agents * setup.simulated.max(1) + setup.crowd;
+        let real = if setup.simulated == 0 { setup.agents } else { 0 };
         let mut cluster = Cluster {
             programs,
             name,
@@ -237,6 +255,8 @@ impl Cluster {
             agents,
             apis,
             hosts,
+            real,
+            network: setup.network,
             dir: Some(dir),
             stopped: false,
             _turn: turn,
@@ -294,6 +314,16 @@ impl Cluster {
             Ok(())
         })
         .await
+    }
+
+    /// The agents that run real tasks, on a host each.
+    pub fn real_agents(&self) -> &[Member] {
+        &self.agents[..self.real]
+    }
+
+    /// The network whose members the replicas are.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_deref().context("these replicas are on 127.0.0.1, which cannot be cut")
     }
 
     /// The directory of everything.
@@ -435,7 +465,7 @@ impl Cluster {
 
     /// Sees that the present leader commands every agent: each starts a task for it. `tag` is new each time.
     pub async fn commands_all_agents(&self, tag: &str) -> Result<()> {
-        for n in 1..=self.agents.len() {
+        for n in 1..=self.real {
             let key = self.key(&format!("{tag}-on-{n}"));
             self.create(&crate::jobs::sleeper_on(&key, &format!("host-{n}"))).await?;
             self.all_running(&key, 1).await?;
@@ -443,15 +473,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Every agent's launch journal.
+    /// The launch journal of every agent that runs real tasks.
     pub fn journals(&self) -> Result<Vec<Journal>> {
-        self.agents.iter().map(|agent| journal::read(&agent.dir, &agent.name)).collect()
+        self.real_agents().iter().map(|agent| journal::read(&agent.dir, &agent.name)).collect()
     }
 
     /// Every task that has a directory on an agent, by agent.
     pub fn tasks_on_disk(&self) -> Result<Vec<(String, TaskOnDisk)>> {
         let mut tasks = Vec::new();
-        for agent in self.agents.iter().filter(|agent| agent.dir.exists()) {
+        for agent in self.real_agents().iter().filter(|agent| agent.dir.exists()) {
             tasks.extend(journal::tasks(&agent.dir)?.into_iter().map(|task| (agent.name.clone(), task)));
         }
         Ok(tasks)
@@ -510,25 +540,17 @@ impl Drop for Cluster {
 /// Ports for tasks on each agent.
 const TASK_PORTS: u16 = 50;
 
-/// The arguments but `--attribute` and its value.
-fn without_attribute<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
-    let at = arguments.iter().position(|argument| *argument == "--attribute");
-    let mut rest = arguments.to_vec();
-    if let Some(at) = at {
-        rest.drain(at..at + 2);
+/// Where each replica serves clients, and where the others.
+fn addresses(setup: &Setup) -> Result<Vec<(String, String)>> {
+    if setup.network.is_some() {
+        let ip = |n: usize| Place::Member(n).ip();
+        return Ok((0..setup.replicas)
+            .map(|n| (format!("{}:7000", ip(n)), format!("{}:7001", ip(n))))
+            .collect());
     }
-    rest
-}
-
-fn new_member(
-    programs: &Programs,
-    program: &str,
-    dir: &Path,
-    arguments: &[&str],
-    addresses: (&str, &str),
-) -> Member {
-    let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
-    Member::new(&programs.path(program), dir, arguments, addresses)
+    let ports = free_ports(setup.replicas * 2)?;
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    Ok(ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect())
 }
 
 /// Ports that nobody listens on now. Tests that run at the same time look in ranges of their own: `free_range` from

@@ -43,13 +43,32 @@ pub fn percentiles(times: &[Duration]) -> Percentiles {
 /// From a kill of the leader to the first launch that a later leader commanded, by the agents' journals. `None` =
 /// there was no such launch. What the dead leader still had on its way does not count.
 pub fn takeover(launches: &BTreeSet<Launch>, killed_at_ns: u64) -> Option<Duration> {
-    let old = launches.iter().filter(|launch| launch.at_ns <= killed_at_ns).map(|launch| launch.fence).max();
-    let first = launches
-        .iter()
-        .filter(|launch| launch.at_ns > killed_at_ns && old.is_none_or(|old| launch.fence > old))
-        .map(|launch| launch.at_ns)
-        .min()?;
+    let first = later(launches, killed_at_ns).map(|launch| launch.at_ns).min()?;
     Some(Duration::from_nanos(first - killed_at_ns))
+}
+
+/// The same until each of these agents has launched something for a later leader.
+pub fn takeover_everywhere<'a>(
+    launches: &BTreeSet<Launch>,
+    killed_at_ns: u64,
+    agents: impl Iterator<Item = &'a str>,
+) -> Option<Duration> {
+    let first = |agent: &str| {
+        later(launches, killed_at_ns)
+            .filter(|launch| launch.agent == agent)
+            .map(|launch| launch.at_ns - killed_at_ns)
+            .min()
+    };
+    let all: Vec<u64> = agents.map(first).collect::<Option<_>>()?;
+    all.into_iter().max().map(Duration::from_nanos)
+}
+
+/// What a later leader than the killed one commanded.
+fn later(launches: &BTreeSet<Launch>, killed_at_ns: u64) -> impl Iterator<Item = &Launch> {
+    let old = launches.iter().filter(|launch| launch.at_ns <= killed_at_ns).map(|launch| launch.fence).max();
+    launches
+        .iter()
+        .filter(move |launch| launch.at_ns > killed_at_ns && old.is_none_or(|old| launch.fence > old))
 }
 
 /// What the figures were measured on.
@@ -94,7 +113,7 @@ mod tests {
             task_id: at_ns,
             fence: proto::Fence { epoch: 1, term, leader: term },
             job: String::new(),
-            agent: String::new(),
+            agent: if at_ns < 160 { "a" } else { "b" }.into(),
         };
         let launches = BTreeSet::from([launch(10, 1), launch(101, 1), launch(150, 2), launch(160, 2)]);
         assert_eq!(
@@ -103,6 +122,10 @@ mod tests {
             "the launch at 101 is the old leader's"
         );
         assert_eq!(takeover(&launches, 155), None, "nobody later than term 2 launched");
+        let everywhere =
+            |agents: &[&'static str]| takeover_everywhere(&launches, 100, agents.iter().copied());
+        assert_eq!(everywhere(&["a", "b"]), Some(Duration::from_nanos(60)));
+        assert_eq!((everywhere(&["a", "c"]), everywhere(&[])), (None, None));
     }
 
     #[test]

@@ -50,10 +50,23 @@ pub fn sleeper(key: &JobKey, instances: u32) -> wire::JobSpec {
 
 /// A sleeper that may run on one host only.
 pub fn sleeper_on(key: &JobKey, host: &str) -> wire::JobSpec {
-    let mut spec = sleeper(key, 1);
+    on_host(sleeper(key, 1), host)
+}
+
+/// The same job, which may run on one host only.
+pub fn on_host(mut spec: wire::JobSpec, host: &str) -> wire::JobSpec {
     let rule = wire::constraint::Rule::Value(wire::ValueRule { negated: false, values: vec![host.into()] });
     if let Some(config) = &mut spec.config {
         config.constraints = vec![wire::Constraint { attribute: "host".into(), rule: Some(rule) }];
+    }
+    spec
+}
+
+/// The same job for simulated hosts only, or for real ones only.
+pub fn simulated(mut spec: wire::JobSpec, simulated: bool) -> wire::JobSpec {
+    let rule = wire::constraint::Rule::Exists(wire::ExistsRule { negated: !simulated });
+    if let Some(config) = &mut spec.config {
+        config.constraints.push(wire::Constraint { attribute: "simulated".into(), rule: Some(rule) });
     }
     spec
 }

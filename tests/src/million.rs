@@ -4,17 +4,19 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use proto::wire;
 use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, request};
 use crate::cluster::{Cluster, PATIENCE, Setup};
-use crate::{figures, fsync, jobs, processes, scrape, wait};
+use crate::{figures, fsync, jobs, processes, scrape, usage, wait};
 
 /// What one task takes, executor included: 250 fit on a host.
 const HOST_CPUS: u32 = 25;
 const TASK: wire::Resources = wire::Resources { cpu_milli: 100, ram_mib: 60, disk_mib: 64, gpus: 0 };
+/// Of a crowd.
+const TASKS_PER_HOST: u64 = 200;
 /// Submits under way at once.
 const SUBMITTERS: usize = 8;
 /// The longest that any phase may take.
@@ -35,13 +37,60 @@ pub struct Load {
     pub faults: bool,
 }
 
+/// Simulated tasks beside real ones, of jobs of a thousand each.
+#[derive(Clone, Copy, Debug)]
+pub struct Crowd {
+    load: Load,
+}
+
+impl Crowd {
+    /// So many tasks, in whole thousands.
+    pub fn of(tasks: u64) -> Crowd {
+        let (jobs, agents) = (tasks.div_ceil(1000) as usize, Crowd::hosts(tasks));
+        Crowd { load: Load { agents, jobs, tasks_per_job: 1000, spread: false, faults: false } }
+    }
+
+    /// Hosts that they need.
+    pub fn hosts(tasks: u64) -> usize {
+        tasks.div_ceil(TASKS_PER_HOST) as usize
+    }
+
+    /// CPUs of each of these hosts.
+    pub fn cpus() -> u32 {
+        HOST_CPUS
+    }
+
+    /// How many there are.
+    pub fn tasks(self) -> u64 {
+        self.load.tasks()
+    }
+
+    /// Submits all and waits until they run; `others` run already.
+    pub async fn fill(self, cluster: &Cluster, others: u64) -> Result<Duration> {
+        let begun = Instant::now();
+        let watched = watch(cluster, self.tasks() + others, begun);
+        let (submitted, filled) = tokio::join!(submit_all(cluster, self.load, true), watched);
+        submitted?;
+        Ok(filled?.running_after)
+    }
+
+    /// The ids of all that live.
+    pub async fn ids(self, cluster: &Cluster) -> Result<BTreeSet<u64>> {
+        ids(cluster, self.load).await
+    }
+}
+
 impl Load {
     fn tasks(&self) -> u64 {
         self.jobs as u64 * u64::from(self.tasks_per_job)
     }
 
-    fn job(&self, cluster: &Cluster, number: usize) -> wire::JobSpec {
+    /// `simulated`: it may go to simulated hosts only.
+    fn job(&self, cluster: &Cluster, number: usize, simulated: bool) -> wire::JobSpec {
         let mut spec = jobs::sleeper(&cluster.key(&format!("job-{number}")), self.tasks_per_job);
+        if simulated {
+            spec = jobs::simulated(spec, true);
+        }
         if let Some(config) = &mut spec.config {
             if let Some(task) = &mut config.task {
                 task.resources = Some(TASK);
@@ -83,7 +132,7 @@ pub async fn run(load: Load, profile: &'static str) -> Result<(Value, bool)> {
     let before = scraped(&cluster).await?;
 
     let begun = Instant::now();
-    let submits = submit_all(&cluster, load);
+    let submits = submit_all(&cluster, load, false);
     let watched = watch(&cluster, load.tasks(), begun);
     let (submitted, filled) = tokio::join!(submits, watched);
     submitted?;
@@ -186,10 +235,11 @@ async fn watch(cluster: &Cluster, goal: u64, begun: Instant) -> Result<Filled> {
     }
 }
 
-async fn submit_all(cluster: &Cluster, load: Load) -> Result<()> {
+async fn submit_all(cluster: &Cluster, load: Load, simulated: bool) -> Result<()> {
     let mut submitters = Vec::new();
     for first in 0..SUBMITTERS {
-        let specs: Vec<_> = (first..load.jobs).step_by(SUBMITTERS).map(|n| load.job(cluster, n)).collect();
+        let specs: Vec<_> =
+            (first..load.jobs).step_by(SUBMITTERS).map(|n| load.job(cluster, n, simulated)).collect();
         let api = cluster.api(first % cluster.replicas.len()).clone();
         submitters.push(tokio::spawn(async move {
             for spec in specs {
@@ -336,11 +386,5 @@ async fn scraped(cluster: &Cluster) -> Result<Vec<scrape::Scrape>> {
 
 /// Resident memory of each replica.
 fn rss_kib(cluster: &Cluster) -> Result<Vec<u64>> {
-    cluster.replicas.iter().map(|replica| of_process(replica.pid()?)).collect()
-}
-
-fn of_process(pid: i32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    cluster.replicas.iter().map(|replica| usage::rss_kib(replica.pid()?)).collect()
 }

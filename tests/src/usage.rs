@@ -1,4 +1,4 @@
-//! What processes have used so far, by `/proc`: processor time, also by thread, and context switches. And what a disk
+//! What processes have used so far, by `/proc`: processor time, also by thread, context switches, memory. And what a disk
 //! has written: a process's own count is of whole pages of the cache, however large, and says nothing of that.
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::ops::{AddAssign, Sub};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 /// Of some processes in sum, since each began.
@@ -68,6 +69,13 @@ pub fn threads(pid: i32) -> BTreeMap<String, u64> {
         *by_name.entry(name.unwrap_or_default().to_owned()).or_default() += cpu_us(&stat);
     }
     by_name
+}
+
+/// Resident memory of a process, in KiB.
+pub fn rss_kib(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// Bytes that the disk below `path` has written, for whomever; `None` where that is not one disk.

@@ -1,26 +1,26 @@
-//! The benchmarks: `bench failover` and `bench submit` on a real cluster, `bench commit` on the replicated log, `bench engine` and `bench packing` in memory.
+//! The benchmarks: `bench failover`, `bench submit` and `bench million` on a real cluster, `bench commit` and
+//! `bench recovery` on the replicated log, `bench engine` and `bench packing` in memory.
 //!
 //! Each prints its progress and a table for people on stderr and, as its last line on stdout, one JSON object. A
 //! figure is never a verdict; but a task that was lost, launched twice or restarted makes the exit code 1.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use proto::wire;
 use serde_json::{Value, json};
-use tests::api::{Answer, Api, request};
+use tests::api::{Answer, request};
 use tests::cases::{self, Measured};
 use tests::cluster::{Cluster, PATIENCE, Setup};
 use tests::decisions::{self, Demand, Memory};
+use tests::failover::{self, Series, Way};
 use tests::figures::{self, Percentiles};
 use tests::million::Load;
 use tests::packing::{self, Policy};
-use tests::{fsync, jobs, journal, processes, verdict, wait};
+use tests::{fsync, jobs};
 
 /// As the product has it: `bench commit` has replicas in this process.
 #[global_allocator]
@@ -66,19 +66,44 @@ enum Bench {
         #[arg(long)]
         alone: bool,
     },
-    /// Leader killed -> first launch commanded by the next leader, under a constant load of submits.
+    /// Leader lost -> first launch commanded by the next leader, under a constant load of submits; with few tasks, then
+    /// with many.
     Failover {
-        /// Leaders to kill.
-        #[arg(long, default_value_t = 25)]
+        /// Leaders to lose, in each way and with each state.
+        #[arg(long, default_value_t = 12)]
         kills: usize,
-        /// Tasks that run all the while and must not notice.
+        /// SIGKILL, SIGSTOP, and a cut network, which is left out where this is not root.
+        #[arg(long, value_delimiter = ',', default_value = "kill,stop,cut")]
+        by: Vec<Way>,
+        /// Simulated tasks of the large state; 0 = only the small one.
+        #[arg(long, visible_alias = "rows", default_value_t = 1_000_000)]
+        tasks: u64,
+        /// Real tasks that run all the while and must not notice.
         #[arg(long, default_value_t = 40)]
-        tasks: u32,
-        /// Agents.
-        #[arg(long, default_value_t = 2)]
+        base: u32,
+        /// Agents that run real tasks.
+        #[arg(long, default_value_t = 3)]
         agents: usize,
+        /// Raft timers: `fast`, `lan` or both, one after the other.
+        #[arg(long, value_delimiter = ',', default_value = "fast")]
+        profile: Vec<String>,
+        /// 20 of each with `fast` and `lan`: half an hour.
+        #[arg(long)]
+        full: bool,
+    },
+    /// Restarts, snapshots under load and a joining replica, with many rows.
+    Recovery {
+        /// Rows of about 300 bytes.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// Restarts of each kind.
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+        /// Writes in flight where there is load.
+        #[arg(long, default_value_t = 16)]
+        writers: u64,
         /// Raft timers: `fast` or `lan`.
-        #[arg(long, default_value = "fast")]
+        #[arg(long, default_value = "lan")]
         profile: String,
     },
     /// A million tasks on simulated agents, then a leader killed and hosts drained.
@@ -110,16 +135,33 @@ enum Bench {
     },
 }
 
+/// Of each way with each state.
+const FULL_KILLS: usize = 20;
+
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let options = Options::parse();
     let work = async {
         match options.bench {
-            Bench::Failover { kills, tasks, agents, profile } => {
-                failover(kills, tasks, agents, &profile).await
+            Bench::Failover { kills, by, tasks, base, agents, profile, full } => {
+                let (kills, profile) = match full {
+                    true => (FULL_KILLS, vec!["fast".to_owned(), "lan".to_owned()]),
+                    false => (kills, profile),
+                };
+                let profiles =
+                    profile.iter().map(|profile| profile_name(profile)).collect::<Result<Vec<_>>>();
+                // It has a runtime of its own, which lives in another network.
+                let work = move || {
+                    let plan = failover::Plan { kills, ways: by, tasks, base, agents, profile: "fast" };
+                    failover(plan, &profiles?)
+                };
+                tokio::task::spawn_blocking(work).await?
             }
             Bench::Commit { clients, rounds, seconds, alone } => {
                 commits(clients, rounds, seconds, !alone).await
+            }
+            Bench::Recovery { rows, rounds, writers, profile } => {
+                recovery(rows, rounds, writers, &profile).await
             }
             Bench::Submit { jobs, profile } => submit(jobs, &profile).await,
             Bench::Engine { hosts } => engine(&hosts),
@@ -155,6 +197,15 @@ async fn commits(clients: Vec<usize>, rounds: usize, seconds: f64, etcd: bool) -
     ensure!(!clients.contains(&0) && seconds > 0.0, "there is nothing to measure");
     let plan = tests::commit::Plan { clients, time: Duration::from_secs_f64(seconds), rounds };
     let (mut figures, held) = tests::commit::run(&plan, etcd).await?;
+    figures["commit"] = commit().into();
+    Ok((figures, held))
+}
+
+/// The goal is a restart in 5 s, and a p99 of writes during a snapshot below twice the usual one.
+async fn recovery(rows: u64, rounds: usize, writers: u64, profile: &str) -> Result<(Value, bool)> {
+    ensure!(rows >= writers && writers > 0, "every writer needs a row");
+    let plan = tests::recovery::Plan { rows, rounds, writers, profile: profile_name(profile)? };
+    let (mut figures, held) = tests::recovery::run(plan).await?;
     figures["commit"] = commit().into();
     Ok((figures, held))
 }
@@ -323,167 +374,45 @@ fn table(title: &str, times: &Percentiles, disk: &fsync::Rates, rows: &[(&str, S
     );
 }
 
-/// What the submitters of the failover bench share.
-#[derive(Default)]
-struct Submitted {
-    stop: AtomicBool,
-    acknowledged: AtomicU64,
-}
-
-/// Submits short jobs without end; each request is repeated until it is done. Returns the keys of all of them.
-async fn submitter(
-    name: String,
-    apis: Vec<Api>,
-    cluster: String,
-    shared: Arc<Submitted>,
-) -> Result<Vec<String>> {
-    let mut keys = Vec::new();
-    let mut turn = 0;
-    while !shared.stop.load(Ordering::Relaxed) {
-        let key = jobs::key(&cluster, &format!("{name}-{}", keys.len()));
-        let (ask, spec) = (request(&name), jobs::job(&key, 1, "true"));
-        let begun = Instant::now();
-        loop {
-            turn += 1;
-            match apis[turn % apis.len()].create_job(&ask, &spec).await {
-                Answer::Done(_) => break,
-                Answer::Refused(tonic::Code::Unavailable | tonic::Code::ResourceExhausted, _)
-                | Answer::Unknown(_) => {}
-                Answer::Refused(code, why) => bail!("{key} was refused: {code:?} {why}"),
-            }
-            ensure!(begun.elapsed() < PATIENCE, "{key} was not created within {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        keys.push(key.to_string());
-        shared.acknowledged.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+/// The goal is a p50 below 600 ms and a p99 below 1.5 s with `fast`, with a million tasks as with few.
+fn failover(plan: failover::Plan, profiles: &[&'static str]) -> Result<(Value, bool)> {
+    let (mut series, mut disk) = (Vec::new(), None);
+    for &profile in profiles {
+        let ran = failover::run(&failover::Plan { profile, ..plan.clone() })?;
+        series.extend(ran.series);
+        disk = Some((ran.disk, ran.commit));
     }
-    Ok(keys)
-}
-
-async fn failover(kills: usize, tasks: u32, agents: usize, profile: &str) -> Result<(Value, bool)> {
-    const SUBMITTERS: usize = 3;
-    let profile = profile_name(profile)?;
-    let setup = Setup { agents, profile, cpus: 4 + tasks / 100, ..Setup::default() };
-    let mut cluster = Cluster::start(setup).await?;
-    let disk = fsync::measure(cluster.dir(), Duration::from_secs(1))?;
-    let base = cluster.key("base");
-    cluster.create(&jobs::sleeper(&base, tasks)).await?;
-    let ids = |job: &wire::GetJobReply| job.tasks.iter().map(|task| task.task_id).collect::<BTreeSet<u64>>();
-    let before = ids(&cluster.all_running(&base, tasks).await?);
-    let living = cluster.living()?;
-
-    let shared = Arc::new(Submitted::default());
-    let submitters: Vec<_> = (0..SUBMITTERS)
-        .map(|n| {
-            let apis = cluster.apis().iter().map(|api| api.within(Duration::from_secs(4))).collect();
-            tokio::spawn(submitter(format!("load-{n}"), apis, cluster.name.clone(), shared.clone()))
-        })
-        .collect();
-    let mut killed_at_ns = Vec::new();
-    let mut launches = BTreeSet::new();
-    let acknowledged = async |more: u64| {
-        let goal = shared.acknowledged.load(Ordering::Relaxed) + more;
-        wait::until("submits to be acknowledged", PATIENCE, async || {
-            ensure!(submitters.iter().all(|task| !task.is_finished()), "a submitter has ended");
-            ensure!(shared.acknowledged.load(Ordering::Relaxed) >= goal);
-            Ok(())
-        })
-        .await
-    };
-    let ran = async {
-        for kill in 1..=kills {
-            let leader = cluster.leader().await?;
-            acknowledged(2 * SUBMITTERS as u64).await?;
-            // Kills fall anywhere between two heartbeats.
-            tokio::time::sleep(Duration::from_millis(rand::random_range(0..200))).await;
-            let pid = cluster.replicas[leader].pid()?;
-            let at_ns = processes::boottime_ns();
-            processes::signal(pid, libc::SIGKILL)?;
-            cluster.replicas[leader].reap()?;
-            // From here on only this program's own counter is looked at, until all that is measured is long over.
-            acknowledged(2 * SUBMITTERS as u64).await.with_context(|| format!("after kill {kill}"))?;
-            killed_at_ns.push(at_ns);
-            wait::until("a launch by the new leader", PATIENCE, async || {
-                for agent in &cluster.agents {
-                    launches.extend(journal::read(&agent.dir, &agent.name)?.launches);
-                }
-                figures::takeover(&launches, at_ns).context("none in the journals")
-            })
-            .await?;
-            let took = figures::takeover(&launches, at_ns).context("it was there a moment ago")?;
-            eprintln!("kill {kill:>3}: next launch after {:.0} ms", took.as_secs_f64() * 1e3);
-            cluster.replicas[leader].start()?;
-            cluster.serves(leader).await?;
-            let goal = cluster.api(cluster.leader().await?).status().await.done()?.applied_index;
-            wait::until("the restarted replica to catch up", PATIENCE, async || {
-                ensure!(cluster.api(leader).status().await.done()?.applied_index >= goal);
-                Ok(())
-            })
-            .await?;
-            cluster.must_live()?;
-        }
-        Ok::<(), anyhow::Error>(())
-    }
-    .await;
-    shared.stop.store(true, Ordering::Relaxed);
-    let mut submitted = Vec::new();
-    for task in submitters {
-        submitted.extend(task.await??);
-    }
-    ran?;
-
-    // The jobs of the load end by themselves; all of them must have been launched.
-    let unlaunched = wait::until("every acknowledged job to be launched", PATIENCE, async || {
-        let journals = cluster.journals()?;
-        let launched: BTreeSet<&str> = journals
-            .iter()
-            .flat_map(|journal| &journal.launches)
-            .filter_map(|launch| launch.job.rsplit_once('/').map(|(key, _)| key))
-            .collect();
-        let missing: Vec<&String> = submitted.iter().filter(|key| !launched.contains(key.as_str())).collect();
-        ensure!(
-            missing.is_empty(),
-            "{} of {} were not: {:?}",
-            missing.len(),
-            submitted.len(),
-            missing.first()
-        );
-        Ok(())
-    })
-    .await;
-    let after = ids(&cluster.job(&base).await?);
-    let lost = before.difference(&after).count() + usize::from(unlaunched.is_err());
-    let doubled = verdict::launched_once(&cluster.journals()?).len();
-    let now = cluster.living()?;
-    let restarted = living.iter().filter(|(name, identity)| now.get(*name) != Some(*identity)).count();
-    if let Err(why) = unlaunched {
-        eprintln!("{why:#}");
-    }
-    let times: Vec<Duration> =
-        killed_at_ns.iter().filter_map(|at| figures::takeover(&launches, *at)).collect();
-    ensure!(times.len() == kills, "{} of {kills} kills were measured", times.len());
-    let times = figures::percentiles(&times);
-    table(
-        "failover: leader killed -> first launch intent under the next leader's fence (CLOCK_BOOTTIME of one machine)",
-        &times,
-        &disk,
-        &[
-            ("kills", kills.to_string()),
-            ("profile", profile.to_string()),
-            ("tasks that ran on", tasks.to_string()),
-            ("jobs submitted meanwhile", submitted.len().to_string()),
-            ("lost, doubled, restarted", format!("{lost}, {doubled}, {restarted}")),
-        ],
+    let (disk, commit) = disk.context("no profile, nothing to measure")?;
+    eprintln!(
+        "\nfailover: leader lost -> first launch intent under the next leader's fence (CLOCK_BOOTTIME of one machine)"
     );
-    let figures = json!({
-        "bench": "failover", "profile": profile, "kills": kills, "tasks": tasks, "agents": agents, "tls": false,
-        "lost": lost, "doubled": doubled, "restarted": restarted, "submitted": submitted.len(),
-        "from": "CLOCK_BOOTTIME before kill(2)", "to": "first launch intent under a higher fence",
+    Series::headline();
+    series.iter().for_each(Series::tell);
+    let machine = figures::machine();
+    eprintln!(
+        "4 KiB fdatasync: {}/s to a growing file, {}/s to a pre-written one; {} x {}, {} MiB, Linux {}",
+        disk.growing_per_s,
+        disk.prewritten_per_s,
+        machine.cores,
+        machine.cpu,
+        machine.ram_mib,
+        machine.kernel
+    );
+    // The figure that others are compared with: the first profile's kills, with all tasks.
+    let first = |series: &&Series| series.is(profiles[0], plan.ways[0]);
+    let main = series.iter().rfind(first).context("nothing was measured")?;
+    let mut figures = main.figures();
+    let more = json!({
+        "bench": "failover", "agents": plan.agents, "tls": false,
+        "rows": series.iter().map(Series::figures).collect::<Vec<_>>(),
+        "from": "CLOCK_BOOTTIME before the fault", "to": "first launch intent under a higher fence",
+        "fsync_growing_per_s": disk.growing_per_s, "fsync_prewritten_per_s": disk.prewritten_per_s,
+        "machine": machine, "commit": commit,
     });
-    let figures = signed(figures, &cluster, times, disk);
-    cluster.stop()?;
-    Ok((figures, lost + doubled + restarted == 0))
+    if let (Value::Object(figures), Value::Object(more)) = (&mut figures, more) {
+        figures.extend(more);
+    }
+    Ok((figures, series.iter().all(Series::held)))
 }
 
 /// Repeats a request while there is no leader to take it.

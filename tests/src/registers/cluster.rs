@@ -3,6 +3,7 @@
 //! When it is dropped, whatever belongs to the directory is killed by its pid. After a failed test the directory
 //! stays and the ends of the logs are printed.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,8 @@ impl Default for Setup {
 pub struct Registers {
     /// In order of joining: node ids from 1.
     pub replicas: Vec<Member>,
-    network: Option<Arc<Network>>,
+    setup: Setup,
+    program: PathBuf,
     dir: Option<tempfile::TempDir>,
     /// Whoever ends without having stopped it has failed.
     stopped: bool,
@@ -72,29 +74,11 @@ impl Registers {
             Some(home) => builder.tempdir_in(home)?,
             None => builder.tempdir()?,
         };
-        let addresses = addresses(setup)?;
-        let seed = addresses[0].0.clone();
-        let replicas = addresses.into_iter().enumerate().map(|(n, (api, raft))| {
-            let home = setup.homes.get(n).cloned().flatten().unwrap_or_else(|| dir.path().to_owned());
-            let member = home.join(format!("replica-{}", n + 1));
-            let mut words = setup.network.as_ref().map_or_else(Vec::new, |network| network.before(n));
-            words.extend(setup.before.get(n).cloned().unwrap_or_default());
-            words.extend([program.display().to_string(), "--dir".to_owned(), member.display().to_string()]);
-            words.extend(["--profile", setup.profile, "--api", &api, "--raft", &raft].map(str::to_owned));
-            match n {
-                0 => words.push("--init".into()),
-                _ => words.extend(["--join".into(), seed.clone()]),
-            }
-            words.extend(setup.arguments.clone());
-            let first = PathBuf::from(words.remove(0));
-            let mut replica = Member::new(&first, &member, words, (&api, &raft));
-            // Beside the others' logs, even if its data are on a small disk.
-            replica.log = dir.path().join(format!("replica-{}.log", n + 1));
-            replica
-        });
-        let replicas = replicas.collect();
-        let network = setup.network.clone();
-        let mut cluster = Registers { replicas, network, dir: Some(dir), stopped: false };
+        let setup = setup.clone();
+        let mut cluster = Registers { replicas: Vec::new(), setup, program, dir: Some(dir), stopped: false };
+        for (api, raft) in addresses(&cluster.setup, 0..cluster.setup.replicas)? {
+            cluster.add(&api, &raft);
+        }
         for replica in &mut cluster.replicas {
             replica.start()?;
         }
@@ -111,6 +95,36 @@ impl Registers {
         Ok(cluster)
     }
 
+    /// One more replica, which is not started yet.
+    fn add(&mut self, api: &str, raft: &str) {
+        let (setup, n) = (&self.setup, self.replicas.len());
+        let home = setup.homes.get(n).cloned().flatten().unwrap_or_else(|| self.dir().to_owned());
+        let member = home.join(format!("replica-{}", n + 1));
+        let mut words = setup.network.as_ref().map_or_else(Vec::new, |network| network.before(n));
+        words.extend(setup.before.get(n).cloned().unwrap_or_default());
+        words.extend([self.program.display().to_string(), "--dir".to_owned(), member.display().to_string()]);
+        words.extend(["--profile", setup.profile, "--api", api, "--raft", raft].map(str::to_owned));
+        match self.replicas.first() {
+            None => words.push("--init".into()),
+            Some(first) => words.extend(["--join".into(), first.api.clone()]),
+        }
+        words.extend(setup.arguments.clone());
+        let first = PathBuf::from(words.remove(0));
+        let mut replica = Member::new(&first, &member, words, (api, raft));
+        // Beside the others' logs, even if its data are on a small disk.
+        replica.log = self.dir().join(format!("replica-{}.log", n + 1));
+        self.replicas.push(replica);
+    }
+
+    /// Starts one more replica, which joins; its number.
+    pub fn join(&mut self) -> Result<usize> {
+        let n = self.replicas.len();
+        let (api, raft) = addresses(&self.setup, n..n + 1)?.remove(0);
+        self.add(&api, &raft);
+        self.replicas[n].start()?;
+        Ok(n)
+    }
+
     /// The directory of everything.
     pub fn dir(&self) -> &Path {
         self.dir.as_ref().expect("the directory lives as long as the cluster").path()
@@ -123,7 +137,7 @@ impl Registers {
 
     /// The network whose members the replicas are.
     pub fn network(&self) -> Result<&Network> {
-        self.network.as_deref().context("these replicas are on 127.0.0.1, which cannot be cut")
+        self.setup.network.as_deref().context("these replicas are on 127.0.0.1, which cannot be cut")
     }
 
     /// A client of one replica, on a connection of its own.
@@ -217,15 +231,13 @@ impl Registers {
     }
 }
 
-/// Where each replica serves clients, and where the others.
-fn addresses(setup: &Setup) -> Result<Vec<(String, String)>> {
+/// Where each of these replicas serves clients, and where the others.
+fn addresses(setup: &Setup, replicas: Range<usize>) -> Result<Vec<(String, String)>> {
     if setup.network.is_some() {
         let ip = |n: usize| Place::Member(n).ip();
-        return Ok((0..setup.replicas)
-            .map(|n| (format!("{}:7000", ip(n)), format!("{}:7001", ip(n))))
-            .collect());
+        return Ok(replicas.map(|n| (format!("{}:7000", ip(n)), format!("{}:7001", ip(n)))).collect());
     }
-    let ports = free_ports(setup.replicas * 2)?;
+    let ports = free_ports(replicas.len() * 2)?;
     let address = |port: u16| format!("127.0.0.1:{port}");
     Ok(ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect())
 }

@@ -201,6 +201,14 @@ impl registers_server::Registers for Service {
         Ok(Response::new(MetricsReply { text: self.metrics.render() }))
     }
 
+    async fn take_snapshot(
+        &self,
+        _: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotReply>, Status> {
+        self.replica.snapshot().await;
+        Ok(Response::new(TakeSnapshotReply {}))
+    }
+
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitReply>, Status> {
         let asked = request.into_inner();
         match self
