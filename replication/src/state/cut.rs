@@ -10,6 +10,7 @@ use proto::wire::raft as wire;
 
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Row};
+use crate::membership::Member;
 use crate::raft::{
     LEVEL, LogId, Membership, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
     membership_to_wire,
@@ -67,6 +68,13 @@ impl Point {
 
     pub(crate) fn index(&self) -> u64 {
         self.applied.map_or(0, |id| id.index)
+    }
+
+    /// Who belongs to the cluster. Nobody was heard: lag and time are not known.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let membership = self.membership.membership();
+        let votes = |id: &u64| membership.get_joint_config().iter().all(|voters| voters.contains(id));
+        membership.nodes().map(|(id, node)| node.member(*id, votes(id))).collect()
     }
 
     pub(crate) fn to_wire(&self, sum: u64) -> wire::RowsMeta {
