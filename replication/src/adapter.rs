@@ -98,10 +98,6 @@ impl Adapter {
     fn apply_entry(&self, entry: &Entry) -> Result<Answer, Corrupt> {
         let began = Instant::now();
         let answer = apply(&*self.machine, &self.pending, entry)?;
-        if let Payload::Normal(Data::Check(_)) = &entry.payload {
-            self.pending.freeze_for_check();
-            self.writer.nudge();
-        }
         telemetry::applied(began.elapsed());
         Ok(answer)
     }
@@ -334,6 +330,10 @@ impl RaftStateMachine<Types> for Adapter {
             let answer = self.apply_or_abort(&entry).map_err(|corrupt| {
                 io::Error::other(format!("entry {} cannot be applied: {corrupt}", entry.log_id))
             })?;
+            if let Payload::Normal(Data::Check(_)) = &entry.payload {
+                self.pending.freeze_for_check().await;
+                self.writer.nudge();
+            }
             if let Some(responder) = responder {
                 responder.send(answer);
             }

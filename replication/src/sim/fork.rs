@@ -51,7 +51,11 @@ pub(crate) async fn back_up_and_restore(replica: Cluster, net: Arc<Net>, mut cha
     };
     let backup = home.path().join("backup");
     match replica.backup_to(&backup).await {
-        Ok(manifest) => trace(|| format!("a backup was taken at {:?}", manifest.snapshot.and_then(|s| s.last))),
+        Ok(manifest) => match manifest.snapshot.and_then(|snapshot| snapshot.last) {
+            Some(last) => trace(|| format!("a backup was taken at {}", last.index)),
+            // It had only just joined: nothing can be made of that, and it is said so.
+            None => return,
+        },
         // It stops, or the snapshot is damaged: then there is no backup, and whoever wants one tries again.
         Err(error) => return trace(|| format!("there is no backup: {error}")),
     }

@@ -17,12 +17,16 @@ use crate::sim::trace;
 use crate::sim::world::World;
 use crate::sim::fork;
 
+/// So many times two replicas are asked to lead at once.
+const RIVALRIES: usize = 6;
+
 /// The kinds of harm that a run draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Harm {
     CrashAt,
     Crash,
     Blackout,
+    Rivals,
     FailSync,
     SlowSync,
     Partition,
@@ -43,12 +47,13 @@ enum Harm {
 }
 
 /// What is drawn more often stands here twice.
-const HARMS: [Harm; 22] = [
+const HARMS: [Harm; 23] = [
     Harm::CrashAt,
     Harm::CrashAt,
     Harm::CrashAt,
     Harm::Crash,
     Harm::Blackout,
+    Harm::Rivals,
     Harm::FailSync,
     Harm::SlowSync,
     Harm::Partition,
@@ -108,7 +113,7 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
             // One that comes often, or whichever of these seldom ones comes first.
             let (steps, count, nth) = match chance.random_range(0..5) {
                 0..2 => (&Step::OFTEN[..], 1, 8),
-                _ => (&Step::SELDOM[..], 4, 4),
+                _ => (&Step::SELDOM[..], 1, 3),
             };
             for step in steps.choose_multiple(chance, count).copied().collect::<Vec<_>>() {
                 disk.arm(step, chance.random_range(1..nth), Then::Die);
@@ -122,6 +127,7 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
             faults::fired(Fault::Blackout);
             living.into_iter().for_each(|place| world.end(place, true));
         }
+        Harm::Rivals => rivals(world, chance),
         Harm::FailSync => {
             let step =
                 *[Step::Sync, Step::Vote, Step::Flush, Step::Segment].choose(chance).unwrap_or(&Step::Sync);
@@ -191,10 +197,38 @@ fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
     }
 }
 
+/// Leadership is asked to move to two others at once while messages take long. Both may come to lead in one term:
+/// each may campaign without waiting for a lease, and whoever granted the one grants the other if its id is higher.
+fn rivals(world: &Arc<World>, chance: &mut StdRng) {
+    let world = Arc::clone(world);
+    let mut chance = StdRng::seed_from_u64(chance.random());
+    tokio::spawn(async move {
+        for _ in 0..RIVALRIES {
+            world.net.set_slow_ms((5, 40));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let Some(leader) = world.leader().filter(|_| !world.is_healing()) else { break };
+            let me = leader.identity().node_id;
+            let voters = leader.status().members.into_iter().filter(|m| m.voter && m.node_id != me);
+            let voters: Vec<u64> = voters.map(|member| member.node_id).collect();
+            let mut moves = tokio::task::JoinSet::new();
+            for node_id in voters.choose_multiple(&mut chance, 2).copied() {
+                faults::fired(Fault::Transfer);
+                let (leader, wait) = (leader.clone(), Duration::from_millis(chance.random_range(0..30)));
+                moves.spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    let moved = leader.transfer(Some(node_id)).await;
+                    trace(|| format!("leadership was asked to move to {node_id}: {:?}", moved.map(|to| to.node_id)));
+                });
+            }
+            moves.join_all().await;
+        }
+        world.net.set_slow_ms((1, 3));
+    });
+}
+
 /// A snapshot of the leader is damaged, and somebody who was away will need one.
 fn flip_snapshot(world: &Arc<World>, living: &[usize], chance: &mut StdRng) {
-    let leads = |place: &usize| world.replica(*place).is_some_and(|replica| replica.leadership().borrow().is_me);
-    let Some(leader) = living.iter().find(|place| leads(place)) else { return };
+    let Some(leader) = living.iter().find(|place| world.leads(**place)) else { return };
     let others: Vec<usize> = living.iter().copied().filter(|place| place != leader).collect();
     let Some(&away) = others.choose(chance) else { return };
     world.disk(*leader).flip_snapshot();
@@ -227,7 +261,8 @@ fn fill(world: &Arc<World>, place: usize, chance: &mut StdRng) {
 fn recover(world: &Arc<World>, place: usize, chance: &mut StdRng) {
     let (Some(life), Some(replica)) = (world.life(place), world.replica(place)) else { return };
     let status = replica.status();
-    if status.state.starts_with("stopped") || life.sync_failed.load(Ordering::Relaxed) {
+    // One that just joined has nothing yet that would make a cluster.
+    if status.stored == 0 || status.state.starts_with("stopped") || life.sync_failed.load(Ordering::Relaxed) {
         return;
     }
     let image = world.disk(place).image();

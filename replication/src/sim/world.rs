@@ -214,10 +214,16 @@ impl World {
         self.with(place, |at| at.replica.clone())
     }
 
+    /// Whether the replica at `place` says that it leads.
+    pub(crate) fn leads(&self, place: usize) -> bool {
+        self.replica(place).is_some_and(|replica| replica.leadership().borrow().is_me)
+    }
+
     /// The network and the disks are as they should be.
     pub(crate) fn calm(&self) {
         self.net.set_cut(BTreeSet::new());
         self.net.set_weather(0, 0);
+        self.net.set_slow_ms((1, 3));
         lock(&self.places).values().for_each(|at| at.disk.set_sync_ms((0, 2)));
     }
 
@@ -381,8 +387,9 @@ pub(crate) async fn run(seed: u64) {
 async fn lose_all_but_one(world: &World, chance: &mut StdRng) {
     // What is acknowledged is on a quorum's disks; by now on all.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let staying = world.staying();
-    let Some((place, replica)) = staying.choose(chance) else { violated("no replica is left") };
+    let mut sound = world.staying();
+    sound.retain(|(place, _)| !world.was_damaged(*place));
+    let Some((place, replica)) = sound.choose(chance) else { return };
     let image = world.disk(*place).image();
     image.power_cut();
     let items = replica.read(|list| list.items.len());

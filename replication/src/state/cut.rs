@@ -4,9 +4,10 @@
 //! out, and the rows changed since the cut before. It falls between two entries, never within one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 
 use proto::wire::raft as wire;
+use tokio::sync::Notify;
 
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Row};
@@ -140,12 +141,12 @@ pub(crate) struct Present {
 #[derive(Default)]
 pub(crate) struct Pending {
     present: Mutex<Present>,
-    room: Condvar,
+    room: Notify,
 }
 
 impl Pending {
     pub(crate) fn new(at: Point) -> Self {
-        Pending { present: Mutex::new(Present { at, ..Present::default() }), room: Condvar::new() }
+        Pending { present: Mutex::new(Present { at, ..Present::default() }), room: Notify::new() }
     }
 
     /// Work on the present: what happens within is never split by a cut.
@@ -154,13 +155,19 @@ impl Pending {
     }
 
     /// Freezes the present because its sum is asked for. Waits while too many cuts wait.
-    pub(crate) fn freeze_for_check(&self) {
-        let mut present = lock(&self.present);
-        while present.cuts.len() >= CUTS_MAX {
-            present = self.room.wait(present).unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) async fn freeze_for_check(&self) {
+        loop {
+            let room = self.room.notified();
+            {
+                let mut present = lock(&self.present);
+                if present.cuts.len() < CUTS_MAX {
+                    let cut = freeze(&mut present, true);
+                    present.cuts.push_back(cut);
+                    return;
+                }
+            }
+            room.await;
         }
-        let cut = freeze(&mut present, true);
-        present.cuts.push_back(cut);
     }
 
     /// The next cut to write: one that waits, or the present if it moved.
@@ -171,14 +178,14 @@ impl Pending {
             None if present.moved => Some(freeze(&mut present, false)),
             None => None,
         };
-        self.room.notify_all();
+        self.room.notify_waiters();
         cut
     }
 
     /// Everything is replaced: a snapshot was installed.
     pub(crate) fn replace(&self, at: Point) {
         *lock(&self.present) = Present { at, ..Present::default() };
-        self.room.notify_all();
+        self.room.notify_waiters();
     }
 }
 

@@ -128,10 +128,13 @@ fn room_a_full_replica_takes_no_entries() {
             seen.log.extend(last.map(|last| (last, 13)));
         })
     };
-    let (other, own) = (Some(id(1, 1, 3)), Some(id(2, 1, 3)));
+    let (other, own) = (Some(id(2, 2, 3)), Some(id(2, 1, 3)));
     judge(&[vec![at(10, None)], vec![at(11, other)], vec![at(13, other)]]).unwrap();
     judge(&[vec![at(10, None)], vec![at(13, own)]]).unwrap();
     broken("has no room", &[vec![at(10, None)], vec![at(13, other)]]);
+    let more = |index| vec![at(14, Some(id(2, 1, index)))];
+    judge(&[vec![at(10, None)], vec![at(13, own)], more(5)]).unwrap();
+    broken("has no room", &[vec![at(10, None)], vec![at(13, own)], more(6)]);
 }
 
 #[test]
