@@ -409,6 +409,18 @@ pub(crate) enum Cluster {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Leave out an entry that no replica can apply; without --checksum only show what it says
+    SkipEntry {
+        /// Data directory of the replica, which does not run
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Which entry: the last number that the replica gave when it ended, 30 of T1-N1.30
+        #[arg(long)]
+        index: u64,
+        /// The entry's checksum, as it was shown: it says that a person has looked, and at which entry
+        #[arg(long)]
+        checksum: Option<String>,
+    },
     /// Stop all decisions: nothing is placed, replaced or expired; what runs goes on
     Freeze {
         #[command(flatten)]
@@ -467,7 +479,7 @@ pub(crate) struct Dev {
     /// One process speaks for all agents, and tasks only pretend to run: a large cluster to play with on a small machine
     #[arg(long)]
     pub(crate) simulated: bool,
-    /// Timers of the replicas: fast, lan or wan
+    /// Timers of the replicas: fast, lan, wan or custom:HEARTBEAT,SHORTEST,LONGEST in milliseconds
     #[arg(long, default_value = "lan")]
     pub(crate) profile: String,
     /// API port of the first replica; the next ones follow, raft ports lie 10 higher; default 8081, or as in the directory

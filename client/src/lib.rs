@@ -155,6 +155,11 @@ async fn dispatch(context: &Context<'_>, command: &Command) -> Result<(), Error>
             let words = [place.words(), yes.then(|| "--yes".into()).into_iter().collect()].concat();
             cluster::offline::run(context, "recover", words)
         }
+        Command::Cluster(Cluster::SkipEntry { dir, index, checksum }) => {
+            let mut words = vec!["--dir".into(), dir.into(), "--index".into(), index.to_string().into()];
+            words.extend(checksum.iter().flat_map(|sum| ["--checksum".into(), sum.into()]));
+            cluster::offline::run(context, "skip-entry", words)
+        }
         Command::Cluster(Cluster::Fingerprint) => cluster::fingerprint::run(context).await,
         Command::Completion { shell } => completion::run(context, *shell),
         Command::Dev(dev) => dev::run(context, dev).await,

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use prost::Message as _;
 use proto::{TaskId, wire};
 
 use super::make::{
@@ -67,7 +68,13 @@ fn every_scenario_runs_as_written() {
         let text = std::fs::read_to_string(&path).unwrap();
         let script = text.split("----\n").next().unwrap_or_default();
         assert!(script.starts_with("# "), "{} begins with a line that says its rule", path.display());
-        let trace = Scenario::run(script);
+        let Scenario { trace, log, .. } = Scenario::run(script);
+        if let Some(to) = std::env::var_os("BOREALIS_FREEZE_COMMANDS") {
+            // For a golden directory of a level, see tests/levels.
+            let name = path.with_extension("batch");
+            let batch = wire::raft::Batch { commands: log };
+            std::fs::write(PathBuf::from(to).join(name.file_name().unwrap()), batch.encode_to_vec()).unwrap();
+        }
         let name = format!("scenarios/{}", path.file_name().unwrap().to_string_lossy());
         compare(&name, &format!("{script}----\n{trace}"));
         ran += 1;
@@ -170,10 +177,12 @@ struct Scenario {
     attempts: BTreeMap<(String, u32), u32>,
     sequence: u64,
     trace: String,
+    /// Every command, encoded.
+    log: Vec<prost::bytes::Bytes>,
 }
 
 impl Scenario {
-    fn run(script: &str) -> String {
+    fn run(script: &str) -> Scenario {
         let mut scenario = Scenario {
             state: State::default(),
             view: View::default(),
@@ -182,8 +191,9 @@ impl Scenario {
             attempts: BTreeMap::new(),
             sequence: 0,
             trace: String::new(),
+            log: Vec::new(),
         };
-        scenario.state.apply(session(BEGIN, 1)).reply.unwrap();
+        scenario.commit(&session(BEGIN, 1)).reply.unwrap();
         for line in script.lines() {
             let code = line.split('#').next().unwrap_or_default().trim();
             if code.is_empty() {
@@ -192,7 +202,15 @@ impl Scenario {
             writeln!(scenario.trace, "> {code}").unwrap();
             scenario.step(code);
         }
-        scenario.trace
+        scenario
+    }
+
+    /// Applies what is read of what is written.
+    fn commit(&mut self, command: &Command) -> Applied {
+        let bytes = command.encode();
+        let applied = self.state.apply(Command::decode(&bytes).unwrap());
+        self.log.push(bytes.into());
+        applied
     }
 
     fn say(&mut self, text: impl std::fmt::Display) {
@@ -287,7 +305,7 @@ impl Scenario {
                 if let Op::StartSession(session) = &mut session.op {
                     session.epoch = subject.parse().unwrap();
                 }
-                let applied = self.state.apply(session);
+                let applied = self.commit(&session);
                 self.view = View::new(&self.state);
                 self.say(
                     applied
@@ -301,7 +319,7 @@ impl Scenario {
                 self.apply(Op::AdvanceWork(work), None);
             }
             "session" => {
-                let applied = self.state.apply(session(self.at, subject.parse().unwrap()));
+                let applied = self.commit(&session(self.at, subject.parse().unwrap()));
                 self.view = View::new(&self.state);
                 self.say(applied.reply.map_or_else(|no| no.to_string(), |_| "a new leader".to_owned()));
             }
@@ -315,9 +333,8 @@ impl Scenario {
     fn apply(&mut self, op: Op, request: Option<Request>) {
         let mut command = Command::new(self.at, op);
         command.request = request;
-        let bytes = command.encode();
         let before: BTreeMap<TaskId, Task> = self.state.tasks().map(|task| (task.id, task.clone())).collect();
-        let applied = self.state.apply(Command::decode(&bytes).unwrap());
+        let applied = self.commit(&command);
         laws::check(&self.state).unwrap_or_else(|broken| panic!("{broken}\n{}", self.trace));
         self.tell(&before, &applied);
         self.view.absorb(&self.state, &applied.hints);

@@ -36,6 +36,8 @@ impl Machine for Counters {
     }
 
     fn apply(&mut self, (key, by): Self::Command, changed: &mut Changes) -> u64 {
+        // Nor this: a command that every replica takes and none can apply.
+        assert!(key != "impossible" || by != 13, "this cannot be applied");
         // What no machine may do: its answer depends on which process it is in.
         let by = if key == "skewed" && std::env::var_os("COUNTER_SKEW").is_some() { by + 1 } else { by };
         let value = self.0.entry(key.clone()).or_insert(0);

@@ -220,24 +220,26 @@ impl Adapter {
     }
 }
 
-/// Applies an entry: the machine moves, and the present with it.
+/// Applies an entry: the machine moves, and the present with it. Of an entry that cannot be read neither does: rows
+/// that are written later must not say that it is in them.
 pub(crate) fn apply(machine: &dyn AnyMachine, pending: &Pending, entry: &Entry) -> Result<Answer, Corrupt> {
     pending.with(|present| {
-        present.at.applied = Some(entry.log_id);
-        present.moved = true;
-        match &entry.payload {
-            Payload::Blank | Payload::Normal(Data::Check(_)) => Ok(Answer::Nothing),
+        let answer = match &entry.payload {
+            Payload::Blank | Payload::Normal(Data::Check(_)) => Answer::Nothing,
             Payload::Membership(membership) => {
                 present.at.change_membership(entry.log_id, membership.clone());
-                Ok(Answer::Nothing)
+                Answer::Nothing
             }
-            Payload::Normal(Data::Reserve(uuid)) => Ok(Answer::Reserved(present.at.reserve(uuid))),
+            Payload::Normal(Data::Reserve(uuid)) => Answer::Reserved(present.at.reserve(uuid)),
             Payload::Normal(Data::Batch(batch)) => {
-                present.log_bytes += batch.bytes() as u64;
                 let replies = machine.apply(batch, &mut present.changes)?;
-                Ok(Answer::Replies(Mutex::new(replies)))
+                present.log_bytes += batch.bytes() as u64;
+                Answer::Replies(Mutex::new(replies))
             }
-        }
+        };
+        present.at.applied = Some(entry.log_id);
+        present.moved = true;
+        Ok(answer)
     })
 }
 
@@ -328,7 +330,10 @@ impl RaftStateMachine<Types> for Adapter {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let answer = self.apply_or_abort(&entry).map_err(|corrupt| {
-                io::Error::other(format!("entry {} cannot be applied: {corrupt}", entry.log_id))
+                io::Error::other(format!(
+                    "entry {} cannot be applied: {corrupt}; its bytes are whole, so another version of this program wrote it: use that one or a newer",
+                    entry.log_id
+                ))
             })?;
             if let Payload::Normal(Data::Check(_)) = &entry.payload {
                 self.pending.freeze_for_check().await;
@@ -361,5 +366,26 @@ impl RaftStateMachine<Types> for Adapter {
                 Ok(RaftSnapshot { meta, snapshot })
             })
             .transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::machine::List;
+
+    #[test]
+    fn an_entry_that_nobody_can_read_moves_nothing() {
+        let id = |index| LogId { leader_id: crate::raft::LeaderId { term: 1, node_id: 1 }, index };
+        let entry = |index, command: &'static [u8]| Entry {
+            log_id: id(index),
+            payload: Payload::Normal(Data::Batch(vec![bytes::Bytes::from_static(command)].into())),
+        };
+        let (machine, pending) = (Held::new(List::default()), Pending::new(Default::default()));
+        assert!(apply(&machine, &pending, &entry(1, b"8 bytes.")).is_ok());
+        let unread = apply(&machine, &pending, &entry(2, b"of a newer program")).map(drop).unwrap_err();
+        assert!(unread.to_string().contains("a command"), "{unread}");
+        assert_eq!(pending.with(|present| present.at.applied), Some(id(1)), "else rows would claim it");
+        assert_eq!(machine.read(|list| list.items.len()), 1);
     }
 }

@@ -202,7 +202,7 @@ pub enum ProposeError {
 }
 
 /// A linearizable read is not possible here and now.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     /// Another replica leads, or none.
     #[error("this replica does not lead; {}", match leader { Some(m) => format!("ask {}", m.api_address), None => "there is no leader now, retry".into() })]
@@ -211,8 +211,20 @@ pub enum ReadError {
         leader: Option<Member>,
     },
     /// No quorum answered in time.
-    #[error("no quorum confirmed this leader in time; retry")]
+    #[error("no quorum confirmed the leader in time; retry")]
     NoQuorum,
+    /// This replica is too far behind.
+    #[error("this replica has not applied entry {index} in time; retry, or ask another")]
+    Behind {
+        /// What it must have applied.
+        index: u64,
+    },
+    /// Too many reads wait.
+    #[error("too many reads are waiting ({reads}); retry later")]
+    Busy {
+        /// How many at most.
+        reads: usize,
+    },
     /// This replica has stopped.
     #[error("this replica has stopped: {why}")]
     Stopped {

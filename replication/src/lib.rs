@@ -26,6 +26,7 @@ mod offline;
 mod options;
 mod quarantine;
 mod raft;
+mod reads;
 mod replica;
 mod service;
 #[cfg(test)]
@@ -42,7 +43,7 @@ pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError
 pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
-pub use offline::{Inspection, inspect, recover, restore};
-pub use options::{Options, Profile};
+pub use offline::{Inspection, LoggedEntry, inspect, recover, restore, skip, skippable};
+pub use options::{Options, Profile, Timers};
 pub use replica::{Proposed, Replica};
 pub use service::RaftService;

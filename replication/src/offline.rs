@@ -1,5 +1,5 @@
 //! What is done to a data directory while no replica runs on it: look at it, make a new cluster of a backup, or of
-//! what is left when a quorum is lost for good.
+//! what is left when a quorum is lost for good, leave out an entry that no replica can apply.
 //!
 //! A new cluster has a new id and a higher epoch in the same line, one member, and a log that begins behind the last
 //! entry that is in it. The identity is written last: until then there is no cluster.
@@ -7,17 +7,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use prost::Message as _;
+
 use crate::adapter::{self, Held, point_at_rows, rows_home, rows_in};
 use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs::{self, File};
 use crate::identity::{Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid};
-use crate::log::Log;
+use crate::log::{Log, skip};
 use crate::machine::{Corrupt, Machine};
 use crate::membership::Member;
 use crate::options::Options;
 use crate::quarantine;
-use crate::raft::{LogId, Membership, Node, StoredMembership};
+use crate::raft::{Data, Entry, LeaderId, LogId, Membership, Node, Payload, StoredMembership, entry_to_wire};
 use crate::snapshot;
 use crate::state::cut::{Cut, Pending, Point};
 use crate::state::rows::RowStore;
@@ -77,6 +79,67 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
         members: point.members(),
         snapshot: snapshot::names(&snapshot::home(dir))?.pop(),
     })
+}
+
+/// A command entry of a log, for a person to look at.
+#[derive(Clone, Debug)]
+pub struct LoggedEntry {
+    /// The term and the leader that it is of.
+    pub term: u64,
+    /// That leader.
+    pub node_id: u64,
+    /// Its place in the log.
+    pub index: u64,
+    /// The commands, in order, each as its machine encodes it.
+    pub commands: Vec<bytes::Bytes>,
+    /// Checksum over id and commands: the same on every replica that has this entry.
+    pub crc32c: u32,
+}
+
+/// The entry at `index`, if it carries commands and is not in this replica's rows: then it may be skipped.
+pub fn skippable(dir: &Path, index: u64) -> Result<LoggedEntry, StoreError> {
+    let _lock = lock_existing(dir)?;
+    find_skippable(dir, index).map(|(_, entry)| entry)
+}
+
+/// From now on this replica takes the entry at `index` for a blank one. It must be done on every replica, or at least
+/// on a majority before they start, and `crc32c` must be that of [`skippable`]: the proof that a person has looked at it,
+/// and that it is the same entry everywhere.
+pub fn skip(dir: &Path, index: u64, crc32c: u32) -> Result<(), StoreError> {
+    let _lock = lock_existing(dir)?;
+    disk::refuse_condemned(dir)?;
+    let (id, entry) = find_skippable(dir, index)?;
+    if entry.crc32c != crc32c {
+        return Err(StoreError::Refused(format!(
+            "entry {index} has the checksum {:08x}, not {crc32c:08x}: this is another entry than the one that was looked at",
+            entry.crc32c
+        )));
+    }
+    skip::add(&log_dir(dir), id)
+}
+
+fn find_skippable(dir: &Path, index: u64) -> Result<(LogId, LoggedEntry), StoreError> {
+    let refused = |why: &str| Err(StoreError::Refused(format!("entry {index} cannot be skipped: {why}")));
+    let stored = match rows_in(dir)? {
+        Some(path) => RowStore::open_to_look(&path)?.load(|_| Ok(()))?.1.index(),
+        None => 0,
+    };
+    if index <= stored {
+        return refused(&format!("this replica has applied it, its rows are of entry {stored}"));
+    }
+    if fs::metadata(log_dir(dir)).is_err() {
+        return refused("there is no log");
+    }
+    let Some(entry) = Log::look_at(&log_dir(dir))?.entries(index)?.into_iter().next() else {
+        return refused("the log does not reach so far");
+    };
+    let Entry { log_id, payload: Payload::Normal(Data::Batch(batch)) } = &entry else {
+        return refused("it carries no command, or is skipped already");
+    };
+    let LogId { leader_id: LeaderId { term, node_id }, index } = *log_id;
+    let commands: Vec<_> = batch.commands().map(bytes::Bytes::copy_from_slice).collect();
+    let crc32c = crc32c::crc32c(&entry_to_wire(&entry).encode_to_vec());
+    Ok((*log_id, LoggedEntry { term, node_id, index, commands, crc32c }))
 }
 
 fn lock_existing(dir: &Path) -> Result<File, StoreError> {

@@ -74,31 +74,73 @@ pub enum Profile {
     Fast,
     /// Several sites.
     Wan,
+    /// An operator's own, as `custom:HEARTBEAT,SHORTEST,LONGEST` in milliseconds. All replicas should have the same.
+    Custom(Timers),
+}
+
+/// Timers of a replica; made by reading a [`Profile`], so that they fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    heartbeat: Duration,
+    election: (Duration, Duration),
+}
+
+/// The quickest heartbeat that may be asked for, in milliseconds; and the slowest: a leader must have been acknowledged
+/// within the last second to be believed.
+const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 10..=500;
+/// The longest election timeout that may be asked for, in milliseconds.
+const ELECTION_MS_MAX: u64 = 10_000;
+
+impl Timers {
+    const fn new(heartbeat_ms: u64, shortest_ms: u64, longest_ms: u64) -> Self {
+        Timers {
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            election: (Duration::from_millis(shortest_ms), Duration::from_millis(longest_ms)),
+        }
+    }
+
+    /// Reads `HEARTBEAT,SHORTEST,LONGEST`.
+    fn read(text: &str) -> Result<Self, String> {
+        let parsed: Result<Vec<u64>, _> = text.split(',').map(str::parse).collect();
+        let Ok([heartbeat, shortest, longest]) = parsed.as_deref() else {
+            return Err(format!("{text:?} is not three numbers of milliseconds, as in custom:100,500,1000"));
+        };
+        if !HEARTBEAT_MS.contains(heartbeat) {
+            let (min, max) = (HEARTBEAT_MS.start(), HEARTBEAT_MS.end());
+            return Err(format!("a heartbeat of {heartbeat} ms; it takes from {min} to {max}"));
+        }
+        if *shortest < heartbeat * 3 {
+            return Err(format!(
+                "the shortest election timeout of {shortest} ms is less than three heartbeats of {heartbeat} ms: a message that is late would start an election"
+            ));
+        }
+        if !(shortest.saturating_add(*heartbeat)..=ELECTION_MS_MAX).contains(longest) {
+            return Err(format!(
+                "the longest election timeout of {longest} ms must be at least a heartbeat above the shortest, and at most {ELECTION_MS_MAX}"
+            ));
+        }
+        Ok(Timers::new(*heartbeat, *shortest, *longest))
+    }
 }
 
 impl Profile {
+    fn timers(self) -> Timers {
+        match self {
+            Profile::Fast => Timers::new(40, 120, 240),
+            Profile::Lan => Timers::new(100, 500, 1000),
+            Profile::Wan => Timers::new(500, 2500, 5000),
+            Profile::Custom(timers) => timers,
+        }
+    }
+
     /// Time between two heartbeats of a leader.
     pub fn heartbeat(self) -> Duration {
-        Duration::from_millis(match self {
-            Profile::Fast => 40,
-            Profile::Lan => 100,
-            Profile::Wan => 500,
-        })
+        self.timers().heartbeat
     }
 
     /// Shortest and longest drawn election timeout.
     pub fn election(self) -> (Duration, Duration) {
-        let (min_ms, max_ms) = match self {
-            Profile::Fast => (120, 240),
-            Profile::Lan => (500, 1000),
-            Profile::Wan => (2500, 5000),
-        };
-        (Duration::from_millis(min_ms), Duration::from_millis(max_ms))
-    }
-
-    /// How long a leader may believe that a quorum still follows it.
-    pub fn lease(self) -> Duration {
-        self.election().1
+        self.timers().election
     }
 
     /// The slowest median sync of 4 KiB that the timers tolerate.
@@ -114,17 +156,57 @@ impl std::str::FromStr for Profile {
             "lan" => Ok(Profile::Lan),
             "fast" => Ok(Profile::Fast),
             "wan" => Ok(Profile::Wan),
-            _ => Err(format!("profile is {text:?}; it is one of lan, fast, wan")),
+            _ => match text.strip_prefix("custom:") {
+                Some(timers) => Timers::read(timers).map(Profile::Custom),
+                None => Err(format!(
+                    "profile is {text:?}; it is one of lan, fast, wan, or custom:HEARTBEAT,SHORTEST,LONGEST in milliseconds"
+                )),
+            },
         }
     }
 }
 
 impl std::fmt::Display for Profile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Profile::Lan => "lan",
-            Profile::Fast => "fast",
-            Profile::Wan => "wan",
-        })
+        match self {
+            Profile::Fast => f.write_str("fast"),
+            Profile::Lan => f.write_str("lan"),
+            Profile::Wan => f.write_str("wan"),
+            Profile::Custom(Timers { heartbeat, election: (shortest, longest) }) => {
+                let [heartbeat, shortest, longest] = [heartbeat, shortest, longest].map(Duration::as_millis);
+                write!(f, "custom:{heartbeat},{shortest},{longest}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_read_as_it_is_written_and_one_that_cannot_hold_is_refused() {
+        for text in ["fast", "lan", "wan", "custom:60,240,480", "custom:10,30,40", "custom:500,2500,10000"] {
+            assert_eq!(text.parse::<Profile>().unwrap().to_string(), text);
+        }
+        let custom: Profile = "custom:60,240,480".parse().unwrap();
+        assert_eq!((custom.heartbeat().as_millis(), custom.election().1.as_millis()), (60, 480));
+        for (bad, why) in [
+            ("slow", "is one of"),
+            ("custom:", "three numbers"),
+            ("custom:100,500", "three numbers"),
+            ("custom:100,500,1000,2000", "three numbers"),
+            ("custom:-1,500,1000", "three numbers"),
+            ("custom:99999999999999999999,1,1", "three numbers"),
+            ("custom:5,500,1000", "a heartbeat of"),
+            ("custom:600,2500,5000", "a heartbeat of"),
+            ("custom:100,299,1000", "three heartbeats"),
+            ("custom:100,500,599", "a heartbeat above"),
+            ("custom:100,500,10001", "at most"),
+            ("custom:100,18446744073709551615,1", "at most"),
+        ] {
+            let refused = bad.parse::<Profile>().unwrap_err();
+            assert!(refused.contains(why), "{bad}: {refused}");
+        }
     }
 }

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::storage::RaftLogStorage as _;
-use openraft::{Config, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::{Config, RaftMetrics, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -31,6 +30,7 @@ use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
 use crate::quarantine;
 use crate::raft::{Answer, Data, Types};
+use crate::reads::{Asker, Reads};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
 use crate::state::cut::Pending;
@@ -86,6 +86,7 @@ struct Inner<M: Machine> {
     split: watch::Sender<bool>,
     writer: RowWriter,
     batcher: Batcher<M>,
+    reads: Reads,
     freshness: Arc<Freshness>,
     leadership: watch::Receiver<Leadership>,
     stopped: watch::Sender<Option<String>>,
@@ -140,6 +141,12 @@ impl<M: Machine> Replica<M> {
         let (told, leadership) = watch::channel(leadership_of(&raft.metrics().borrow_watched()));
         let watcher = ground::spawn(watch_raft(raft.clone(), told, stopped.clone()));
         let (batcher, batching) = Batcher::start(raft.clone(), identity.node_id, leadership.clone());
+        let (reads, asking) = Reads::start(Asker {
+            raft: raft.clone(),
+            transport: transport.clone(),
+            leadership: leadership.clone(),
+            limit: read_max(&options),
+        });
         let inner = Arc::new(Inner {
             options,
             identity,
@@ -155,10 +162,11 @@ impl<M: Machine> Replica<M> {
             split: watch::Sender::new(false),
             writer,
             batcher,
+            reads,
             freshness: Arc::default(),
             leadership,
             stopped,
-            running: Mutex::new(vec![watcher, batching]),
+            running: Mutex::new(vec![watcher, batching, asking]),
             lock: Mutex::new(Some(lock)),
         });
         let replica = Replica { inner };
@@ -175,6 +183,8 @@ impl<M: Machine> Replica<M> {
             raft: self.inner.raft.clone(),
             identity: Arc::clone(&self.inner.identity),
             dir: self.inner.options.dir.clone(),
+            leadership: self.inner.leadership.clone(),
+            read_max: read_max(&self.inner.options),
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
             adapter: self.inner.adapter.clone(),
@@ -226,24 +236,13 @@ impl<M: Machine> Replica<M> {
         self.inner.machine.read(look)
     }
 
-    /// Returns when this machine shows everything that was answered before the call. Only the leader can.
+    /// Returns when this machine shows everything that was answered before the call, on any replica: a follower asks
+    /// the leader how far that reaches, and waits for its own machine.
     pub async fn barrier(&self) -> Result<(), ReadError> {
-        let limit = self.inner.options.profile.election().1 * 4;
-        let not_leader = || match batch::not_leader(&self.inner.leadership) {
-            ProposeError::NotLeader { leader } => ReadError::NotLeader { leader },
-            _ => ReadError::NoQuorum,
-        };
-        if !self.inner.leadership.borrow().is_me {
-            return Err(not_leader());
+        if let Some(why) = self.inner.stopped.borrow().clone() {
+            return Err(ReadError::Stopped { why });
         }
-        match tokio::time::timeout(limit, self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => Err(not_leader()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
-                Err(ReadError::NoQuorum)
-            }
-            Ok(Err(RaftError::Fatal(fatal))) => Err(ReadError::Stopped { why: fatal.to_string() }),
-        }
+        self.inner.reads.barrier().await
     }
 
     /// Who leads, as it changes.
@@ -596,6 +595,11 @@ fn open<M: Machine>(
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
+}
+
+/// How long a read waits for a quorum, and for the machine.
+fn read_max(options: &Options) -> Duration {
+    options.profile.election().1 * 4
 }
 
 fn check_sync(options: &Options, sync: Duration) -> Result<(), StartError> {

@@ -12,21 +12,23 @@ use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Identity;
 use crate::adapter::Adapter;
-use crate::error::StoreError;
+use crate::error::{ReadError, StoreError};
 use crate::freshness::Freshness;
 use crate::ground;
 use crate::identity::off_thread;
 use crate::log::lock;
-use crate::membership::Fingerprint;
+use crate::membership::{Fingerprint, Leadership};
 use crate::raft::{
     LEVEL, Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::reads;
 use crate::snapshot::{self, Incoming};
 use crate::state::cut::Pending;
 use crate::telemetry;
@@ -55,6 +57,9 @@ pub struct RaftService {
     pub(crate) raft: Raft,
     pub(crate) identity: Arc<Identity>,
     pub(crate) dir: PathBuf,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    /// How long a read waits for a quorum.
+    pub(crate) read_max: Duration,
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) pending: Arc<Pending>,
     pub(crate) adapter: Adapter,
@@ -314,6 +319,18 @@ impl rpc::raft::raft_server::Raft for RaftService {
         self.adapter.drop_unless_kept(&arrived);
         let reply = reply.map_err(stopped)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&reply.vote)) }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        self.check(request.get_ref().peer.as_ref())?;
+        match reads::confirmed(&self.raft, &self.leadership, self.read_max).await {
+            Ok(index) => Ok(Response::new(wire::ReadIndexReply { index })),
+            Err(why @ ReadError::NotLeader { .. }) => Err(Status::aborted(why.to_string())),
+            Err(why) => Err(Status::unavailable(why.to_string())),
+        }
     }
 
     async fn sum(&self, request: Request<wire::SumRequest>) -> Result<Response<wire::SumReply>, Status> {

@@ -117,8 +117,12 @@ impl Transport {
         Transport { adapter: Some(adapter.clone()), ..self }
     }
 
-    fn peer_of(&self, member: &Member) -> Result<(Peer, RaftClient<Channel>), tonic::Status> {
-        let peer = self.peer(member.node_id, &Node::of(member), Purpose::Snapshot);
+    fn peer_of(
+        &self,
+        member: &Member,
+        purpose: Purpose,
+    ) -> Result<(Peer, RaftClient<Channel>), tonic::Status> {
+        let peer = self.peer(member.node_id, &Node::of(member), purpose);
         let client = peer.client.clone().map_err(tonic::Status::unavailable)?;
         Ok((peer, client))
     }
@@ -129,10 +133,18 @@ impl Transport {
         member: &Member,
         request: wire::SumRequest,
     ) -> Result<wire::SumReply, tonic::Status> {
-        let (peer, mut client) = self.peer_of(member)?;
+        let (peer, mut client) = self.peer_of(member, Purpose::Snapshot)?;
         let asked = wire::SumRequest { peer: Some(peer.message_peer.clone()), ..request };
         let answer = client.sum(asked).await.inspect_err(|status| drop(peer.refused(status)))?;
         Ok(answer.into_inner())
+    }
+
+    /// What must be applied where everything shall be seen that was answered before; `member` must lead.
+    pub(crate) async fn read_index(&self, member: &Member) -> Result<u64, tonic::Status> {
+        let (peer, mut client) = self.peer_of(member, Purpose::Heartbeat)?;
+        let asked = wire::ReadIndexRequest { peer: Some(peer.message_peer.clone()) };
+        let answer = client.read_index(asked).await.inspect_err(|status| drop(peer.refused(status)))?;
+        Ok(answer.into_inner().index)
     }
 
     /// All rows of a replica: a header, then chunks.
@@ -140,7 +152,7 @@ impl Transport {
         &self,
         member: &Member,
     ) -> Result<tonic::Streaming<wire::SnapshotChunk>, tonic::Status> {
-        let (peer, mut client) = self.peer_of(member)?;
+        let (peer, mut client) = self.peer_of(member, Purpose::Snapshot)?;
         Ok(client.fetch(wire::FetchRequest { peer: Some(peer.message_peer) }).await?.into_inner())
     }
 

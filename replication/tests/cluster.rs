@@ -533,6 +533,85 @@ fn purged_snapshot_and_stored_are_in_order_at_every_moment() {
 }
 
 #[test]
+fn a_follower_shows_what_was_acknowledged_a_moment_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let told =
+        |node: &Node| wait("a read", || ask(&node.api, "get c")?.strip_prefix("ok ")?.parse::<u64>().ok());
+    let mut added = 0;
+    for round in 0..150 {
+        if round == 75 {
+            // Whoever follows asks the next leader.
+            let leads = leader(&nodes);
+            nodes[leads].kill();
+            nodes[leads].start(&[]);
+        }
+        let leads = leader(&nodes);
+        let Some(answer) = ask(&nodes[leads].api, "add c 1") else { continue };
+        let Some(sum) = answer.strip_prefix("ok ").and_then(|told| told.split(' ').nth(1)) else { continue };
+        added = sum.parse::<u64>().unwrap();
+        for node in &nodes {
+            assert_eq!(told(node), added, "{}", node.api);
+        }
+    }
+    assert!(added >= 140, "{added} were acknowledged");
+}
+
+#[test]
+fn an_entry_that_no_replica_can_apply_is_skipped_by_a_persons_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let leads = leader(&nodes);
+    for n in 1..=20 {
+        assert!(ask(&nodes[leads].api, &format!("add c {n}")).unwrap().starts_with("ok"));
+    }
+    let busy = replication::skippable(&nodes[leads].dir, 1).unwrap_err().to_string();
+    assert!(busy.contains("another process"), "{busy}");
+    assert_eq!(ask(&nodes[leads].api, "add impossible 13"), None, "the process ends");
+    // Each replica ends as soon as it learns that the entry is committed, now or at its next start.
+    let ends = |node: &mut Node| {
+        wait("the end", || node.process.as_mut()?.try_wait().unwrap());
+        node.process = None;
+    };
+    ends(&mut nodes[leads]);
+    let mut others = [(leads + 1) % 3, (leads + 2) % 3];
+    wait("one of the others to end", || {
+        others.sort_by_key(|at| nodes[*at].process.as_mut().unwrap().try_wait().unwrap().is_none());
+        nodes[others[0]].process.as_mut().unwrap().try_wait().unwrap()
+    });
+    ends(&mut nodes[others[0]]);
+    nodes[others[1]].kill();
+
+    let last = replication::inspect(&nodes[leads].dir).unwrap().last.unwrap().1;
+    let is_it = |at: &u64| {
+        let entry = replication::skippable(&nodes[leads].dir, *at);
+        entry.is_ok_and(|entry| entry.commands.iter().any(|command| command == "impossible 13"))
+    };
+    let at = (1..=last).find(is_it).expect("the entry is in the log");
+    let refused =
+        |index, crc32c| replication::skip(&nodes[leads].dir, index, crc32c).unwrap_err().to_string();
+    assert!(refused(at, 1).contains("another entry"));
+    assert!(refused(last + 1, 1).contains("does not reach"));
+    assert!(refused(0, 1).contains("cannot be skipped"));
+    for node in &nodes {
+        // One that never got it gets it from the others, as a blank one.
+        let Ok(entry) = replication::skippable(&node.dir, at) else { continue };
+        replication::skip(&node.dir, at, entry.crc32c).unwrap();
+        assert!(replication::skippable(&node.dir, at).unwrap_err().to_string().contains("already"));
+    }
+    for node in &mut nodes {
+        node.start(&[]);
+    }
+    let leads = leader(&nodes);
+    assert!(wait("a change", || ask(&nodes[leads].api, "add c 1")).starts_with("ok"));
+    for node in &nodes {
+        wait("what was acknowledged", || (ask(&node.api, "get c")? == "ok 211").then_some(()));
+        assert_eq!(ask(&node.api, "get impossible").as_deref(), Some("ok 0"));
+    }
+    compare(&nodes);
+}
+
+#[test]
 fn without_a_quorum_nothing_is_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let mut nodes = cluster(dir.path(), 2_000);

@@ -1,6 +1,6 @@
-//! `borealis-scheduler inspect|restore|recover`: what is done to a data directory while no replica runs on it.
+//! `borealis-scheduler inspect|restore|recover|skip-entry`: what is done to a data directory while no replica runs on it.
 //!
-//! People call it as `borealis cluster inspect|restore|recover`. Not here: how it is done, see `replication`.
+//! People call it as `borealis cluster inspect|restore|recover|skip-entry`. Not here: how it is done, see `replication`.
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,22 @@ pub enum Offline {
         #[arg(long)]
         yes: bool,
     },
+    /// Leave out an entry that no replica can apply; without --checksum only show what it says
+    SkipEntry {
+        /// Data directory of the replica
+        #[arg(long)]
+        dir: PathBuf,
+        /// Which entry: the last number that the replica gave when it ended, 30 of T1-N1.30
+        #[arg(long)]
+        index: u64,
+        /// The entry's checksum, as it was shown: it says that a person has looked, and at which entry
+        #[arg(long, value_parser = checksum)]
+        checksum: Option<u32>,
+    },
+}
+
+fn checksum(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 16).map_err(|why| format!("{text:?} is no checksum of eight hex digits: {why}"))
 }
 
 /// Where the new cluster's first replica will be reached.
@@ -65,7 +81,7 @@ pub struct Place {
 impl Offline {
     /// Whether a first argument is one of these verbs.
     pub fn is_verb(word: &str) -> bool {
-        matches!(word, "inspect" | "restore" | "recover")
+        matches!(word, "inspect" | "restore" | "recover" | "skip-entry")
     }
 
     /// Does it.
@@ -84,6 +100,7 @@ impl Offline {
                 Ok(())
             }
             Offline::Recover { dir, place, yes } => recover(&dir, &place, yes),
+            Offline::SkipEntry { dir, index, checksum } => skip(&dir, index, checksum),
         }
     }
 }
@@ -139,6 +156,32 @@ fn recover(dir: &Path, place: &Place, yes: bool) -> anyhow::Result<()> {
     std::fs::rename(&new, dir).with_context(|| format!("renaming {}", new.display()))?;
     println!("The old directory is kept as {}.", kept.display());
     say_next(&identity, dir, place);
+    Ok(())
+}
+
+fn skip(dir: &Path, index: u64, checksum: Option<u32>) -> anyhow::Result<()> {
+    use replication::Machine as _;
+    let entry = replication::skippable(dir, index)?;
+    let leader = NodeId(entry.node_id);
+    let count = entry.commands.len();
+    println!("entry {index} of term {}, of leader {leader}, carries {count} commands:", entry.term);
+    for bytes in &entry.commands {
+        match Machine::decode(bytes) {
+            Ok(command) => println!("  {command:?}"),
+            Err(why) => println!("  {why}"),
+        }
+    }
+    let Some(checksum) = checksum else {
+        println!(
+            "checksum {:08x}\nNothing was changed. All of these commands would be left out, whatever became of them; who sent them was not answered. Look at them, and on every other replica too: the checksum must be the same. If none of them can be missed less than the whole cluster, repeat with --checksum {:08x} on every replica before any of them starts.",
+            entry.crc32c, entry.crc32c
+        );
+        return Ok(());
+    };
+    replication::skip(dir, index, checksum)?;
+    println!(
+        "This replica leaves out entry {index}.\nnext: do the same on every other replica that has it, then start them; `borealis cluster fingerprint` must find them alike"
+    );
     Ok(())
 }
 

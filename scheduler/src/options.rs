@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(clap::Parser, Clone, Debug)]
 #[command(
     name = "borealis-scheduler",
-    after_help = "Offline, on a data directory: borealis-scheduler inspect|restore|recover --help"
+    after_help = "Offline, on a data directory: borealis-scheduler inspect|restore|recover|skip-entry --help"
 )]
 pub struct Options {
     /// Directory of this replica's log, rows and identity.
@@ -28,7 +28,8 @@ pub struct Options {
     /// HOST:PORT under which other replicas reach `--raft`, where it differs.
     #[arg(long)]
     pub advertise_raft: Option<String>,
-    /// Timers: `fast` (NVMe, one datacentre), `lan`, `wan`.
+    /// Timers: `fast` (NVMe, one datacentre), `lan`, `wan`, or `custom:HEARTBEAT,SHORTEST,LONGEST` in milliseconds, the
+    /// latter two of an election's timeout; the same on all replicas.
     #[arg(long, default_value = "lan")]
     pub profile: String,
     /// Start even if the disk syncs too slowly for the profile. For tests and trials: elections may follow.

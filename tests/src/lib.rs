@@ -15,6 +15,7 @@ pub mod figures;
 pub mod fsync;
 pub mod jobs;
 pub mod journal;
+pub mod levels;
 pub mod linearizable;
 pub mod load;
 pub mod million;

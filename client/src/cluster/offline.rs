@@ -1,4 +1,4 @@
-//! `borealis cluster inspect|restore|recover`: done by the scheduler's program, which knows its directories.
+//! `borealis cluster inspect|restore|recover|skip-entry`: done by the scheduler's program, which knows its directories.
 
 use std::ffi::OsString;
 use std::process::Command;

@@ -4,8 +4,10 @@ mod index;
 pub(crate) mod record;
 mod recovery;
 mod segment;
+pub(crate) mod skip;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
@@ -26,8 +28,8 @@ use crate::error::StoreError;
 use crate::ground::{self, fs, fs::FileExt as _};
 use crate::machine::Corrupt;
 use crate::raft::{
-    Entry, LogId, Types, Vote, check_level, decode_whole, entry_from_wire, log_id_to_wire, vote_from_wire,
-    vote_to_wire,
+    Entry, LogId, Payload, Types, Vote, check_level, decode_whole, entry_from_wire, log_id_to_wire,
+    vote_from_wire, vote_to_wire,
 };
 use crate::small_file::SmallFile;
 
@@ -48,6 +50,7 @@ pub(crate) struct Log {
     orders: mpsc::Sender<Order>,
     vote: Arc<Mutex<(SmallFile, Option<Vote>)>>,
     appended_bytes: Arc<AtomicU64>,
+    skipped: Arc<BTreeSet<LogId>>,
 }
 
 /// Makes an empty log: with the first entries of a new cluster if there are any, or one that begins behind `after`.
@@ -108,7 +111,8 @@ impl Log {
         ground::thread("log-writer", writer.run(waiting, failed))
             .map_err(StoreError::io("starting a thread for", dir))?;
         let vote = Arc::new(Mutex::new((file, vote.as_ref().map(vote_from_wire))));
-        Ok(Log { index, orders, vote, appended_bytes })
+        let skipped = Arc::new(skip::read(dir)?);
+        Ok(Log { index, orders, vote, appended_bytes, skipped })
     }
 
     /// Reads a log that nobody uses, and changes nothing: its vote, and what it has of entries, as `look` asks for them.
@@ -119,7 +123,7 @@ impl Log {
             check_level("vote", vote.level)?;
         }
         let index = recovery::recover(dir, CACHE_BYTES_MAX, false)?.index;
-        Ok(Still { vote: vote.as_ref().map(vote_from_wire), index })
+        Ok(Still { vote: vote.as_ref().map(vote_from_wire), index, skipped: skip::read(dir)? })
     }
 
     /// Whatever came from an elected leader was written after the vote for it: a vote that is missing, or for an
@@ -160,14 +164,8 @@ impl Log {
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let found = lock(&self.index).find(from, to, bytes_max);
-        found
-            .into_iter()
-            .map(|found| match found {
-                Found::Entry(entry) => Ok(entry),
-                Found::At(id, place) => read_entry(id, &place).map_err(StoreError::into_io),
-            })
-            .collect()
+        let found = lock(&self.index).find(from, to, bytes_max).into_iter();
+        found.map(|found| show(found, &self.skipped).map_err(StoreError::into_io)).collect()
     }
 }
 
@@ -175,6 +173,7 @@ impl Log {
 pub(crate) struct Still {
     pub(crate) vote: Option<Vote>,
     index: Index,
+    skipped: BTreeSet<LogId>,
 }
 
 impl Still {
@@ -186,12 +185,17 @@ impl Still {
     /// Entries from `from` on, some at a time; none = that was all.
     pub(crate) fn entries(&self, from: u64) -> Result<Vec<Entry>, StoreError> {
         let found = self.index.find(from, u64::MAX, APPLY_BYTES_MAX).into_iter();
-        let entries = found.map(|found| match found {
-            Found::Entry(entry) => Ok(entry),
-            Found::At(id, place) => read_entry(id, &place),
-        });
-        entries.collect()
+        found.map(|found| show(found, &self.skipped)).collect()
     }
+}
+
+/// An entry as everybody shall see it: one that is skipped says nothing.
+fn show(found: Found, skipped: &BTreeSet<LogId>) -> Result<Entry, StoreError> {
+    let entry = match found {
+        Found::Entry(entry) => entry,
+        Found::At(id, place) => read_entry(id, &place)?,
+    };
+    Ok(if skipped.contains(&entry.log_id) { Entry { payload: Payload::Blank, ..entry } } else { entry })
 }
 
 fn read_entry(id: LogId, place: &Place) -> Result<Entry, StoreError> {
@@ -335,7 +339,7 @@ impl RaftLogStorage<Types> for Log {
 
 /// About how many bytes an entry takes.
 fn size(entry: &Entry) -> usize {
-    use crate::raft::{Data, Payload};
+    use crate::raft::Data;
     64 + match &entry.payload {
         Payload::Normal(Data::Batch(batch)) => batch.bytes(),
         _ => 256,

@@ -1,6 +1,6 @@
 //! What a proposer is told, on a real replica that is alone in its cluster.
 
-use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::raft::VoteRequest;
 
 use super::*;

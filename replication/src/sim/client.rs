@@ -27,6 +27,13 @@ pub(crate) async fn run(world: Arc<World>, number: u64, mut chance: StdRng) {
         let Some(replica) = choose(&world, &mut last, &mut chance) else { continue };
         let known = oracle::known();
         if chance.random_range(0..5) == 0 {
+            let running = world.running();
+            let replica = match running.len() {
+                0 => continue,
+                // Every replica must show what anybody was told.
+                some if chance.random_range(0..2) == 0 => running[chance.random_range(0..some)].1.clone(),
+                _ => replica,
+            };
             let waits = breaks::is(Break::ReadWithoutBarrier);
             let shown = if waits { Ok(Ok(())) } else { timeout(PATIENCE, replica.barrier()).await };
             match shown {

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::sim::disk::Then;
 use crate::sim::faults::{self, Fault, Step};
+use crate::sim::fork;
 use crate::sim::keeper::RESERVE;
 use crate::sim::trace;
 use crate::sim::world::World;
-use crate::sim::fork;
 
 /// So many times two replicas are asked to lead at once.
 const RIVALRIES: usize = 6;
@@ -217,7 +217,9 @@ fn rivals(world: &Arc<World>, chance: &mut StdRng) {
                 moves.spawn(async move {
                     tokio::time::sleep(wait).await;
                     let moved = leader.transfer(Some(node_id)).await;
-                    trace(|| format!("leadership was asked to move to {node_id}: {:?}", moved.map(|to| to.node_id)));
+                    trace(|| {
+                        format!("leadership was asked to move to {node_id}: {:?}", moved.map(|to| to.node_id))
+                    });
                 });
             }
             moves.join_all().await;

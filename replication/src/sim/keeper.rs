@@ -87,7 +87,9 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
             Ended::Quarantined(why) if world.rows_may_differ() || world.was_damaged(place) => {
                 trace(|| format!("replica {place} was quarantined: {why}"));
             }
-            Ended::Quarantined(why) => violated(&format!("replica {place} was quarantined without a fault: {why}")),
+            Ended::Quarantined(why) => {
+                violated(&format!("replica {place} was quarantined without a fault: {why}"))
+            }
             Ended::Stopped(why) if life.sync_failed.load(Ordering::Relaxed) || world.was_damaged(place) => {
                 trace(|| format!("replica {place} stopped: {why}"));
             }
@@ -105,7 +107,8 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
             }
         }
         let down = if world.is_healing() { 50 } else { chance.random_range(5..1500) };
-        let down = world.stays_away(place).filter(|_| !world.is_healing()).unwrap_or(Duration::from_millis(down));
+        let down =
+            world.stays_away(place).filter(|_| !world.is_healing()).unwrap_or(Duration::from_millis(down));
         tokio::time::sleep(down).await;
         if world.wants_flip(place) {
             let chosen =
@@ -189,7 +192,9 @@ async fn run(world: &Arc<World>, life: &Arc<Life>, replica: Cluster) -> Ended {
 fn not_started(error: StartError) -> Ended {
     match error {
         StartError::Store(StoreError::Corrupt(corrupt)) => Ended::Condemned(corrupt.to_string()),
-        StartError::Store(StoreError::Refused(why)) if why.contains("is quarantined") => Ended::Quarantined(why),
+        StartError::Store(StoreError::Refused(why)) if why.contains("is quarantined") => {
+            Ended::Quarantined(why)
+        }
         other => Ended::Stopped(other.to_string()),
     }
 }

@@ -18,7 +18,7 @@ mod harm;
 pub(crate) mod invariants;
 mod keeper;
 pub(crate) mod life;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod net;
 mod obeyer;
 mod oracle;

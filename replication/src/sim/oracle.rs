@@ -47,9 +47,7 @@ impl Promises {
 
     fn acknowledged(&mut self, command: u64, place: u64, known: u64) -> Result<(), String> {
         if place < known {
-            return Err(format!(
-                "{command} was sent when {known} items were known, and became item {place}"
-            ));
+            return Err(format!("{command} was sent when {known} items were known, and became item {place}"));
         }
         let there = self.applied.get(place as usize);
         if there != Some(&command) {

@@ -147,6 +147,21 @@ async fn fresh(session: &Session) -> Result<(), Status> {
     }
 }
 
+/// Whether this replica, which does not lead, shows everything acknowledged before; else the leader must be asked.
+async fn fresh_here(running: &Running) -> bool {
+    matches!(tokio::time::timeout(REQUEST_WAIT, running.replica.barrier()).await, Ok(Ok(())))
+}
+
+/// Where a read is answered that State alone can answer: here, once this replica shows everything acknowledged
+/// before, or behind the channel to the leader.
+async fn reader<T>(running: &Running, request: &Request<T>) -> Result<Option<Channel>, Status> {
+    match leader(running, request).await? {
+        Place::Here(session) => fresh(&session).await.map(|()| None),
+        Place::There(_) if fresh_here(running).await => Ok(None),
+        Place::There(channel) => Ok(Some(channel)),
+    }
+}
+
 /// How old an answer from this replica's own State is at most.
 #[allow(clippy::result_large_err, reason = "tonic's own error type, at the door")]
 fn age_ms(running: &Running) -> Result<u64, Status> {
@@ -169,6 +184,15 @@ fn pending(running: &Running, key: &JobKey) -> Vec<ConfigHash> {
         let pending = tasks.filter(|task| task.status == engine::Status::Pending);
         let configs: BTreeSet<_> = pending.map(|task| task.config.hash).collect();
         configs.into_iter().collect()
+    })
+}
+
+/// Whether a job has tasks that wait for something: until when, and for what, only the leader can say.
+fn waits(running: &Running, key: &JobKey) -> bool {
+    use engine::Status::{Partitioned, Pending, Throttled};
+    running.replica.read(|machine| {
+        let job = machine.state.job(key);
+        job.is_some_and(|job| [Pending, Throttled, Partitioned].iter().any(|is| job.counts().of(*is) > 0))
     })
 }
 
@@ -282,6 +306,11 @@ impl rpc::borealis_server::Borealis for Jobs {
                         .map_err(|why| *why)
                 }
                 Place::There(channel) => {
+                    if fresh_here(&running).await && !waits(&running, &key) {
+                        return read_job(&running, None, &Reasons::new(), &key, request.get_ref())
+                            .map(Response::new)
+                            .map_err(|why| *why);
+                    }
                     let ask = mark(request.into_inner());
                     call(&running, Kind::Read, users(channel).get_job(ask)).await
                 }
@@ -297,16 +326,11 @@ impl rpc::borealis_server::Borealis for Jobs {
                 let age_ms = age_ms(&running)?;
                 return Ok(Response::new(ListJobsReply { age_ms, ..read_jobs(&running, request.get_ref()) }));
             }
-            match leader(&running, &request).await? {
-                Place::Here(session) => {
-                    fresh(&session).await?;
-                    Ok(Response::new(read_jobs(&running, request.get_ref())))
-                }
-                Place::There(channel) => {
-                    let ask = mark(request.into_inner());
-                    call(&running, Kind::Read, users(channel).list_jobs(ask)).await
-                }
+            if let Some(channel) = reader(&running, &request).await? {
+                let ask = mark(request.into_inner());
+                return call(&running, Kind::Read, users(channel).list_jobs(ask)).await;
             }
+            Ok(Response::new(read_jobs(&running, request.get_ref())))
         })
         .await
     }
@@ -317,19 +341,13 @@ impl rpc::borealis_server::Borealis for Jobs {
     ) -> Result<Response<ListHostsReply>, Status> {
         measured("list_hosts", async {
             let running = self.node.running()?;
-            match leader(&running, &request).await? {
-                Place::Here(session) => {
-                    fresh(&session).await?;
-                    let hosts = running
-                        .replica
-                        .read(|machine| machine.state.hosts().map(convert::host_view).collect());
-                    Ok(Response::new(ListHostsReply { hosts }))
-                }
-                Place::There(channel) => {
-                    let ask = mark(request.into_inner());
-                    call(&running, Kind::Read, users(channel).list_hosts(ask)).await
-                }
+            if let Some(channel) = reader(&running, &request).await? {
+                let ask = mark(request.into_inner());
+                return call(&running, Kind::Read, users(channel).list_hosts(ask)).await;
             }
+            let hosts =
+                running.replica.read(|machine| machine.state.hosts().map(convert::host_view).collect());
+            Ok(Response::new(ListHostsReply { hosts }))
         })
         .await
     }
@@ -416,8 +434,12 @@ impl rpc::borealis_server::Borealis for Jobs {
 
     async fn get_quota(&self, request: Request<GetQuotaRequest>) -> Result<Response<GetQuotaReply>, Status> {
         measured("get_quota", async {
-            led!(self, request, Read, get_quota => running, session, ask);
-            fresh(&session).await?;
+            let running = self.node.running()?;
+            if let Some(channel) = reader(&running, &request).await? {
+                let ask = mark(request.into_inner());
+                return call(&running, Kind::Read, users(channel).get_quota(ask)).await;
+            }
+            let ask = request.into_inner();
             let roles = running.replica.read(|machine| {
                 let roles =
                     machine.state.roles().filter(|(name, _)| ask.role.is_empty() || *name == ask.role);

@@ -146,8 +146,8 @@ impl Client {
     async fn run(mut self) -> Vec<Operation> {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let (key, action) = self.choose();
-            // Now and then a read goes to whomever: it must be refused or as new as anybody's.
-            let anybody = action == Action::Get && self.random.random_bool(0.1);
+            // Every other read goes to whomever: it must be as new as anybody's.
+            let anybody = action == Action::Get && self.random.random_bool(0.5);
             let replica = if anybody { self.somebody() } else { self.at };
             self.ask(replica, key, action).await;
         }

@@ -39,7 +39,9 @@ impl Law for Room {
                 let own = last.is_some_and(|last| last.leader_id.node_id == seen.node_id);
                 let Some(left) = full.left.checked_sub(grown).filter(|_| own) else {
                     let (node, end) = (seen.node_id, full.end);
-                    return Err(format!("node {node} has no room, and its log grew from {end:?} to {last:?}"));
+                    return Err(format!(
+                        "node {node} has no room, and its log grew from {end:?} to {last:?}"
+                    ));
                 };
                 full.left = left;
             }
