@@ -264,7 +264,11 @@ fn recover(world: &Arc<World>, place: usize, chance: &mut StdRng) {
     let (Some(life), Some(replica)) = (world.life(place), world.replica(place)) else { return };
     let status = replica.status();
     // One that just joined has nothing yet that would make a cluster.
-    if status.stored == 0 || status.state.starts_with("stopped") || life.sync_failed.load(Ordering::Relaxed) {
+    if status.stored == 0
+        || world.was_damaged(place)
+        || status.state.starts_with("stopped")
+        || life.sync_failed.load(Ordering::Relaxed)
+    {
         return;
     }
     let image = world.disk(place).image();
