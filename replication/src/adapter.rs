@@ -18,6 +18,7 @@ use crate::ground::fs;
 use crate::identity::off_thread;
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Machine, Rows};
+use crate::quarantine;
 use crate::raft::{
     Answer, Batch, Data, Entry, LEVEL, LogId, Payload, SnapshotMeta, StoredMembership, Types, check_level,
     decode_whole,
@@ -97,10 +98,6 @@ impl Adapter {
     fn apply_entry(&self, entry: &Entry) -> Result<Answer, Corrupt> {
         let began = Instant::now();
         let answer = apply(&*self.machine, &self.pending, entry)?;
-        if let Payload::Normal(Data::Check(_)) = &entry.payload {
-            self.pending.freeze_for_check();
-            self.writer.nudge();
-        }
         telemetry::applied(began.elapsed());
         Ok(answer)
     }
@@ -142,9 +139,43 @@ impl Adapter {
 
     /// How old the newest snapshot is.
     pub(crate) fn snapshot_age(&self) -> Option<Duration> {
-        let taken =
-            lock(&self.newest).as_ref().and_then(|newest| newest.dir.metadata().ok()?.modified().ok())?;
-        taken.elapsed().ok()
+        lock(&self.newest).as_ref().map(|newest| newest.age())
+    }
+
+    /// Another replica says that `snapshot` did not arrive as it should be: looks whether it is damaged here, and if so
+    /// makes another. `Err` with a reason: the rows themselves are damaged, and another would be no better.
+    pub(crate) async fn suspect(&self, snapshot: &Arc<Snapshot>) -> Result<(), String> {
+        let turn = self.turn.lock().await;
+        let looked_at = Arc::clone(snapshot);
+        let damaged = off_thread(move || snapshot::check_files(&looked_at)).await.err();
+        let Some(why) = damaged else {
+            drop(turn);
+            let looked_at = Arc::clone(snapshot);
+            return match off_thread(move || snapshot::check_rows(&looked_at)).await {
+                Err(damaged @ (StoreError::Corrupt(_) | StoreError::Rows { .. })) => Err(damaged.to_string()),
+                // It was damaged on its way.
+                _ => Ok(()),
+            };
+        };
+        tracing::error!(id = snapshot.meta.id, "a snapshot is damaged, another is made: {why}");
+        telemetry::snapshot("damaged");
+        let forgotten = Arc::clone(snapshot);
+        if let Err(error) = off_thread(move || snapshot::forget(&forgotten)).await {
+            tracing::error!("a damaged snapshot is still there: {error}");
+        }
+        drop(turn);
+        if let Err(error) = self.take_snapshot().await {
+            tracing::error!("there is no snapshot in the place of a damaged one: {error}");
+        }
+        Ok(())
+    }
+
+    /// Sets this replica's rows aside: it must not go on with them, and takes a peer's when it is started again.
+    pub(crate) fn quarantine(&self, why: &str) {
+        let members = self.pending.with(|present| present.at.members());
+        if let Err(error) = quarantine::mark(&self.dir, why, &members) {
+            tracing::error!("the quarantine could not be noted: {error}");
+        }
     }
 
     /// A snapshot that arrived and was not installed, since something newer is here, goes.
@@ -241,7 +272,8 @@ pub(crate) fn rows_home(dir: &Path) -> PathBuf {
     dir.join("rows")
 }
 
-fn next_directory(old: Option<&str>) -> String {
+/// A name that no directory of rows has.
+pub(crate) fn next_directory(old: Option<&str>) -> String {
     (old.and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1).to_string()
 }
 
@@ -315,6 +347,10 @@ impl RaftStateMachine<Types> for Adapter {
                     entry.log_id
                 ))
             })?;
+            if let Payload::Normal(Data::Check(_)) = &entry.payload {
+                self.pending.freeze_for_check().await;
+                self.writer.nudge();
+            }
             if let Some(responder) = responder {
                 responder.send(answer);
             }

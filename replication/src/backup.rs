@@ -4,11 +4,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use proto::wire::raft as wire;
 
 use crate::error::StoreError;
+use crate::ground;
 use crate::identity::off_thread;
 use crate::machine::Machine;
 use crate::replica::Replica;
@@ -61,7 +62,7 @@ impl<M: Machine> Replica<M> {
     pub async fn backup(&self) -> Result<Backup, StoreError> {
         let snapshot = self.take_snapshot().await?;
         let identity = self.identity();
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = ground::wall_time().duration_since(UNIX_EPOCH).unwrap_or_default();
         let manifest = wire::BackupManifest {
             level: LEVEL,
             snapshot: Some(snapshot.meta.clone()),

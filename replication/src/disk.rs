@@ -89,8 +89,8 @@ pub(crate) struct Space {
 
 /// The room where `dir` lies; `None` if the system does not say.
 pub(crate) fn space(dir: &Path) -> Option<Space> {
-    let found = rustix::fs::statvfs(dir).ok()?;
-    Some(Space { free: found.f_bavail * found.f_frsize, all: found.f_blocks * found.f_frsize })
+    let (free, all) = ground::room(dir)?;
+    Some(Space { free, all })
 }
 
 impl Space {

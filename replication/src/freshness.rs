@@ -1,7 +1,9 @@
 //! How old a follower's machine is at most: what it has applied, beside what its leader said was committed.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::log::lock;
 

@@ -1,9 +1,10 @@
-//! What this room stands on: files, the database of rows, threads, tasks, the way to another replica, chance.
+//! What this room stands on: files, the room on the disk, the database of rows, threads, tasks, the way to another
+//! replica, wall time, chance.
 //!
 //! In the product these are the system's own. This crate's own tests are built on those of `sim`, which are the
 //! same outside of a simulation; within one they are a disk that loses what was not synced, a network that delays
 //! and drops, and tasks that die with their replica. All else of this crate is the same in both, so nothing else
-//! here may use `std::fs`, start a thread or a task, or draw by chance.
+//! here may use `std::fs`, ask for wall time, start a thread or a task, or draw by chance.
 
 #[cfg(test)]
 pub(crate) use crate::sim::ground::*;
@@ -13,6 +14,8 @@ pub(crate) use system::*;
 #[cfg(not(test))]
 mod system {
     use std::future::Future;
+    use std::path::Path;
+    use std::time::{Duration, SystemTime};
 
     use tokio::task::{JoinError, JoinHandle};
     use tonic::transport::Endpoint;
@@ -30,6 +33,23 @@ mod system {
             remove_dir_all, remove_file, rename, write,
         };
         pub(crate) use std::os::unix::fs::FileExt;
+    }
+
+    /// What an ordinary user may still take of the disk where `dir` lies, and all of it, in bytes; `None` if the system
+    /// does not say.
+    pub(crate) fn room(dir: &Path) -> Option<(u64, u64)> {
+        let found = rustix::fs::statvfs(dir).ok()?;
+        Some((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
+    }
+
+    /// Wall time, which may jump: for what people read, never for a decision.
+    pub(crate) fn wall_time() -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// By wall time, how long ago a file was changed last.
+    pub(crate) fn file_age(path: &Path) -> Option<Duration> {
+        path.metadata().ok()?.modified().ok()?.elapsed().ok()
     }
 
     /// A connection that is made at the first call, and anew at the next call after it broke.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use prost::Message as _;
 use proto::wire::raft as wire;
@@ -96,7 +96,7 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
 
 /// An epoch that no cluster of this line had: minutes since 2025, or one more than the last.
 pub(crate) fn epoch_after(last: u64) -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = ground::wall_time().duration_since(UNIX_EPOCH).unwrap_or_default();
     (since.saturating_sub(EPOCH_BEGAN).as_secs() / 60).max(last + 1).clamp(1, EPOCH_MAX)
 }
 

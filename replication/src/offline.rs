@@ -12,12 +12,13 @@ use prost::Message as _;
 use crate::adapter::{self, Held, point_at_rows, rows_home, rows_in};
 use crate::disk;
 use crate::error::StoreError;
-use crate::ground::fs::File;
+use crate::ground::fs::{self, File};
 use crate::identity::{Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid};
 use crate::log::{Log, skip};
 use crate::machine::{Corrupt, Machine};
 use crate::membership::Member;
 use crate::options::Options;
+use crate::quarantine;
 use crate::raft::{Data, Entry, LeaderId, LogId, Membership, Node, Payload, StoredMembership, entry_to_wire};
 use crate::snapshot;
 use crate::state::cut::{Cut, Pending, Point};
@@ -54,9 +55,9 @@ pub struct Inspection {
 /// Looks at a data directory on which no replica runs, and changes nothing in it.
 pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
     let _lock = lock_existing(dir)?;
-    let condemned = std::fs::read_to_string(dir.join("condemned")).ok();
+    let condemned = fs::read_to_string(dir.join("condemned")).ok();
     let identity = identity(dir)?;
-    let log = if log_dir(dir).exists() { Some(Log::look_at(&log_dir(dir))?) } else { None };
+    let log = if fs::metadata(log_dir(dir)).is_ok() { Some(Log::look_at(&log_dir(dir))?) } else { None };
     let (point, (rows, sum)) = match rows_in(dir)? {
         Some(path) => {
             let mut rows = RowStore::open_to_look(&path)?;
@@ -75,7 +76,7 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
         stored: point.index(),
         rows,
         sum,
-        members: members(&point.membership),
+        members: point.members(),
         snapshot: snapshot::names(&snapshot::home(dir))?.pop(),
     })
 }
@@ -126,7 +127,7 @@ fn find_skippable(dir: &Path, index: u64) -> Result<(LogId, LoggedEntry), StoreE
     if index <= stored {
         return refused(&format!("this replica has applied it, its rows are of entry {stored}"));
     }
-    if !log_dir(dir).exists() {
+    if fs::metadata(log_dir(dir)).is_err() {
         return refused("there is no log");
     }
     let Some(entry) = Log::look_at(&log_dir(dir))?.entries(index)?.into_iter().next() else {
@@ -141,14 +142,8 @@ fn find_skippable(dir: &Path, index: u64) -> Result<(LogId, LoggedEntry), StoreE
     Ok((*log_id, LoggedEntry { term, node_id, index, commands, crc32c }))
 }
 
-fn members(membership: &StoredMembership) -> Vec<Member> {
-    let configs = membership.membership().get_joint_config();
-    let votes = |id: &u64| configs.iter().all(|voters| voters.contains(id));
-    membership.membership().nodes().map(|(id, node)| node.member(*id, votes(id))).collect()
-}
-
 fn lock_existing(dir: &Path) -> Result<File, StoreError> {
-    if !dir.is_dir() {
+    if fs::read_dir(dir).is_err() {
         return Err(StoreError::Refused(format!("there is no data directory {}", dir.display())));
     }
     disk::lock_dir(dir)
@@ -188,6 +183,7 @@ pub fn restore(backup: &Path, options: &Options) -> Result<Identity, StoreError>
 pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, StoreError> {
     let _lock_left = lock_existing(left)?;
     disk::refuse_condemned(left)?;
+    quarantine::refuse(left)?;
     let Some(old) = identity(left)? else {
         return Err(StoreError::Refused(format!("{} belongs to no cluster", left.display())));
     };
@@ -202,7 +198,7 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
     let rows_dir = begin(options)?;
     let _lock = disk::lock_dir(&options.dir)?;
     if let Some(from) = rows_in(left)? {
-        for entry in std::fs::read_dir(&from).map_err(StoreError::io("listing", &from))? {
+        for entry in fs::read_dir(&from).map_err(StoreError::io("listing", &from))? {
             let entry = entry.map_err(StoreError::io("listing", &from))?;
             // RocksDB's own lock and notes are not rows.
             let name = entry.file_name();
@@ -239,14 +235,14 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
 fn begin(options: &Options) -> Result<PathBuf, StoreError> {
     store_uuid(&options.dir)?;
     let rows = rows_home(&options.dir);
-    if rows.exists() {
+    if fs::metadata(&rows).is_ok() {
         // Of an earlier try that did not get to the identity.
         if identity(&options.dir)?.is_some() {
             return Err(StoreError::NotEmpty { path: options.dir.clone() });
         }
-        std::fs::remove_dir_all(&rows).map_err(StoreError::io("removing", &rows))?;
+        fs::remove_dir_all(&rows).map_err(StoreError::io("removing", &rows))?;
         for name in ["pointer.a", "pointer.b"] {
-            match std::fs::remove_file(options.dir.join(name)) {
+            match fs::remove_file(options.dir.join(name)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StoreError::io("removing", options.dir.join(name))(e));
                 }
@@ -256,12 +252,12 @@ fn begin(options: &Options) -> Result<PathBuf, StoreError> {
     }
     refuse_used(&options.dir)?;
     let rows = rows.join(FIRST_ROWS);
-    std::fs::create_dir_all(&rows).map_err(StoreError::io("creating", &rows))?;
+    fs::create_dir_all(&rows).map_err(StoreError::io("creating", &rows))?;
     Ok(rows)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
-    std::fs::copy(from, to).map_err(StoreError::io("copying", from))?;
+    fs::copy(from, to).map_err(StoreError::io("copying", from))?;
     File::open(to).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", to))
 }
 

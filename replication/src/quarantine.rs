@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 
 use crate::Identity;
-use crate::adapter::{point_at_rows, rows_home, rows_in};
+use crate::adapter::{next_directory, point_at_rows, rows_home, rows_in};
 use crate::error::StoreError;
 use crate::ground::fs;
 use crate::identity::{log_dir, off_thread};
@@ -22,8 +22,6 @@ use crate::transport::Transport;
 
 /// The file that says why.
 const MARK: &str = "quarantined";
-/// The directory of rows taken from a peer.
-const ROWS: &str = "1";
 
 /// Notes that the rows in `dir` must not be used any more, and who the members are.
 pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), StoreError> {
@@ -33,6 +31,17 @@ pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), Stor
     fs::write(&path, note.encode_to_vec()).map_err(StoreError::io("writing", &path))?;
     fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &path))?;
     sync_dir(dir)
+}
+
+/// Refuses rows that are known to be wrong.
+pub(crate) fn refuse(dir: &Path) -> Result<(), StoreError> {
+    match wanted(dir)? {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Refused(format!(
+            "the rows in {} are quarantined, since a majority had others; use another replica's directory",
+            dir.display()
+        ))),
+    }
 }
 
 /// If the rows in `dir` are quarantined: sets them aside and takes those of the first peer that has them, which are
@@ -110,21 +119,27 @@ async fn take(
             incoming = off_thread(move || incoming.take(&data).map(|()| incoming)).await?;
         }
     }
-    off_thread(move || incoming.finish()).await
+    off_thread(move || {
+        let snapshot = incoming.finish()?;
+        snapshot::check_rows(&snapshot).inspect_err(|_| snapshot.doom())?;
+        Ok(snapshot)
+    })
+    .await
 }
 
 /// The order matters: until the mark is gone, all of this is done again.
-fn replace(dir: &Path, aside: Option<&Path>, snapshot: &Snapshot) -> Result<(), StoreError> {
-    if let Some(rows) = aside {
+fn replace(dir: &Path, wrong: Option<&Path>, snapshot: &Snapshot) -> Result<(), StoreError> {
+    if let Some(rows) = wrong.filter(|rows| fs::metadata(rows).is_ok()) {
         let kept = rows_home(dir).with_file_name("rows.quarantined");
         if fs::metadata(&kept).is_ok() {
             fs::remove_dir_all(&kept).map_err(StoreError::io("removing", &kept))?;
         }
         fs::rename(rows, &kept).map_err(StoreError::io("renaming", rows))?;
     }
-    let path = rows_home(dir).join(ROWS);
-    snapshot::copy_rows(snapshot, &path)?;
-    point_at_rows(dir, ROWS)?;
+    let name = wrong.and_then(Path::file_name).map(|name| name.to_string_lossy());
+    let directory = next_directory(name.as_deref());
+    snapshot::copy_rows(snapshot, &rows_home(dir).join(&directory))?;
+    point_at_rows(dir, &directory)?;
     let mark = dir.join(MARK);
     fs::remove_file(&mark).map_err(StoreError::io("removing", &mark))?;
     sync_dir(dir)

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::storage::RaftLogStorage as _;
 use openraft::{Config, RaftMetrics, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -121,12 +122,14 @@ impl<M: Machine> Replica<M> {
             })
             .await?
         };
-        let Opened { identity, machine, pending, writer, log, newest, sync, lock } = opened;
+        let Opened { identity, machine, pending, writer, mut log, newest, sync, lock } = opened;
         check_sync(&options, sync)?;
+        drop_dead_tail(&mut log, &pending).await.map_err(StoreError::io("cutting", log_dir(&options.dir)))?;
         let identity = Arc::new(identity);
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
         let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
+        let transport = transport.sending_of(&adapter);
         let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
         #[cfg(test)]
@@ -385,6 +388,9 @@ impl<M: Machine> Replica<M> {
         if !leads {
             return Err(batch::not_leader(&leadership));
         }
+        if self.inner.full.load(Ordering::Relaxed) {
+            return Err(ProposeError::NoRoom);
+        }
         let written = tokio::select! {
             biased;
             written = self.inner.raft.client_write(data) => written,
@@ -530,6 +536,19 @@ async fn leave_quarantine(
     // Closing is not enough: a child that was forked and has not yet begun its program holds the file too.
     let _ = lock.unlock();
     left
+}
+
+/// Rows may come from a peer, by a snapshot or after a quarantine, and be of a later leader than the own log, which
+/// reaches further: all of its tail was overwritten elsewhere, and what is committed of it is in the rows. A crash can
+/// keep the rows and lose the log's own cut.
+async fn drop_dead_tail(log: &mut Log, pending: &Pending) -> std::io::Result<()> {
+    let applied = pending.with(|present| present.at.applied);
+    let (last, purged) = log.ends();
+    if last < applied && last.map(|id| id.index) >= applied.map(|id| id.index) {
+        tracing::warn!(?last, ?applied, "the rows are of a later leader than the log; the log is dropped");
+        log.truncate_after(purged).await?;
+    }
+    Ok(())
 }
 
 struct Opened<M> {

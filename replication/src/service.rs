@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -13,6 +13,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -88,9 +89,9 @@ impl RaftService {
 }
 
 impl RaftService {
-    /// Without room, no entries; what keeps the peace is heard.
-    fn check_room(&self, message: &wire::AppendRequest) -> Result<(), Status> {
-        if message.entries.is_empty() || !self.full.load(Ordering::Relaxed) {
+    /// Without room, no entries and no snapshot; what keeps the peace is heard.
+    fn check_room(&self) -> Result<(), Status> {
+        if !self.full.load(Ordering::Relaxed) {
             return Ok(());
         }
         telemetry::refused("no_room");
@@ -161,7 +162,9 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 
 fn broken(error: StoreError) -> Status {
     match error {
-        StoreError::Corrupt(corrupt) => Status::data_loss(corrupt.to_string()),
+        StoreError::Corrupt(_) | StoreError::Arrived { .. } | StoreError::Rows { .. } => {
+            Status::data_loss(error.to_string())
+        }
         other => Status::internal(other.to_string()),
     }
 }
@@ -198,7 +201,7 @@ impl rpc::raft::raft_server::Raft for RaftService {
                 let next = match messages.message().await {
                     Ok(Some(message)) => this
                         .check(message.peer.as_ref())
-                        .and_then(|()| this.check_room(&message))
+                        .and_then(|()| if message.entries.is_empty() { Ok(()) } else { this.check_room() })
                         .and_then(|()| append_from_wire(message)),
                     Ok(None) => return None,
                     Err(status) => Err(status),
@@ -256,6 +259,7 @@ impl rpc::raft::raft_server::Raft for RaftService {
     ) -> Result<Response<wire::SnapshotPlace>, Status> {
         let header = request.into_inner();
         self.check(header.peer.as_ref())?;
+        self.check_room()?;
         let meta = header.meta.ok_or_else(|| Status::invalid_argument("the header names no snapshot"))?;
         let home = snapshot::home(&self.dir);
         // A transfer that is still under way goes no further: this one takes over.
@@ -275,6 +279,7 @@ impl rpc::raft::raft_server::Raft for RaftService {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
         self.check(header.peer.as_ref())?;
+        self.check_room()?;
         let (Some(vote), Some(meta)) = (header.vote, header.meta) else {
             return Err(Status::invalid_argument("the header lacks the vote or the snapshot's description"));
         };
@@ -304,6 +309,12 @@ impl rpc::raft::raft_server::Raft for RaftService {
             telemetry::snapshot_bytes("received", bytes);
         }
         let snapshot = off_thread(move || incoming.finish()).await.map_err(broken)?;
+        // Before anything here gives way to it.
+        let looked_at = Arc::clone(&snapshot);
+        if let Err(damaged) = off_thread(move || snapshot::check_rows(&looked_at)).await {
+            snapshot.doom();
+            return Err(broken(damaged));
+        }
         let meta = snapshot.raft_meta().map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
         let arrived = Arc::clone(&snapshot);
         let reply = self.raft.install_full_snapshot(vote, RaftSnapshot { meta, snapshot }).await;

@@ -8,10 +8,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use proto::wire::raft as wire;
+use tokio::time::Instant;
 
 use crate::error::StoreError;
 use crate::ground;
@@ -22,6 +24,7 @@ use crate::raft::{
     log_id_to_wire, membership_from_wire, membership_to_wire,
 };
 use crate::small_file::sync_dir;
+use crate::state::rows::RowStore;
 use crate::state::writer::Copied;
 
 const MANIFEST: &str = "manifest";
@@ -36,6 +39,8 @@ pub(crate) struct Snapshot {
     pub(crate) dir: PathBuf,
     pub(crate) meta: wire::SnapshotMeta,
     doomed: AtomicBool,
+    /// When it was made or arrived; for one that was found at the start, by the clock of then.
+    since: Instant,
 }
 
 impl Drop for Snapshot {
@@ -47,8 +52,15 @@ impl Drop for Snapshot {
 }
 
 impl Snapshot {
-    fn new(dir: PathBuf, meta: wire::SnapshotMeta) -> Arc<Self> {
-        Arc::new(Snapshot { dir, meta, doomed: AtomicBool::new(false) })
+    fn new(dir: PathBuf, meta: wire::SnapshotMeta, age: Duration) -> Arc<Self> {
+        let now = Instant::now();
+        let since = now.checked_sub(age).unwrap_or(now);
+        Arc::new(Snapshot { dir, meta, doomed: AtomicBool::new(false), since })
+    }
+
+    /// How long ago it was made or arrived. A clock that jumps while this program runs does not change it.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// To be removed when nobody holds it any more.
@@ -144,7 +156,7 @@ fn publish(home: &Path, copied: &Path, meta: wire::SnapshotMeta) -> Result<Arc<S
     }
     fs::rename(copied, &dir).map_err(StoreError::io("renaming", copied))?;
     sync_dir(home)?;
-    Ok(Snapshot::new(dir, meta))
+    Ok(Snapshot::new(dir, meta, Duration::ZERO))
 }
 
 fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
@@ -161,7 +173,8 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     }
     let meta: wire::SnapshotMeta = decode_whole(path.display().to_string(), body)?;
     check_level(path.display().to_string(), meta.level)?;
-    Ok(Some(Snapshot::new(dir.to_owned(), meta)))
+    let age = ground::file_age(dir).unwrap_or_default();
+    Ok(Some(Snapshot::new(dir.to_owned(), meta, age)))
 }
 
 /// Names of the whole snapshots, oldest first. Nothing is changed.
@@ -189,7 +202,14 @@ pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
         if dir.extension().is_some_and(|kind| kind == INCOMING) {
             continue;
         }
-        let found = if dir.extension().is_some() { None } else { open(&dir)? };
+        let found = match if dir.extension().is_some() { Ok(None) } else { open(&dir) } {
+            // The rows are sound, so another can be made of them.
+            Err(StoreError::Corrupt(corrupt)) => {
+                tracing::error!("a snapshot is damaged and is removed: {corrupt}");
+                None
+            }
+            found => found?,
+        };
         let Some(found) = found else {
             fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
             continue;
@@ -222,6 +242,31 @@ pub(crate) fn useful(
         }
         !gap
     })
+}
+
+/// Whether its files are what its manifest says.
+pub(crate) fn check_files(snapshot: &Snapshot) -> Result<(), StoreError> {
+    for file in &snapshot.meta.files {
+        let path = snapshot.dir.join(&file.name);
+        if transfer::checksum_on::<ground::Files>(&path)? != (file.bytes, file.crc32c) {
+            return Err(Corrupt::new(path.display().to_string(), "fails its checksum").into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the rows in it can be read and sum up to what was written: files may be as they were sent, and have been
+/// damaged before they were first summed.
+pub(crate) fn check_rows(snapshot: &Snapshot) -> Result<(), StoreError> {
+    RowStore::open_to_look(&snapshot.dir)?.load(|_| Ok(())).map(drop)
+}
+
+/// Takes its name from a damaged snapshot, for good.
+pub(crate) fn forget(snapshot: &Snapshot) -> Result<(), StoreError> {
+    match fs::metadata(snapshot.dir.join(MANIFEST)) {
+        Ok(_) => discard(&snapshot.dir),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Copies a snapshot's files to `to`, as rows that can be opened: immutable files by link, others by bytes.

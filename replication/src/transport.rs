@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use crate::Identity;
+use crate::adapter::Adapter;
 use crate::ground::{self, Channel};
 use crate::log::lock;
 use crate::membership::Member;
@@ -90,6 +91,8 @@ pub(crate) struct Transport {
     stopped: watch::Sender<Option<String>>,
     /// Snapshots that are being sent.
     sending: Arc<AtomicUsize>,
+    /// Whose snapshots are sent.
+    adapter: Option<Adapter>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
 }
 
@@ -99,7 +102,19 @@ impl Transport {
         profile: Profile,
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
-        Transport { identity, profile, stopped, sending: Arc::default(), channels: Arc::default() }
+        Transport {
+            identity,
+            profile,
+            stopped,
+            sending: Arc::default(),
+            adapter: None,
+            channels: Arc::default(),
+        }
+    }
+
+    /// The same, sending the snapshots of `adapter`.
+    pub(crate) fn sending_of(self, adapter: &Adapter) -> Self {
+        Transport { adapter: Some(adapter.clone()), ..self }
     }
 
     fn peer_of(
@@ -172,6 +187,7 @@ impl Transport {
             profile: self.profile,
             stopped: self.stopped.clone(),
             sending: Arc::clone(&self.sending),
+            adapter: self.adapter.clone(),
             purpose,
             failures: 0,
             matched: Arc::default(),
@@ -218,6 +234,7 @@ pub(crate) struct Peer {
     profile: Profile,
     stopped: watch::Sender<Option<String>>,
     sending: Arc<AtomicUsize>,
+    adapter: Option<Adapter>,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
     matched: Arc<Mutex<(u64, u64)>>,
@@ -445,7 +462,12 @@ impl RaftNetworkV2<Types> for Peer {
                 telemetry::snapshot("sent");
                 Ok(SnapshotResponse::new(vote_from_wire(&reply.into_inner().vote.unwrap_or_default())))
             }
-            Ok(Err(status)) => Err(StreamingError::Unreachable(unreachable(&status.to_string()))),
+            Ok(Err(status)) => {
+                if status.code() == tonic::Code::DataLoss {
+                    self.suspect(&snapshot.snapshot).await;
+                }
+                Err(StreamingError::Unreachable(unreachable(&status.to_string())))
+            }
             Err(_) => Err(StreamingError::Unreachable(unreachable("the snapshot took too long"))),
         }
     }
@@ -473,6 +495,18 @@ impl RaftNetworkV2<Types> for Peer {
 }
 
 impl Peer {
+    /// Sent again as it is, a damaged snapshot would never arrive.
+    async fn suspect(&self, snapshot: &Arc<Snapshot>) {
+        let Some(adapter) = &self.adapter else { return };
+        if let Err(why) = adapter.suspect(snapshot).await {
+            let why = format!(
+                "its rows are damaged, as another replica found out: {why}; when it is started again it takes a peer's rows"
+            );
+            adapter.quarantine(&why);
+            stop(&self.stopped, why);
+        }
+    }
+
     async fn next_answer(
         &self,
         answers: &mut tonic::Streaming<wire::AppendReply>,

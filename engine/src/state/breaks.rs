@@ -4,6 +4,8 @@
 /// A rule that is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Break {
+    /// A placement is applied without the re-check: whether the host has room, ports and attributes for it by now.
+    PlacementUnchecked,
     /// A placement is not re-checked against the host's room.
     RoomUnchecked,
     /// A role goes on being charged for what has ended.

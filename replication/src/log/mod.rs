@@ -348,6 +348,11 @@ fn size(entry: &Entry) -> usize {
 
 #[cfg(test)]
 impl Log {
+    /// The vote that is on the disk. For the simulation.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        lock(&self.vote).1
+    }
+
     /// All entries as they are now, each by id and the hash of what it says; `hashed` has those of earlier calls.
     /// For the simulation.
     pub(crate) fn shown(&self, hashed: &mut std::collections::BTreeMap<LogId, u64>) -> Vec<(LogId, u64)> {

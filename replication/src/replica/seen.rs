@@ -1,6 +1,8 @@
 //! What the simulation looks at.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 
@@ -24,6 +26,11 @@ impl<M: Machine> Replica<M> {
             applied: self.inner.pending.with(|present| present.at.applied),
             stored: self.inner.writer.stored(),
             snapshot: metrics.snapshot,
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            vote: self.inner.log.vote(),
+            full: self.inner.full.load(Ordering::Relaxed),
+            ages: [self.inner.adapter.snapshot_age(), self.age()],
+            now: Duration::from_millis(crate::sim::now_ms() as u64),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! directories are never used again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -193,6 +194,9 @@ impl<M: Machine> Replica<M> {
         loop {
             if !self.inner.leadership.borrow().is_me {
                 return Err(batch::not_leader(&self.inner.leadership));
+            }
+            if self.inner.full.load(Ordering::Relaxed) {
+                return Err(ProposeError::NoRoom);
             }
             let changing = self.inner.raft.change_membership(change.clone(), retain);
             let left = deadline.saturating_duration_since(Instant::now());

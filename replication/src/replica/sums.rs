@@ -10,7 +10,6 @@ use proto::wire::raft as wire;
 use super::{Replica, stop};
 use crate::machine::Machine;
 use crate::membership::{Fingerprint, Member};
-use crate::quarantine;
 use crate::telemetry;
 
 /// For the answers of all replicas.
@@ -120,10 +119,7 @@ impl<M: Machine> Replica<M> {
             u64::from_be_bytes(own.sum),
             u64::from_be_bytes(majority)
         );
-        match quarantine::mark(&self.inner.options.dir, &why, &self.status().members) {
-            Ok(()) => {}
-            Err(error) => tracing::error!("the quarantine could not be noted: {error}"),
-        }
+        self.inner.adapter.quarantine(&why);
         stop(&self.inner.stopped, why);
     }
 }

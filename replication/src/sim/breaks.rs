@@ -22,10 +22,12 @@ pub(crate) enum Break {
     ReadWithoutBarrier,
     /// What is read back after a kill is taken for synced.
     TrustWhatIsRead,
+    /// Orders are obeyed by the term of who gives them, not by term and node.
+    FenceByTerm,
 }
 
 impl Break {
-    pub(crate) const ALL: [Break; 8] = [
+    pub(crate) const ALL: [Break; 9] = [
         Break::SkipLogSync,
         Break::SkipVoteSync,
         Break::AcknowledgeBeforeQuorum,
@@ -34,6 +36,7 @@ impl Break {
         Break::SkipInstallSync,
         Break::ReadWithoutBarrier,
         Break::TrustWhatIsRead,
+        Break::FenceByTerm,
     ];
 
     /// Its name in the environment.

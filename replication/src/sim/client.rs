@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::error::ProposeError;
 use crate::sim::breaks::{self, Break};
+use crate::sim::faults::{self, Fault};
 use crate::sim::oracle;
 use crate::sim::world::{Cluster, World};
 
@@ -54,6 +55,10 @@ pub(crate) async fn append(replica: &Cluster, command: u64, known: u64) -> bool 
     match &proposed {
         Ok(Ok(proposed)) => oracle::acknowledged(command, proposed.reply, known),
         Ok(Err(ProposeError::NotLeader { .. } | ProposeError::Busy { .. })) => oracle::refused(command),
+        Ok(Err(ProposeError::NoRoom)) => {
+            faults::fired(Fault::NoRoom);
+            oracle::refused(command);
+        }
         _ => oracle::unanswered(command),
     }
     matches!(proposed, Ok(Ok(_)))

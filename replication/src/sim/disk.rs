@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -17,10 +17,15 @@ use crate::log::lock;
 use crate::sim::breaks::{self, Break};
 use crate::sim::faults::{self, Fault, Step};
 use crate::sim::life::Life;
+use crate::sim::now_ms;
 
 /// Writes of one file that wait at most; older ones are written back, as a kernel does.
 const WAITING_MAX: usize = 64;
 const ROOT: u64 = 0;
+/// Bytes of a disk.
+const ALL: u64 = 1 << 30;
+/// What clocks show when a run begins: some day of 2026, in seconds.
+const BEGINS: u64 = 1_780_000_000;
 
 /// One replica's disk. It outlives the replica's lives.
 pub(crate) struct Disk(Mutex<State>);
@@ -31,6 +36,12 @@ struct State {
     chance: StdRng,
     armed: BTreeMap<Step, Armed>,
     sync_ms: (u64, u64),
+    /// Free bytes, of `ALL`.
+    free: u64,
+    /// How far its machine's clock is ahead of the run's, in milliseconds.
+    ahead_ms: i64,
+    /// Whether the next file of a snapshot that is read was damaged before.
+    flips: bool,
 }
 
 /// What happens when a step comes for the `left`-th time from now.
@@ -48,30 +59,33 @@ pub(crate) enum Then {
     Fail,
 }
 
+#[derive(Clone)]
 enum Node {
     File(File),
     Dir(Dir),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct File {
     seen: Vec<u8>,
     kept: Vec<u8>,
     waiting: Vec<Write>,
 }
 
+#[derive(Clone)]
 enum Write {
     Bytes(u64, Vec<u8>),
     Cut(u64),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Dir {
     seen: BTreeMap<String, u64>,
     kept: BTreeMap<String, u64>,
     waiting: Vec<Change>,
 }
 
+#[derive(Clone)]
 enum Change {
     Set(String, u64),
     Remove(String),
@@ -188,6 +202,9 @@ impl Disk {
             chance: StdRng::seed_from_u64(seed),
             armed: BTreeMap::new(),
             sync_ms: (0, 2),
+            free: ALL,
+            ahead_ms: 0,
+            flips: false,
         }))
     }
 
@@ -204,6 +221,54 @@ impl Disk {
     /// How long a sync takes from now on, in milliseconds, between.
     pub(crate) fn set_sync_ms(&self, between: (u64, u64)) {
         lock(&self.0).sync_ms = between;
+    }
+
+    /// From now on so much is free; `None` = all of it.
+    pub(crate) fn set_free(&self, free: Option<u64>) {
+        lock(&self.0).free = free.unwrap_or(ALL);
+    }
+
+    /// Free bytes, and all.
+    pub(crate) fn room(&self) -> (u64, u64) {
+        (lock(&self.0).free, ALL)
+    }
+
+    /// The machine's clock jumps.
+    pub(crate) fn jump_ms(&self, by: i64) {
+        lock(&self.0).ahead_ms += by;
+    }
+
+    /// What the machine's clock shows.
+    pub(crate) fn wall_time(&self) -> SystemTime {
+        let ms = (BEGINS * 1_000 + now_ms() as u64).saturating_add_signed(lock(&self.0).ahead_ms);
+        UNIX_EPOCH + Duration::from_millis(ms)
+    }
+
+    /// The next file of a snapshot that is read has another bit.
+    pub(crate) fn flip_snapshot(&self) {
+        lock(&self.0).flips = true;
+    }
+
+    /// A file of a snapshot is read.
+    pub(crate) fn damage_snapshot(&self, node: u64) {
+        let mut state = lock(&self.0);
+        if state.flips && flip_bit(&mut state, node) {
+            state.flips = false;
+            drop(state);
+            faults::fired(Fault::SnapshotFlip);
+        }
+    }
+
+    /// The disk as it is now, as if it were carried to another machine.
+    pub(crate) fn image(&self) -> Disk {
+        let state = lock(&self.0);
+        let nodes = state.nodes.iter().map(|(id, node)| (*id, node.clone())).collect();
+        let copy = Disk::new(state.next);
+        {
+            let mut copied = lock(&copy.0);
+            (copied.nodes, copied.next) = (nodes, state.next);
+        }
+        copy
     }
 
     /// How long the next sync takes.
@@ -350,7 +415,12 @@ impl Disk {
         let mut state = lock(&self.0);
         state.find(from)?;
         let parent = from.parent().ok_or_else(|| missing(from))?;
-        assert_eq!(Some(parent), to.parent(), "a rename to another directory is not simulated");
+        if Some(parent) != to.parent() {
+            // Two directories change; when the power goes, either change may survive alone.
+            let node = state.find(from)?;
+            state.change(to.parent().ok_or_else(|| missing(to))?, Change::Set(name_of(to)?, node))?;
+            return state.change(parent, Change::Remove(name_of(from)?));
+        }
         let change = Change::Rename(name_of(from)?, name_of(to)?);
         state.change(parent, change)
     }
@@ -432,21 +502,23 @@ impl Disk {
         }
         let which = state.chance.random_range(0..paths.len());
         let node = paths[which].1;
-        let Ok(file) = state.file(node) else { return false };
-        // Where something was written, so that it matters.
-        let written: Vec<usize> = (0..file.kept.len()).filter(|at| file.kept[*at] != 0).collect();
-        if written.is_empty() || file.seen.len() != file.kept.len() {
-            return false;
-        }
-        let (at, bit) = {
-            let chance = &mut state.chance;
-            (written[chance.random_range(0..written.len())], chance.random_range(0..8))
-        };
-        let Ok(file) = state.file(node) else { return false };
-        file.kept[at] ^= 1 << bit;
-        file.seen[at] ^= 1 << bit;
-        true
+        flip_bit(&mut state, node)
     }
+}
+
+/// Flips a bit of a file where something was written, so that it matters. Answers whether it could be done.
+fn flip_bit(state: &mut State, node: u64) -> bool {
+    let Ok(file) = state.file(node) else { return false };
+    let written: Vec<usize> = (0..file.kept.len()).filter(|at| file.kept[*at] != 0).collect();
+    if written.is_empty() || file.seen.len() != file.kept.len() {
+        return false;
+    }
+    let at = written[state.chance.random_range(0..written.len())];
+    let bit = 1 << state.chance.random_range(0..8);
+    let Ok(file) = state.file(node) else { return false };
+    file.kept[at] ^= bit;
+    file.seen[at] ^= bit;
+    true
 }
 
 /// A write as it may have reached the disk when the power went.

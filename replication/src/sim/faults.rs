@@ -78,6 +78,30 @@ pub(crate) enum Fault {
     Snapshot,
     /// A snapshot was installed.
     Installed,
+    /// A file of a snapshot was damaged, and then read to be sent.
+    SnapshotFlip,
+    /// One replica wrote a row that the others did not.
+    RowsDiffer,
+    /// A replica stopped because its rows are not the majority's, or are damaged.
+    Quarantined,
+    /// It runs again with a peer's.
+    Refetched,
+    /// The free space of a disk fell below the reserve.
+    DiskFull,
+    /// A command was refused for want of room.
+    NoRoom,
+    /// A leader without room leads no more.
+    FullGivesUp,
+    /// A replica without room takes entries again.
+    RoomAgain,
+    /// The clock of a machine jumped, by a minute to a month, and not its monotonic one.
+    ClockJump,
+    /// A backup was taken of a running replica, and a new cluster made of it.
+    Restored,
+    /// A new cluster was made of one replica's directory.
+    Recovered,
+    /// Two replicas led in one term.
+    TwoLeaders,
 }
 
 impl Fault {
@@ -100,6 +124,18 @@ impl Fault {
             Fault::Stop,
             Fault::Snapshot,
             Fault::Installed,
+            Fault::SnapshotFlip,
+            Fault::RowsDiffer,
+            Fault::Quarantined,
+            Fault::Refetched,
+            Fault::DiskFull,
+            Fault::NoRoom,
+            Fault::FullGivesUp,
+            Fault::RoomAgain,
+            Fault::ClockJump,
+            Fault::Restored,
+            Fault::Recovered,
+            Fault::TwoLeaders,
         ];
         Step::OFTEN.into_iter().chain(Step::SELDOM).map(Fault::CrashAt).chain(others).collect()
     }

@@ -163,6 +163,9 @@ impl FileExt for File {
             File::System(file) => std::os::unix::fs::FileExt::read_exact_at(file, bytes, at),
             File::Simulated(handle) => {
                 handle.alive()?;
+                if step(&handle.path, Doing::Copy) == Step::Checkpoint {
+                    handle.life.disk.damage_snapshot(handle.node);
+                }
                 let read = handle.life.disk.read(handle.node, at, bytes)?;
                 if read == bytes.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
@@ -362,7 +365,8 @@ pub(crate) fn hard_link(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Res
 pub(crate) fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<u64> {
     let (from, to) = (from.as_ref(), to.as_ref());
     let Some(life) = owner(to)? else { return std::fs::copy(from, to) };
-    let bytes = life.disk.read_all(from)?;
+    // Backups lie on the system's disk.
+    let bytes = if from.starts_with(HOME) { life.disk.read_all(from)? } else { std::fs::read(from)? };
     before(&life, to, Doing::Copy)?;
     let node = life.disk.create(to, true)?;
     before(&life, to, Doing::Copy)?;

@@ -1,6 +1,8 @@
 //! `ground` in the build of this crate's tests: the system's, or in a life the simulation's.
 
 use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rand::Rng as _;
 use tokio::task::{JoinError, JoinHandle};
@@ -14,6 +16,30 @@ pub(crate) use crate::sim::files::Files;
 pub(crate) use crate::sim::net::Channel;
 pub(crate) use crate::sim::rows::{Batch, Database};
 pub(crate) use crate::sim::runtime::Runtime;
+
+/// In a life, of its disk.
+pub(crate) fn room(dir: &Path) -> Option<(u64, u64)> {
+    match life::current() {
+        Some(life) => Some(life.disk.room()),
+        None => {
+            let found = rustix::fs::statvfs(dir).ok()?;
+            Some((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
+        }
+    }
+}
+
+/// In a life, what its machine's clock shows.
+pub(crate) fn wall_time() -> SystemTime {
+    life::current().map_or_else(SystemTime::now, |life| life.disk.wall_time())
+}
+
+/// In a life nobody knows.
+pub(crate) fn file_age(path: &Path) -> Option<Duration> {
+    match life::current() {
+        Some(_) => None,
+        None => path.metadata().ok()?.modified().ok()?.elapsed().ok(),
+    }
+}
 
 pub(crate) fn connect(endpoint: &Endpoint) -> Channel {
     match life::current() {

@@ -13,8 +13,11 @@ use crate::options::{Options, Profile};
 use crate::sim::faults::{self, Fault};
 use crate::sim::life::Life;
 use crate::sim::world::{Cluster, World};
-use crate::sim::{trace, violated};
+use crate::sim::{files as fs, obeyer, trace, violated};
 use crate::{Replica, Voting, identity};
+
+/// What must stay free of a disk, in bytes.
+pub(crate) const RESERVE: u64 = 1 << 20;
 
 fn options(world: &World, life: &Life) -> Options {
     let address = world.address(life.place);
@@ -23,6 +26,8 @@ fn options(world: &World, life: &Life) -> Options {
     options.segment_bytes = 4096;
     options.snapshot_entries = world.snapshot_entries;
     options.keep_entries = world.keep_entries;
+    options.check_every = world.check_every;
+    options.disk_reserve = Some(RESERVE);
     options
 }
 
@@ -38,6 +43,8 @@ enum Ended {
     Removed,
     /// Its bytes are damaged.
     Condemned(String),
+    /// Its rows are not the majority's.
+    Quarantined(String),
 }
 
 /// Runs the replica at `place` until the world ends, or until it is condemned.
@@ -77,6 +84,12 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
                 trace(|| format!("replica {place} was told that it is removed"));
                 return;
             }
+            Ended::Quarantined(why) if world.rows_may_differ() || world.was_damaged(place) => {
+                trace(|| format!("replica {place} was quarantined: {why}"));
+            }
+            Ended::Quarantined(why) => {
+                violated(&format!("replica {place} was quarantined without a fault: {why}"))
+            }
             Ended::Stopped(why) if life.sync_failed.load(Ordering::Relaxed) || world.was_damaged(place) => {
                 trace(|| format!("replica {place} stopped: {why}"));
             }
@@ -94,7 +107,9 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
             }
         }
         let down = if world.is_healing() { 50 } else { chance.random_range(5..1500) };
-        tokio::time::sleep(Duration::from_millis(down)).await;
+        let down =
+            world.stays_away(place).filter(|_| !world.is_healing()).unwrap_or(Duration::from_millis(down));
+        tokio::time::sleep(down).await;
         if world.wants_flip(place) {
             let chosen =
                 |path: &str| path.ends_with(".seg") || path.ends_with(".sst") || path.contains("/vote.");
@@ -108,6 +123,7 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
 
 async fn start(world: Arc<World>, life: Arc<Life>) -> Result<Cluster, StartError> {
     let options = options(&world, &life);
+    let quarantined = fs::metadata(life.dir.join("quarantined")).is_ok();
     if identity::identity(&life.dir)?.is_none() {
         if life.place == 1 {
             identity::init(&options).await?;
@@ -115,7 +131,11 @@ async fn start(world: Arc<World>, life: Arc<Life>) -> Result<Cluster, StartError
             join(&world, &options).await?;
         }
     }
-    Replica::start(options).await
+    let replica = Replica::start(options).await?;
+    if quarantined {
+        faults::fired(Fault::Refetched);
+    }
+    Ok(replica)
 }
 
 /// Asks whoever leads for a place until it gives one.
@@ -143,11 +163,16 @@ async fn run(world: &Arc<World>, life: &Arc<Life>, replica: Cluster) -> Ended {
     life.net.listen(&world.address(place), Arc::clone(life), replica.raft_service());
     life.started.store(true, Ordering::Relaxed);
     world.runs(place, replica.clone());
+    drop(life.run(obeyer::command(replica.clone(), Arc::clone(life), Arc::clone(&world.obeyer))));
     let ended = tokio::select! {
         biased;
         () = life.over() => Ended::Died,
         why = replica.stopped() => match why {
             why if why.contains("was removed from the cluster") && world.is_leaving(place) => Ended::Removed,
+            why if why.contains("it takes a peer's rows") => {
+                faults::fired(Fault::Quarantined);
+                Ended::Quarantined(why)
+            }
             why => Ended::Stopped(why),
         },
         () = world.stop_asked(place) => {
@@ -167,6 +192,9 @@ async fn run(world: &Arc<World>, life: &Arc<Life>, replica: Cluster) -> Ended {
 fn not_started(error: StartError) -> Ended {
     match error {
         StartError::Store(StoreError::Corrupt(corrupt)) => Ended::Condemned(corrupt.to_string()),
+        StartError::Store(StoreError::Refused(why)) if why.contains("is quarantined") => {
+            Ended::Quarantined(why)
+        }
         other => Ended::Stopped(other.to_string()),
     }
 }

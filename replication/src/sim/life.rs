@@ -28,6 +28,8 @@ thread_local! {
 pub(crate) struct Life {
     /// Which place of the cluster: each has its own disk and address.
     pub(crate) place: usize,
+    /// Which cluster: 0, or one that was made of a backup or of what was left.
+    pub(crate) cluster: u64,
     /// Its data directory.
     pub(crate) dir: PathBuf,
     pub(crate) disk: Arc<Disk>,
@@ -36,6 +38,8 @@ pub(crate) struct Life {
     pub(crate) silent: AtomicBool,
     /// Whether it has started: what is loaded from now on came with a snapshot.
     pub(crate) started: AtomicBool,
+    /// Whether the machine writes a row next that it should not.
+    pub(crate) differs: AtomicBool,
     /// Whether a sync of it failed: then it may stop.
     pub(crate) sync_failed: AtomicBool,
     dead: AtomicBool,
@@ -46,14 +50,22 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    pub(crate) fn new(place: usize, dir: PathBuf, disk: Arc<Disk>, net: Arc<Net>, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(
+        (cluster, place): (u64, usize),
+        dir: PathBuf,
+        disk: Arc<Disk>,
+        net: Arc<Net>,
+        seed: u64,
+    ) -> Arc<Self> {
         Arc::new(Life {
             place,
+            cluster,
             dir,
             disk,
             net,
             silent: AtomicBool::new(false),
             started: AtomicBool::new(false),
+            differs: AtomicBool::new(false),
             sync_failed: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             died: Notify::new(),
@@ -105,6 +117,13 @@ impl Life {
         }
         tasks.push(task.abort_handle());
         task
+    }
+}
+
+impl Life {
+    /// Does something as it would.
+    pub(crate) fn within<R>(self: &Arc<Self>, work: impl FnOnce() -> R) -> R {
+        within(self, work)
     }
 }
 

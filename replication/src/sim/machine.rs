@@ -44,6 +44,10 @@ impl Machine for List {
             2 => changed.delete(key(b't', place / 8)),
             _ => {}
         }
+        if life::current().is_some_and(|life| life.differs.swap(false, Ordering::Relaxed)) {
+            faults::fired(Fault::RowsDiffer);
+            changed.put(vec![b'x'], Arc::new(place.to_be_bytes().to_vec()));
+        }
         place
     }
 
@@ -57,7 +61,7 @@ impl Machine for List {
                     list.items.push(number(&row, "an item")?);
                 }
                 b'n' => length = number(&row, "the length")?,
-                b't' => {}
+                b't' | b'x' => {}
                 _ => return Err(Corrupt::new("the list", format!("row {name:?} is out of place"))),
             }
         }

@@ -12,12 +12,15 @@ mod client;
 pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod files;
+mod fork;
 pub(crate) mod ground;
+mod harm;
 pub(crate) mod invariants;
 mod keeper;
 pub(crate) mod life;
 pub(crate) mod machine;
 pub(crate) mod net;
+mod obeyer;
 mod oracle;
 pub(crate) mod rows;
 mod runs;
@@ -34,7 +37,7 @@ thread_local! {
 }
 
 /// Simulated time since the run began, in milliseconds.
-fn now_ms() -> u128 {
+pub(crate) fn now_ms() -> u128 {
     BEGAN.get().map_or(0, |began| began.elapsed().as_millis())
 }
 

@@ -49,6 +49,8 @@ struct State {
     loss: u32,
     /// Of 1,000 so many are late.
     late: u32,
+    /// How long any takes, in milliseconds, between.
+    slow_ms: (u64, u64),
 }
 
 impl Net {
@@ -60,6 +62,7 @@ impl Net {
                 cut: BTreeSet::new(),
                 loss: 0,
                 late: 0,
+                slow_ms: (1, 3),
             }),
             changed: Notify::new(),
         }
@@ -87,6 +90,11 @@ impl Net {
         (state.loss, state.late) = (loss, late);
     }
 
+    /// From now on each takes so long, in milliseconds, between.
+    pub(crate) fn set_slow_ms(&self, between: (u64, u64)) {
+        lock(&self.state).slow_ms = between;
+    }
+
     fn is_cut(&self, way: (usize, usize)) -> bool {
         lock(&self.state).cut.contains(&way)
     }
@@ -94,12 +102,12 @@ impl Net {
     /// When what is sent now arrives; `Err` if the connection breaks on the way.
     fn send(&self, behind: Instant) -> Result<Instant, StdError> {
         let mut state = lock(&self.state);
-        let (loss, late) = (state.loss, state.late);
+        let (loss, late, (min, max)) = (state.loss, state.late, state.slow_ms);
         if state.chance.random_range(0..1000) < loss {
             faults::fired(Fault::Loss);
             return Err("the connection broke".into());
         }
-        let mut takes = state.chance.random_range(1..4);
+        let mut takes = state.chance.random_range(min..=max);
         if state.chance.random_range(0..1000) < late {
             faults::fired(Fault::Reordered);
             takes = state.chance.random_range(20..300);

@@ -15,14 +15,15 @@ use tokio::time::Instant;
 use crate::Replica;
 use crate::log::lock;
 use crate::raft::LogId;
-use crate::sim::disk::{Disk, Then};
-use crate::sim::faults::{self, Fault, Step};
+use crate::sim::disk::Disk;
+use crate::sim::faults::{self, Fault};
 use crate::sim::files::HOME;
 use crate::sim::invariants::{self, Seen};
 use crate::sim::life::Life;
 use crate::sim::machine::List;
 use crate::sim::net::Net;
-use crate::sim::{breaks, client, keeper, oracle, trace, violated};
+use crate::sim::obeyer::Obeyer;
+use crate::sim::{breaks, client, fork, harm, keeper, oracle, trace, violated};
 
 /// A replica of the simulated cluster.
 pub(crate) type Cluster = Replica<List>;
@@ -34,16 +35,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The run.
 pub(crate) struct World {
-    net: Arc<Net>,
+    pub(crate) net: Arc<Net>,
+    pub(crate) obeyer: Arc<Obeyer>,
     places: Mutex<BTreeMap<usize, Place>>,
     healing: AtomicBool,
     quiet: AtomicBool,
     lives: AtomicU64,
     /// Replicas that are being removed.
     removals: AtomicU64,
+    /// Whether rows were made to differ.
+    differs: AtomicBool,
     seed: u64,
     pub(crate) snapshot_entries: u64,
     pub(crate) keep_entries: u64,
+    pub(crate) check_every: Duration,
 }
 
 struct Place {
@@ -55,6 +60,8 @@ struct Place {
     power_goes: bool,
     wants_flip: bool,
     damaged: bool,
+    /// How long it stays down when it ends next.
+    away: Option<Duration>,
     /// The cluster goes on without it: it is condemned, or being removed.
     leaving: bool,
     stop: Arc<Notify>,
@@ -64,14 +71,17 @@ impl World {
     fn new(seed: u64, chance: &mut StdRng) -> Arc<Self> {
         Arc::new(World {
             net: Arc::new(Net::new(chance.random())),
+            obeyer: Arc::default(),
             places: Mutex::default(),
             healing: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
             lives: AtomicU64::new(0),
             removals: AtomicU64::new(0),
+            differs: AtomicBool::new(false),
             seed,
             snapshot_entries: *[20, 50, 200].choose(chance).unwrap_or(&50),
             keep_entries: *[0, 5, 40].choose(chance).unwrap_or(&5),
+            check_every: Duration::from_secs(chance.random_range(1..11)),
         })
     }
 
@@ -100,6 +110,7 @@ impl World {
             power_goes: false,
             wants_flip: false,
             damaged: false,
+            away: None,
             leaving: false,
             stop: Arc::default(),
         }))
@@ -110,7 +121,7 @@ impl World {
         self.with(place, |at| {
             let dir = PathBuf::from(HOME).join(place.to_string());
             at.disk.make_home(&dir);
-            let life = Life::new(place, dir, Arc::clone(&at.disk), Arc::clone(&self.net), seed);
+            let life = Life::new((0, place), dir, Arc::clone(&at.disk), Arc::clone(&self.net), seed);
             at.life = Some((number, Arc::clone(&life)));
             at.hashed.clear();
             life
@@ -149,6 +160,71 @@ impl World {
 
     pub(crate) fn was_damaged(&self, place: usize) -> bool {
         self.with(place, |at| at.damaged)
+    }
+
+    /// It may be found to be damaged, and need not be.
+    pub(crate) fn may_be_damaged(&self, place: usize) {
+        self.with(place, |at| at.damaged = true);
+    }
+
+    /// From now on rows may differ.
+    pub(crate) fn differ(&self) {
+        self.differs.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rows_may_differ(&self) -> bool {
+        self.differs.load(Ordering::Relaxed)
+    }
+
+    /// A bit is flipped when the replica at `place` is down.
+    pub(crate) fn wish_flip(&self, place: usize) {
+        self.with(place, |at| at.wants_flip = true);
+    }
+
+    pub(crate) fn ask_to_stop(&self, place: usize) {
+        self.with(place, |at| at.stop.notify_one());
+    }
+
+    /// When the replica at `place` ends next, it stays down so long.
+    pub(crate) fn keep_away(&self, place: usize, time: Duration) {
+        self.with(place, |at| at.away = Some(time));
+    }
+
+    pub(crate) fn stays_away(&self, place: usize) -> Option<Duration> {
+        self.with(place, |at| at.away.take())
+    }
+
+    /// The replica at `place` ends, and maybe all power with it.
+    pub(crate) fn end(&self, place: usize, power: bool) {
+        self.with(place, |at| {
+            at.power_goes |= power;
+            at.life.iter().for_each(|(_, life)| life.end());
+        });
+    }
+
+    pub(crate) fn disk(&self, place: usize) -> Arc<Disk> {
+        self.with(place, |at| Arc::clone(&at.disk))
+    }
+
+    pub(crate) fn life(&self, place: usize) -> Option<Arc<Life>> {
+        self.with(place, |at| at.life.as_ref().map(|(_, life)| Arc::clone(life)))
+    }
+
+    pub(crate) fn replica(&self, place: usize) -> Option<Cluster> {
+        self.with(place, |at| at.replica.clone())
+    }
+
+    /// Whether the replica at `place` says that it leads.
+    pub(crate) fn leads(&self, place: usize) -> bool {
+        self.replica(place).is_some_and(|replica| replica.leadership().borrow().is_me)
+    }
+
+    /// The network and the disks are as they should be.
+    pub(crate) fn calm(&self) {
+        self.net.set_cut(BTreeSet::new());
+        self.net.set_weather(0, 0);
+        self.net.set_slow_ms((1, 3));
+        lock(&self.places).values().for_each(|at| at.disk.set_sync_ms((0, 2)));
     }
 
     pub(crate) fn is_leaving(&self, place: usize) -> bool {
@@ -190,7 +266,7 @@ impl World {
     }
 
     /// Who says that it leads.
-    fn leader(&self) -> Option<Cluster> {
+    pub(crate) fn leader(&self) -> Option<Cluster> {
         self.running().into_iter().map(|(_, replica)| replica).find(|r| r.leadership().borrow().is_me)
     }
 
@@ -202,14 +278,14 @@ impl World {
     }
 
     /// One more replica, which joins.
-    fn add(self: &Arc<Self>) {
+    pub(crate) fn add(self: &Arc<Self>) {
         let place = lock(&self.places).last_key_value().map_or(0, |(place, _)| *place) + 1;
         self.with(place, |_| ());
         let chance = StdRng::seed_from_u64(self.seed.wrapping_mul(77).wrapping_add(place as u64));
         tokio::spawn(keeper::keep(Arc::clone(self), place, chance));
     }
 
-    fn living(&self) -> Vec<usize> {
+    pub(crate) fn living(&self) -> Vec<usize> {
         let places = lock(&self.places);
         places.iter().filter(|(_, at)| at.life.is_some()).map(|(place, _)| *place).collect()
     }
@@ -232,6 +308,8 @@ impl World {
 async fn look(world: Arc<World>) {
     let mut laws = invariants::all();
     let mut snapshots = BTreeSet::new();
+    // Which lives have no room, and whether they lead.
+    let mut full: BTreeMap<u64, bool> = BTreeMap::new();
     loop {
         let seen = world.seen();
         for seen in &seen {
@@ -239,6 +317,13 @@ async fn look(world: Arc<World>) {
                 && snapshots.insert((seen.node_id, snapshot))
             {
                 faults::fired(Fault::Snapshot);
+            }
+            let before = match seen.full {
+                true => full.insert(seen.life, seen.leads.is_some()),
+                false => full.remove(&seen.life).map(|_| faults::fired(Fault::RoomAgain)).and(None),
+            };
+            if before == Some(true) && seen.leads.is_none() {
+                faults::fired(Fault::FullGivesUp);
             }
         }
         for law in &mut laws {
@@ -282,7 +367,7 @@ pub(crate) async fn run(seed: u64) {
             tokio::spawn(client::run(Arc::clone(&world), number, chance))
         })
         .collect();
-    harm(&world, &mut chance).await;
+    harm::harm(&world, &mut chance).await;
     heal(&world);
     until(HEALS_WITHIN, || all_vote(&world)).await;
     let promised = oracle::acknowledged_count();
@@ -295,6 +380,23 @@ pub(crate) async fn run(seed: u64) {
         let _ = client.await;
     }
     converge(&world).await;
+    lose_all_but_one(&world, &mut chance).await;
+}
+
+/// Of a whole cluster one disk is left: a new cluster of it has all that was promised.
+async fn lose_all_but_one(world: &World, chance: &mut StdRng) {
+    // What is acknowledged is on a quorum's disks; by now on all.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut sound = world.staying();
+    sound.retain(|(place, _)| !world.was_damaged(*place));
+    let Some((place, replica)) = sound.choose(chance) else { return };
+    let image = world.disk(*place).image();
+    image.power_cut();
+    let items = replica.read(|list| list.items.len());
+    let before = replica.identity().clone();
+    let owed = fork::Owed { before, index: replica.status().applied, items, same: items };
+    let dir = PathBuf::from(HOME).join(place.to_string());
+    fork::recover(image, Arc::clone(&world.net), chance.random(), &dir, owed).await;
 }
 
 fn all_vote(world: &World) -> Result<(), String> {
@@ -330,16 +432,13 @@ async fn converge(world: &Arc<World>) {
         all_vote(world)
     })
     .await;
-    let Some(leader) = world.leader() else { violated("nobody leads any more") };
-    let sum = match leader.fingerprint().await {
-        Ok(sum) => sum,
-        Err(error) => violated(&format!("the leader has no sum: {error}")),
-    };
-    for (place, replica) in &world.staying() {
-        let found = replica.fingerprint_of(sum.index).await;
-        if found != Some(sum) {
-            violated(&format!("replica {place} sums to {found:?}, the leader to {sum:?}"));
+    let deadline = Instant::now() + HEALS_WITHIN;
+    while let Err(why) = same_sums(world).await {
+        // Rows that were made to differ are found and replaced; all others are the same at once.
+        if !world.rows_may_differ() || Instant::now() > deadline {
+            violated(&why);
         }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     trace(|| format!("all replicas agree: {}", oracle::summary()));
 }
@@ -348,143 +447,26 @@ async fn converge(world: &Arc<World>) {
 fn heal(world: &World) {
     trace(|| "the harm ends".into());
     world.healing.store(true, Ordering::Relaxed);
-    world.net.set_cut(BTreeSet::new());
-    world.net.set_weather(0, 0);
+    world.calm();
     for at in lock(&world.places).values() {
         at.disk.disarm();
-        at.disk.set_sync_ms((0, 2));
+        at.disk.set_free(None);
     }
 }
 
-/// The kinds of harm that a run draws from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Harm {
-    CrashAt,
-    Crash,
-    Blackout,
-    FailSync,
-    SlowSync,
-    Partition,
-    OneWay,
-    Weather,
-    Calm,
-    Join,
-    Flip,
-    Remove,
-    Transfer,
-    Stop,
-}
-
-const HARMS: [Harm; 14] = [
-    Harm::CrashAt,
-    Harm::Crash,
-    Harm::Blackout,
-    Harm::FailSync,
-    Harm::SlowSync,
-    Harm::Partition,
-    Harm::OneWay,
-    Harm::Weather,
-    Harm::Calm,
-    Harm::Join,
-    Harm::Flip,
-    Harm::Remove,
-    Harm::Transfer,
-    Harm::Stop,
-];
-
-/// Harms the cluster for a while. Each run draws from some of the kinds only, so that each is also seen without the
-/// others in its way.
-async fn harm(world: &Arc<World>, chance: &mut StdRng) {
-    let kinds: Vec<Harm> = HARMS.into_iter().filter(|_| chance.random_range(0..3) > 0).collect();
-    let until = Instant::now() + Duration::from_millis(chance.random_range(6_000..15_000));
-    let mut once = BTreeSet::new();
-    while Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(chance.random_range(20..900))).await;
-        let Some(kind) = kinds.choose(chance).copied() else { continue };
-        // At most one of these a run: more of them may cost a quorum.
-        if matches!(kind, Harm::Join | Harm::Flip | Harm::Remove) && !once.insert(format!("{kind:?}")) {
-            continue;
+/// Whether all have the same rows. Where there is no majority, a person decides: here, who wrote what it should not is
+/// replaced.
+async fn same_sums(world: &Arc<World>) -> Result<(), String> {
+    let leader = world.leader().ok_or("nobody leads any more")?;
+    let sum = leader.fingerprint().await.map_err(|error| format!("the leader has no sum: {error}"))?;
+    for (place, replica) in &world.staying() {
+        let found = replica.fingerprint_of(sum.index).await;
+        if found != Some(sum) {
+            if *leader.split().borrow() && found.is_some() && world.removals.load(Ordering::Relaxed) == 0 {
+                world.replace(*place, replica.identity().node_id);
+            }
+            return Err(format!("replica {place} sums to {found:?}, the leader to {sum:?}"));
         }
-        do_harm(world, kind, chance);
     }
-}
-
-fn do_harm(world: &Arc<World>, kind: Harm, chance: &mut StdRng) {
-    let living = world.living();
-    let Some(&place) = living.choose(chance) else { return };
-    let disk = world.with(place, |at| Arc::clone(&at.disk));
-    match kind {
-        Harm::CrashAt => {
-            // One that comes often, or whichever of these seldom ones comes first.
-            let steps = if chance.random_range(0..5) < 2 {
-                Step::OFTEN.choose_multiple(chance, 1)
-            } else {
-                Step::SELDOM.choose_multiple(chance, 4)
-            };
-            for step in steps.copied().collect::<Vec<_>>() {
-                disk.arm(step, chance.random_range(1..8), Then::Die);
-            }
-        }
-        Harm::Crash => {
-            faults::fired(Fault::Crash);
-            world.with(place, |at| at.life.iter().for_each(|(_, life)| life.end()));
-        }
-        Harm::Blackout => {
-            faults::fired(Fault::Blackout);
-            for place in living {
-                world.with(place, |at| {
-                    at.power_goes = true;
-                    at.life.iter().for_each(|(_, life)| life.end());
-                });
-            }
-        }
-        Harm::FailSync => {
-            let step =
-                *[Step::Sync, Step::Vote, Step::Flush, Step::Segment].choose(chance).unwrap_or(&Step::Sync);
-            disk.arm(step, chance.random_range(1..4), Then::Fail);
-        }
-        Harm::SlowSync => {
-            faults::fired(Fault::SlowSync);
-            disk.set_sync_ms(*[(5, 30), (50, 200), (200, 900)].choose(chance).unwrap_or(&(5, 30)));
-        }
-        Harm::Partition => {
-            faults::fired(Fault::Partition);
-            let side = |place: &usize| (place + chance.random_range(0..2)).is_multiple_of(2);
-            let (one, other): (Vec<usize>, Vec<usize>) = living.iter().copied().partition(side);
-            let ways = one.iter().flat_map(|a| other.iter().flat_map(move |b| [(*a, *b), (*b, *a)]));
-            world.net.set_cut(ways.collect());
-        }
-        Harm::OneWay => {
-            faults::fired(Fault::OneWay);
-            let ways = living.iter().filter(|other| **other != place).map(|other| match chance.random() {
-                true => (place, *other),
-                false => (*other, place),
-            });
-            world.net.set_cut(ways.collect());
-        }
-        Harm::Weather => world.net.set_weather(chance.random_range(0..20), chance.random_range(0..100)),
-        Harm::Calm => {
-            world.net.set_cut(BTreeSet::new());
-            world.net.set_weather(0, 0);
-            lock(&world.places).values().for_each(|at| at.disk.set_sync_ms((0, 2)));
-        }
-        Harm::Join => world.add(),
-        Harm::Flip => world.with(place, |at| at.wants_flip = true),
-        Harm::Remove => {
-            let node = world.with(place, |at| at.replica.as_ref().map(|replica| replica.identity().node_id));
-            if let Some(node_id) = node {
-                world.replace(place, node_id);
-            }
-        }
-        Harm::Transfer => {
-            if let Some(leader) = world.leader() {
-                faults::fired(Fault::Transfer);
-                tokio::spawn(async move {
-                    let moved = leader.transfer(None).await;
-                    trace(|| format!("leadership was asked to move: {:?}", moved.map(|to| to.node_id)));
-                });
-            }
-        }
-        Harm::Stop => world.with(place, |at| at.stop.notify_one()),
-    }
+    all_vote(world)
 }

@@ -4,12 +4,14 @@
 //! out, and the rows changed since the cut before. It falls between two entries, never within one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 
 use proto::wire::raft as wire;
+use tokio::sync::Notify;
 
 use crate::log::lock;
 use crate::machine::{Changes, Corrupt, Row};
+use crate::membership::Member;
 use crate::raft::{
     LEVEL, LogId, Membership, StoredMembership, log_id_from_wire, log_id_to_wire, membership_from_wire,
     membership_to_wire,
@@ -67,6 +69,13 @@ impl Point {
 
     pub(crate) fn index(&self) -> u64 {
         self.applied.map_or(0, |id| id.index)
+    }
+
+    /// Who belongs to the cluster. Nobody was heard: lag and time are not known.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let membership = self.membership.membership();
+        let votes = |id: &u64| membership.get_joint_config().iter().all(|voters| voters.contains(id));
+        membership.nodes().map(|(id, node)| node.member(*id, votes(id))).collect()
     }
 
     pub(crate) fn to_wire(&self, sum: u64) -> wire::RowsMeta {
@@ -132,12 +141,12 @@ pub(crate) struct Present {
 #[derive(Default)]
 pub(crate) struct Pending {
     present: Mutex<Present>,
-    room: Condvar,
+    room: Notify,
 }
 
 impl Pending {
     pub(crate) fn new(at: Point) -> Self {
-        Pending { present: Mutex::new(Present { at, ..Present::default() }), room: Condvar::new() }
+        Pending { present: Mutex::new(Present { at, ..Present::default() }), room: Notify::new() }
     }
 
     /// Work on the present: what happens within is never split by a cut.
@@ -146,13 +155,19 @@ impl Pending {
     }
 
     /// Freezes the present because its sum is asked for. Waits while too many cuts wait.
-    pub(crate) fn freeze_for_check(&self) {
-        let mut present = lock(&self.present);
-        while present.cuts.len() >= CUTS_MAX {
-            present = self.room.wait(present).unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) async fn freeze_for_check(&self) {
+        loop {
+            let room = self.room.notified();
+            {
+                let mut present = lock(&self.present);
+                if present.cuts.len() < CUTS_MAX {
+                    let cut = freeze(&mut present, true);
+                    present.cuts.push_back(cut);
+                    return;
+                }
+            }
+            room.await;
         }
-        let cut = freeze(&mut present, true);
-        present.cuts.push_back(cut);
     }
 
     /// The next cut to write: one that waits, or the present if it moved.
@@ -163,14 +178,14 @@ impl Pending {
             None if present.moved => Some(freeze(&mut present, false)),
             None => None,
         };
-        self.room.notify_all();
+        self.room.notify_waiters();
         cut
     }
 
     /// Everything is replaced: a snapshot was installed.
     pub(crate) fn replace(&self, at: Point) {
         *lock(&self.present) = Present { at, ..Present::default() };
-        self.room.notify_all();
+        self.room.notify_waiters();
     }
 }
 

@@ -112,7 +112,7 @@ async fn nothing_is_called_stored_before_it_is_flushed() {
         apply(&pending, index);
     }
     // Cuts are written each quarter of a second and flushes come each ten: the cut of a sum proves a write.
-    pending.freeze_for_check();
+    pending.freeze_for_check().await;
     writer.nudge();
     writer.newest_sum().wait_for(|newest| *newest == Some(20)).await.unwrap();
     assert_eq!(writer.stored(), None);

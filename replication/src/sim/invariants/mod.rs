@@ -1,12 +1,19 @@
 //! What must be true of all replicas at every moment, one law a file.
 
+mod age;
 mod applied;
+mod commit;
 mod completeness;
 mod election;
 mod matching;
+pub(crate) mod obeyed;
+mod room;
 mod stored;
+mod vote;
 
-use crate::raft::LogId;
+use std::time::Duration;
+
+use crate::raft::{LogId, Vote};
 
 /// A replica as it is at one moment.
 #[derive(Clone, Debug)]
@@ -22,6 +29,15 @@ pub(crate) struct Seen {
     pub(crate) applied: Option<LogId>,
     pub(crate) stored: Option<LogId>,
     pub(crate) snapshot: Option<LogId>,
+    pub(crate) committed: u64,
+    /// The vote that is on its disk.
+    pub(crate) vote: Option<Vote>,
+    /// Whether it found its disk full.
+    pub(crate) full: bool,
+    /// How old its newest snapshot, and what it shows, are said to be.
+    pub(crate) ages: [Option<Duration>; 2],
+    /// How long the run lasts.
+    pub(crate) now: Duration,
 }
 
 impl Seen {
@@ -46,5 +62,12 @@ pub(crate) fn all() -> Vec<Box<dyn Law + Send>> {
         Box::<applied::Applied>::default(),
         Box::<completeness::Completeness>::default(),
         Box::<stored::Stored>::default(),
+        Box::<commit::Commit>::default(),
+        Box::<vote::Votes>::default(),
+        Box::<room::Room>::default(),
+        Box::<age::Age>::default(),
     ]
 }
+
+#[cfg(test)]
+mod tests;
