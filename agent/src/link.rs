@@ -244,8 +244,8 @@ impl Lines {
             .map_err(|e| format!("the address is not one: {e}"))?
             .connect_timeout(CONNECT_MAX)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_millis(1500))
             .keep_alive_while_idle(true);
         if let Some(shared) = &self.shared {
             let mut lines = shared.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,7 +28,7 @@ impl Peers {
             .connect_timeout(Duration::from_millis(500))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_secs(3))
+            .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true);
         let channel = endpoint.connect_lazy();
         channels.insert(address.to_owned(), channel.clone());
