@@ -193,6 +193,8 @@ fn kind(op: &Op) -> &'static str {
         Op::PutCron { .. } => "PutCron",
         Op::DropCron { .. } => "DropCron",
         Op::RunCron { .. } => "RunCron",
+        Op::RaiseLevel { .. } => "RaiseLevel",
+        Op::SetClock { .. } => "SetClock",
     }
 }
 
