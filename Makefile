@@ -48,6 +48,7 @@ bench-%: setup
 
 chaos: build ## longer runs of the fault tests
 	@$(rocksdb) BOREALIS_BIN=$(bin) BOREALIS_CHAOS_KILLS=100 BOREALIS_CHAOS_OPERATIONS=200000
+	tests/levels/programs.sh 1 # before the clusters, which a build would disturb
 	SIM_SEEDS=$${SIM_SEEDS:-600} cargo test --locked -p replication --lib -- sim:: --nocapture
 	cargo test --locked -p engine --lib -- the_hunter_finds_each_broken_rule --nocapture
 	cargo test --locked --workspace --test it -- chaos --nocapture

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::clock::read_seconds;
 use crate::cluster::member::read_node;
 use crate::duration;
 use crate::error::{Error, Kind};
@@ -433,6 +434,15 @@ pub(crate) enum Cluster {
     },
     /// Compare the replicas' states at one point of the log
     Fingerprint,
+    /// Set the cluster's own clock forward, when it is far behind; without --yes only say what that would be
+    SetClock {
+        /// Seconds since 1970; default: what the clock of this machine shows
+        #[arg(value_name = "SECONDS", value_parser = read_seconds)]
+        to: Option<u64>,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// A data directory, and where its replica will be reached.
@@ -544,6 +554,8 @@ mod tests {
             ("borealis --json cluster join --addr a:1 --via b:2", 0),
             ("borealis task logs task-1-2 --process p --stderr --follow", 0),
             ("borealis dev --dir d --replicas 3 --agents 2 --profile lan --cluster west", 0),
+            ("borealis cluster set-clock 1800000000 --yes --json", 0),
+            ("borealis cluster set-clock tomorrow", 6),
             ("borealis dev --dir d --agents 20 --simulated", 0),
             ("borealis --help", 0),
             ("borealis --version", 0),

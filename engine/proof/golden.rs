@@ -19,6 +19,7 @@
 //! unused HOST cpu=2 ram=512         what the host's tasks have reserved and do not use
 //! update JOB instances=3 cpu=2 ...  begins one, with the words of submit; move JOB INSTANCE ...; endupdate JOB
 //! cron JOB instances=3 ...          puts a template, with the words of submit; runcron JOB; dropcron JOB
+//! raise LEVEL | setclock SECONDS    so many seconds forward from now, or back
 //! wanted HOST | show JOB [role=NAME] | hosts | roles
 //! ```
 //!
@@ -127,7 +128,7 @@ impl<'a> Words<'a> {
             "host" => (1, 1, &[], &[]),
             "round" => (0, 0, &["late"], &[]),
             "tick" | "freeze" | "thaw" | "resume" | "advance" | "hosts" | "roles" => (0, 0, &[], &[]),
-            "wait" | "lose" | "session" | "restore" | "wanted" => (1, 1, &[], &[]),
+            "wait" | "lose" | "session" | "restore" | "wanted" | "raise" | "setclock" => (1, 1, &[], &[]),
             "report" => (3, usize::MAX, &[], &["journal", "seq"]),
             "kill" | "restart" => (1, usize::MAX, &[], &["by", "id", "why", "role"]),
             "add" => (3, 3, &[], &["role"]),
@@ -232,6 +233,13 @@ impl Scenario {
                 self.apply(Op::Silence { host, since }, None);
             }
             "tick" => self.apply(Op::Tick, None),
+            "raise" => self.apply(Op::RaiseLevel { to: subject.parse().unwrap() }, None),
+            "setclock" => {
+                let seconds: i64 = subject.parse().unwrap();
+                let to = Timestamp(self.at.0.saturating_add_signed(seconds * 1000));
+                self.apply(Op::SetClock { to }, None);
+                self.at = self.state.clock();
+            }
             "wait" => self.at = self.at.plus_ms(subject.parse::<u64>().unwrap() * 1000),
             "kill" | "restart" => self.stop(subject, &words),
             "add" => {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::make::{BEGIN, JobMaker, apply, cluster, host as host_spec, identity};
+use crate::limits::LEVEL;
 use crate::state::command::Report;
 use crate::{Command, Op, State, Status, View, round};
 
@@ -107,10 +108,43 @@ fn a_row_that_does_not_belong_is_corrupt() {
 }
 
 #[test]
-fn a_command_of_another_level_is_refused() {
+fn what_is_of_a_newer_level_is_refused() {
     let mut command = Command::new(BEGIN, Op::Tick);
-    command.level = 2;
-    assert!(Command::decode(&command.encode()).unwrap_err().to_string().contains("level 2"));
+    command.level = LEVEL + 1;
+    let newer = format!("of level {}; this program can act at levels 1 to {LEVEL}", LEVEL + 1);
+    assert!(Command::decode(&command.encode()).unwrap_err().to_string().contains(&newer));
+    // Whoever cannot act at a level cannot read the command that raises it: it stops there, and never goes on as before.
+    let raise = Command::new(BEGIN, Op::RaiseLevel { to: LEVEL + 1 });
+    assert!(Command::decode(&raise.encode()).unwrap_err().to_string().contains(&newer));
+    command.level = 0;
+    assert!(Command::decode(&command.encode()).is_err());
+    let mut state = small();
+    for level in [0, LEVEL + 1] {
+        state.cluster.level = level;
+        let complaint = State::load(rows(&state).into_iter()).unwrap_err().to_string();
+        assert!(
+            complaint.contains(&format!("the cluster acts at level {level}; this program can")),
+            "{complaint}"
+        );
+    }
+    for level in 1..=LEVEL {
+        state.cluster.level = level;
+        assert_eq!(State::load(rows(&state).into_iter()), Ok(state.clone()));
+    }
+}
+
+/// What a level-1 program wrote stays what it was, and what is new is of the level that it needs.
+#[test]
+fn a_command_is_of_the_level_that_its_op_needs() {
+    for (op, level) in [
+        (Op::Tick, 1),
+        (Op::Freeze { frozen: true }, 1),
+        (Op::SetClock { to: BEGIN }, 2),
+        (Op::RaiseLevel { to: 2 }, 2),
+        (Op::RaiseLevel { to: 9 }, 9),
+    ] {
+        assert_eq!(Command::new(BEGIN, op).level, level);
+    }
 }
 
 proptest! {

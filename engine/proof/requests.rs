@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::make::{BEGIN, JobMaker, apply, cluster, host, identity, session};
-use crate::limits::{CLOCK_JUMP_MAX_MS, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS, SESSION_GRACE_MS};
+use crate::limits::{
+    CLOCK_JUMP_MAX_MS, CLOCK_SET_LATE_MS, CLOCK_SET_MAX_MS, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS,
+    SESSION_GRACE_MS,
+};
 use crate::state::command::{Report, Request, StartSession};
 use crate::state::laws;
 use crate::{Command, Op, RefusalKind, Reply, State, Status, Timestamp, View, round};
@@ -263,4 +266,98 @@ fn absurd_commands_are_refused_and_change_nothing() {
     apply(&mut state, 1, Op::ReportUnused { host: id, unused: most }).reply.unwrap();
     laws::check(&state).unwrap();
     assert_eq!(state.host(id).unwrap().lendable(), proto::Resources::default());
+}
+
+/// A State of the level at which the clock can be set.
+fn settable() -> State {
+    let mut state = cluster();
+    apply(&mut state, 0, Op::RaiseLevel { to: 2 }).reply.unwrap();
+    state
+}
+
+#[test]
+fn the_level_rises_by_a_command_and_never_falls() {
+    let mut state = cluster();
+    assert_eq!(state.cluster().level, 1, "a new cluster begins at the first");
+    let before = state.save();
+    let early = apply(&mut state, 0, Op::SetClock { to: BEGIN.plus_ms(5) }).reply.unwrap_err();
+    assert!(early.message.contains("from level 2 on; this cluster acts at level 1"), "{early}");
+    assert_eq!(state.save(), before);
+    apply(&mut state, 1, Op::RaiseLevel { to: 2 }).reply.unwrap();
+    assert_eq!(state.cluster().level, 2);
+    for to in [0, 1, 2] {
+        assert_eq!(kind(apply(&mut state, 2, Op::RaiseLevel { to }).reply), RefusalKind::Stale);
+    }
+    assert_eq!(state.cluster().level, 2);
+    // Commands of the level before go on to mean what they meant.
+    apply(&mut state, 3, Op::Freeze { frozen: true }).reply.unwrap();
+    assert!(state.cluster().frozen);
+}
+
+#[test]
+fn the_clock_is_set_forward_by_any_time_and_never_back() {
+    let mut state = settable();
+    let day = 24 * 3_600_000;
+    apply(&mut state, 1_000, Op::SetClock { to: BEGIN.plus_ms(9 * day) }).reply.unwrap();
+    assert_eq!(state.clock(), BEGIN.plus_ms(9 * day));
+    assert_eq!(state.cluster().grace_until, state.clock().plus_ms(SESSION_GRACE_MS));
+    // The same again is no jump; a time before it is refused, with the reason.
+    apply(&mut state, 2_000, Op::SetClock { to: BEGIN.plus_ms(9 * day) }).reply.unwrap();
+    // It goes on while the command is under way.
+    let under_way = Timestamp(state.clock().0 - CLOCK_SET_LATE_MS);
+    assert!(apply(&mut state, 2_000, Op::SetClock { to: under_way }).reply.unwrap().unchanged);
+    let back = apply(&mut state, 3_000, Op::SetClock { to: BEGIN.plus_ms(8 * day) }).reply.unwrap_err();
+    assert!(back.message.contains("the clock never goes back"), "{back}");
+    let far = state.clock().plus_ms(CLOCK_SET_MAX_MS + 1);
+    assert!(apply(&mut state, 3_000, Op::SetClock { to: far }).reply.is_err());
+    assert_eq!(state.clock(), BEGIN.plus_ms(9 * day));
+    // A command of the session that does not know it yet does not turn time back.
+    apply(&mut state, 4_000, Op::Tick).reply.ok();
+    assert_eq!(state.clock(), BEGIN.plus_ms(9 * day));
+    laws::check(&state).unwrap();
+}
+
+/// By a jump requests are forgotten early; each that could still come is refused by its age.
+#[test]
+fn a_request_is_not_carried_out_twice_over_a_clock_that_was_set() {
+    for jump_ms in
+        [0, REQUEST_WINDOW_MS / 2, REQUEST_WINDOW_MS, 2 * REQUEST_WINDOW_MS, 90 * REQUEST_WINDOW_MS]
+    {
+        for created_ms in [0, 1_000, REQUEST_AHEAD_MS] {
+            let mut state = settable();
+            let asked = || request("r1", BEGIN.plus_ms(created_ms), 1);
+            create(&mut state, BEGIN.plus_ms(1_000), "a", asked()).unwrap();
+            let to = BEGIN.plus_ms(1_000 + jump_ms);
+            apply(&mut state, 1_000, Op::SetClock { to }).reply.unwrap();
+            state.apply(Command::new(to, Op::Tick)).reply.ok();
+            let key = JobMaker::new("a").spec().config.job.clone();
+            let kill = Op::KillTasks { job: key, instances: vec![], message: String::new() };
+            state.apply(Command::new(to, kill)).reply.unwrap();
+            let _answered_or_refused = create(&mut state, to.plus_ms(1), "a", asked());
+            assert_eq!(state.tasks().len(), 0, "jump {jump_ms}, created {created_ms}: it was made again");
+        }
+    }
+}
+
+/// What should have passed waits for the hosts' word, as after any gap in time.
+#[test]
+fn no_transient_status_expires_because_the_clock_was_set() {
+    let mut state = settable();
+    let register = Op::RegisterHost {
+        identity: identity("m", "j", "b"),
+        spec: host("h1", 4_000, 8_192, None, &[]),
+        held: BTreeSet::new(),
+    };
+    apply(&mut state, 1, register).reply.unwrap();
+    create(&mut state, BEGIN.plus_ms(2), "a", request("r1", BEGIN, 1)).unwrap();
+    for assign in round(&View::new(&state), 5).assigns {
+        apply(&mut state, 3, Op::Assign(assign)).reply.unwrap();
+    }
+    let to = BEGIN.plus_ms(5 * 24 * 3_600_000);
+    apply(&mut state, 4, Op::SetClock { to }).reply.unwrap();
+    state.apply(Command::new(to, Op::Tick)).reply.ok();
+    let status = |state: &State| state.tasks().map(|task| task.status).collect::<Vec<_>>();
+    assert_eq!(status(&state), [Status::Assigned]);
+    state.apply(Command::new(to.plus_ms(SESSION_GRACE_MS), Op::Tick)).reply.unwrap();
+    assert_eq!(status(&state), [Status::Pending], "then it counts as lost, and is tried again");
 }

@@ -15,6 +15,7 @@ use proto::{HostId, JobId, JobKey, Resources, TaskId, wire};
 use super::book::Book;
 use super::make::{BEGIN, JobMaker, host, host_with, identity, limit, session, spread, value};
 use super::recount;
+use crate::limits::CLOCK_SET_LATE_MS;
 use crate::round::GroupReport;
 use crate::state::breaks::Break;
 use crate::state::breaks::tests::while_broken;
@@ -86,6 +87,10 @@ const FAULTS: &[&str] = &[
     "large change",
     "one copy insisted",
     "waits for a reason",
+    "level raised",
+    "level not there yet",
+    "clock set",
+    "clock not set back",
 ];
 
 type Fired = BTreeMap<&'static str, u32>;
@@ -193,10 +198,12 @@ fn kind(op: &Op) -> &'static str {
         Op::PutCron { .. } => "PutCron",
         Op::DropCron { .. } => "DropCron",
         Op::RunCron { .. } => "RunCron",
+        Op::RaiseLevel { .. } => "RaiseLevel",
+        Op::SetClock { .. } => "SetClock",
     }
 }
 
-const KINDS: usize = 24;
+const KINDS: usize = 26;
 
 struct Sim {
     dice: Dice,
@@ -939,6 +946,28 @@ impl Sim {
         self.check_copies()
     }
 
+    /// The level rises, and what is new at it is done then and not before.
+    fn rise(&mut self) -> Result<(), String> {
+        let level = self.state.cluster().level;
+        let to = self.at.plus_ms(u64::from(self.log) * 60_000);
+        self.fire("level not there yet");
+        if self.run(Op::SetClock { to })?.is_ok() {
+            return Err("the clock was set at a level that knows no such thing".to_owned());
+        }
+        self.fire("level raised");
+        self.run(Op::RaiseLevel { to: level + 1 })?.map_err(|no| no.to_string())?;
+        self.fire("clock set");
+        self.run(Op::SetClock { to })?.map_err(|no| format!("the clock was not set: {no}"))?;
+        self.at = to;
+        self.fire("clock not set back");
+        let back = self.run(Op::SetClock { to: Timestamp(to.0 - CLOCK_SET_LATE_MS - 1) })?;
+        let low = self.run(Op::RaiseLevel { to: level })?;
+        if back.is_ok() || low.is_ok() || self.state.clock() != to || self.state.cluster().level <= level {
+            return Err("the clock or the level went back".to_owned());
+        }
+        Ok(())
+    }
+
     fn tick(&mut self) -> Result<(), String> {
         let insisted = |state: &State| {
             let single = state.tasks().filter(|task| task.config.at_most_one && task.status.is_transient());
@@ -969,6 +998,7 @@ impl Sim {
 
     /// No faults any more: first with what there is, then with room for all.
     fn converge(&mut self) -> Result<(), String> {
+        self.rise()?;
         self.run(Op::Freeze { frozen: false })?.ok();
         self.agents.iter_mut().for_each(|agent| agent.up = true);
         // Nobody speaks for clones any more.

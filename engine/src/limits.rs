@@ -1,7 +1,9 @@
 //! Every maximum and every interval of the engine, and how they relate. Full means "no", at once.
 
-/// The format and behaviour level that this build acts at.
-pub const LEVEL: u32 = 1;
+/// The newest level that this build can act at. State says at which it acts.
+pub const LEVEL: u32 = 2;
+/// The level at which a new State begins.
+pub const LEVEL_FIRST: u32 = 1;
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -95,6 +97,10 @@ pub const REQUEST_WINDOW_MS: u64 = HOUR_MS;
 pub const REQUEST_AHEAD_MS: u64 = 5 * MINUTE_MS;
 /// The farthest one command may move the clock, but for the first of a session.
 pub const CLOCK_JUMP_MAX_MS: u64 = HOUR_MS;
+/// The clock is there already, where it shows this much more than a person wants: the command was under way.
+pub const CLOCK_SET_LATE_MS: u64 = MINUTE_MS;
+/// The farthest that a person may set the clock forward: more is a slip of the pen.
+pub const CLOCK_SET_MAX_MS: u64 = 3_660 * DAY_MS;
 /// How far a session's first command may be from the median of the quorum's clocks.
 pub const CLOCK_MEDIAN_DISTANCE_MAX_MS: u64 = MINUTE_MS;
 /// A session that begins this much later than State's time follows a gap: hosts could not report meanwhile.

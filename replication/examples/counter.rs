@@ -241,7 +241,7 @@ async fn answer(replica: &Replica<Counters>, line: &str) -> String {
         ["promote", node] => done(replica.set_voting(node.parse().unwrap_or(0), Voting::Voter).await),
         ["demote", node] => done(replica.set_voting(node.parse().unwrap_or(0), Voting::Learner).await),
         ["remove", node] => done(replica.remove(node.parse().unwrap_or(0)).await),
-        ["join", uuid, raft, api] => match replica.admit(uuid, raft, api, Voting::Voter).await {
+        ["join", uuid, raft, api] => match replica.admit(uuid, raft, api, Voting::Voter, 1).await {
             Ok(done) => {
                 let identity = done.identity;
                 format!(

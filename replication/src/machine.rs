@@ -83,6 +83,13 @@ pub trait Machine: Send + Sync + Sized + 'static {
     type Command: Send + 'static;
     /// What the proposer is told once the command was applied.
     type Reply: Send + 'static;
+    /// The highest level that this program's machine can act at. Members tell it each other; a machine whose behaviour
+    /// never changes has one.
+    const LEVEL: u32 = 1;
+    /// The level that this machine acts at now. It never falls, and only a command raises it.
+    fn level(&self) -> u32 {
+        1
+    }
     /// Reads a command. Called before it is proposed, and again when it is applied.
     fn decode(bytes: &[u8]) -> Result<Self::Command, Corrupt>;
     /// Changes memory and hands out the rows that changed.

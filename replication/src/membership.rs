@@ -1,5 +1,6 @@
 //! Who belongs to the cluster, and what is known of each.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// A replica, as membership knows it.
@@ -21,6 +22,8 @@ pub struct Member {
     pub lag: Option<u64>,
     /// Time since it last answered, counted from when the answered message was sent; known to the leader only.
     pub heard: Option<Duration>,
+    /// The highest level that its machine can act at, as it said with its newest answer; known to the leader only.
+    pub acts_at: Option<NonZeroU32>,
 }
 
 /// What a replica shall be.
@@ -30,6 +33,24 @@ pub enum Voting {
     Voter,
     /// One that gets everything and decides nothing.
     Learner,
+}
+
+/// Of those members that were heard within that time, and `me`: the level that all can act at; otherwise who is in the
+/// way.
+pub(crate) fn all_act_at(
+    members: &[Member],
+    (me, own): (u64, u32),
+    lately: Duration,
+) -> Result<u32, Vec<u64>> {
+    let level = |m: &Member| match m.node_id == me {
+        true => Some(own),
+        false => {
+            let said = m.acts_at.filter(|_| m.heard.is_some_and(|heard| heard < lately));
+            said.map(NonZeroU32::get)
+        }
+    };
+    let silent: Vec<u64> = members.iter().filter(|m| level(m).is_none()).map(|m| m.node_id).collect();
+    if silent.is_empty() { Ok(members.iter().filter_map(level).min().unwrap_or(own)) } else { Err(silent) }
 }
 
 /// Who leads, as this replica knows it. A leader is named by term and node id together.
@@ -92,4 +113,38 @@ pub struct Fingerprint {
     pub index: u64,
     /// Wrapping sum of the hashes of all rows.
     pub sum: [u8; 8],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_can_act_at_what_the_least_of_those_heard_can() {
+        let member = |node_id, acts_at: Option<u32>, heard| Member {
+            node_id,
+            raft_address: String::new(),
+            api_address: String::new(),
+            store_uuid: String::new(),
+            voter: node_id < 4,
+            learner: node_id >= 4,
+            lag: None,
+            heard,
+            acts_at: acts_at.and_then(NonZeroU32::new),
+        };
+        let (now, long) = (Some(Duration::ZERO), Some(Duration::from_secs(9)));
+        let (me, lately) = ((1, 3), Duration::from_secs(2));
+        let leader = member(1, None, None);
+        for (others, level) in [
+            (vec![], Ok(3)),
+            (vec![member(2, Some(3), now), member(3, Some(2), now)], Ok(2)),
+            (vec![member(2, Some(9), now)], Ok(3)),
+            (vec![member(2, Some(3), now), member(3, Some(3), long)], Err(vec![3])),
+            (vec![member(2, None, now), member(4, Some(3), None)], Err(vec![2, 4])),
+            (vec![member(2, Some(3), now), member(4, Some(1), now)], Ok(1)),
+        ] {
+            let members: Vec<Member> = [leader.clone()].into_iter().chain(others).collect();
+            assert_eq!(all_act_at(&members, me, lately), level, "{members:?}");
+        }
+    }
 }

@@ -173,6 +173,7 @@ impl Node {
             learner: self.learner,
             lag: None,
             heard: None,
+            acts_at: None,
         }
     }
 }

@@ -190,6 +190,7 @@ impl<M: Machine> Replica<M> {
             pending: Arc::clone(&self.inner.pending),
             adapter: self.inner.adapter.clone(),
             sums: Arc::new(self.clone()),
+            acts_at: M::LEVEL,
             full: Arc::clone(&self.inner.full),
             receiving: Arc::default(),
         };
@@ -294,7 +295,7 @@ impl<M: Machine> Replica<M> {
             term: metrics.current_term,
             state: stopped.map_or_else(|| role(metrics.state).to_owned(), |why| format!("stopped: {why}")),
             leader: metrics.current_leader,
-            members: shape::members(&metrics),
+            members: self.members(&metrics),
             last_log: metrics.last_log_index.unwrap_or(0),
             committed: index(&metrics.local_committed).max(index(&metrics.cluster_committed)),
             applied: index(&metrics.last_applied),
@@ -683,7 +684,7 @@ fn leadership_of(metrics: &RaftMetrics<Types>) -> Leadership {
     let leader =
         metrics.current_leader.and_then(|id| shape::members(metrics).into_iter().find(|m| m.node_id == id));
     // Lag and age change all the time; they are the status's.
-    let leader = leader.map(|member| Member { lag: None, heard: None, ..member });
+    let leader = leader.map(|member| Member { lag: None, heard: None, acts_at: None, ..member });
     Leadership { term: metrics.current_term, leader, is_me: is_me && metrics.running_state.is_ok() }
 }
 

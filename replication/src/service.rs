@@ -64,6 +64,8 @@ pub struct RaftService {
     pub(crate) pending: Arc<Pending>,
     pub(crate) adapter: Adapter,
     pub(crate) sums: Arc<dyn Sums>,
+    /// The highest level that the machine can act at.
+    pub(crate) acts_at: u32,
     /// Whether the disk is nearly full.
     pub(crate) full: Arc<AtomicBool>,
     /// Which transfer of a snapshot is the newest; held while it writes.
@@ -227,7 +229,7 @@ impl rpc::raft::raft_server::Raft for RaftService {
                     if let (Ok(_), Some((committed, at))) = (&answer, said) {
                         this.freshness.heard(committed, at, applied(&this.raft));
                     }
-                    Ok(answer_to_wire(&answer))
+                    Ok(answer_to_wire(&answer, this.acts_at))
                 }
                 Err(fatal) => Err(stopped(fatal)),
             }

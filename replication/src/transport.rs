@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -94,7 +95,11 @@ pub(crate) struct Transport {
     /// Whose snapshots are sent.
     adapter: Option<Adapter>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
+    levels: Levels,
 }
+
+/// By node, the level that its newest answer said it can act at.
+type Levels = Arc<Mutex<BTreeMap<u64, NonZeroU32>>>;
 
 impl Transport {
     pub(crate) fn new(
@@ -102,14 +107,8 @@ impl Transport {
         profile: Profile,
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
-        Transport {
-            identity,
-            profile,
-            stopped,
-            sending: Arc::default(),
-            adapter: None,
-            channels: Arc::default(),
-        }
+        let (sending, channels, levels) = Default::default();
+        Transport { identity, profile, stopped, sending, adapter: None, channels, levels }
     }
 
     /// The same, sending the snapshots of `adapter`.
@@ -156,6 +155,11 @@ impl Transport {
         Ok(client.fetch(wire::FetchRequest { peer: Some(peer.message_peer) }).await?.into_inner())
     }
 
+    /// The level that a node said it can act at, if it ever answered.
+    pub(crate) fn acts_at(&self, node_id: u64) -> Option<NonZeroU32> {
+        lock(&self.levels).get(&node_id).copied()
+    }
+
     /// How many snapshots are being sent.
     pub(crate) fn sending(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.sending)
@@ -188,6 +192,7 @@ impl Transport {
             stopped: self.stopped.clone(),
             sending: Arc::clone(&self.sending),
             adapter: self.adapter.clone(),
+            levels: Arc::clone(&self.levels),
             purpose,
             failures: 0,
             matched: Arc::default(),
@@ -235,6 +240,7 @@ pub(crate) struct Peer {
     stopped: watch::Sender<Option<String>>,
     sending: Arc<AtomicUsize>,
     adapter: Option<Adapter>,
+    levels: Levels,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
     matched: Arc<Mutex<(u64, u64)>>,
@@ -517,6 +523,9 @@ impl Peer {
             match tokio::time::timeout(limit / 2, answers.message()).await {
                 Ok(Ok(Some(reply))) => {
                     lock(owed).pop_front();
+                    // Those of the time before do not say it.
+                    let level = NonZeroU32::new(reply.acts_at).unwrap_or(NonZeroU32::MIN);
+                    lock(&self.levels).insert(self.to, level);
                     let answer = answer_from_wire(&reply);
                     return Some(answer.and_then(|answer| self.note(&answer).map(|()| answer)));
                 }
@@ -542,26 +551,15 @@ fn append_to_wire(peer: &wire::Peer, request: &AppendEntriesRequest<Types>) -> w
     }
 }
 
-/// The answer as it goes over the wire.
-pub(crate) fn answer_to_wire(answer: &StreamAppendResult<Types>) -> wire::AppendReply {
+/// The answer as it goes over the wire, from one whose machine can act at that level.
+pub(crate) fn answer_to_wire(answer: &StreamAppendResult<Types>, acts_at: u32) -> wire::AppendReply {
     use wire::append_reply::Outcome;
-    match answer {
-        Ok(matching) => wire::AppendReply {
-            outcome: Outcome::Success.into(),
-            matching: matching.as_ref().map(log_id_to_wire),
-            vote: None,
-        },
-        Err(StreamAppendError::Conflict(at)) => wire::AppendReply {
-            outcome: Outcome::Conflict.into(),
-            matching: Some(log_id_to_wire(at)),
-            vote: None,
-        },
-        Err(StreamAppendError::HigherVote(vote)) => wire::AppendReply {
-            outcome: Outcome::HigherVote.into(),
-            matching: None,
-            vote: Some(vote_to_wire(vote)),
-        },
-    }
+    let (outcome, matching, vote) = match answer {
+        Ok(matching) => (Outcome::Success, matching.as_ref().map(log_id_to_wire), None),
+        Err(StreamAppendError::Conflict(at)) => (Outcome::Conflict, Some(log_id_to_wire(at)), None),
+        Err(StreamAppendError::HigherVote(vote)) => (Outcome::HigherVote, None, Some(vote_to_wire(vote))),
+    };
+    wire::AppendReply { outcome: outcome.into(), matching, vote, acts_at }
 }
 
 fn answer_from_wire(reply: &wire::AppendReply) -> Result<StreamAppendResult<Types>, RpcError> {

@@ -50,6 +50,8 @@ pub const RESEND: Duration = Duration::from_secs(1);
 pub const COMPARE: Duration = Duration::from_secs(60);
 /// A host that has more to lend is believed this often; one that needs something back at once.
 pub const UNUSED_EVERY: Duration = Duration::from_secs(10);
+/// How far ahead of the leader's machine a person may set the cluster's clock.
+pub const CLOCK_SET_AHEAD_MAX: Duration = Duration::from_secs(60);
 /// How often the leader looks at deadlines and silent hosts.
 pub const SWEEP: Duration = Duration::from_millis(100);
 /// Between two rounds under load.

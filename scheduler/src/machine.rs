@@ -98,6 +98,11 @@ fn corrupt(why: Corrupt) -> replication::Corrupt {
 impl replication::Machine for Machine {
     type Command = Command;
     type Reply = Reply;
+    const LEVEL: u32 = engine::limits::LEVEL;
+
+    fn level(&self) -> u32 {
+        self.state.cluster().level
+    }
 
     fn decode(bytes: &[u8]) -> Result<Command, replication::Corrupt> {
         Command::decode(bytes).map_err(corrupt)

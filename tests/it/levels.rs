@@ -1,4 +1,5 @@
-//! What programs of earlier levels wrote and say: today's read it, come to the same, and speak so that those understand.
+//! What programs of earlier levels wrote and say: today's read it, come to the same, and speak so that those understand;
+//! and, when `BOREALIS_CHAOS_OPERATIONS` is set, both run in one cluster.
 
 use std::collections::BTreeSet;
 
@@ -45,6 +46,17 @@ fn every_levels_histories_hold_every_command_that_it_had() -> Result<()> {
         let missing: Vec<_> = had.difference(&kinds).collect();
         ensure!(had.len() >= 25 && missing.is_empty(), "level {} lacks {missing:?} of {had:?}", level.number);
     }
+    Ok(())
+}
+
+/// With the programs of the commit that froze the level before today's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_of_old_and_new_programs_in_one_cluster() -> Result<()> {
+    if std::env::var_os("BOREALIS_CHAOS_OPERATIONS").is_none() {
+        return Ok(());
+    }
+    let report = levels::mixed::run(engine::limits::LEVEL - 1).await?;
+    println!("old and new programs in one cluster:\n{report}");
     Ok(())
 }
 

@@ -56,6 +56,8 @@ pub struct Setup {
     pub crowd_cpus: u32,
     /// The replicas are its members; else they are on 127.0.0.1. Whoever starts the cluster must then be in its hub.
     pub network: Option<Arc<Network>>,
+    /// Start these programs, of another commit, instead of this source's.
+    pub programs: Option<Programs>,
 }
 
 impl Default for Setup {
@@ -70,6 +72,7 @@ impl Default for Setup {
             crowd: 0,
             crowd_cpus: 0,
             network: None,
+            programs: None,
         }
     }
 }
@@ -124,6 +127,32 @@ impl Member {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Runs another program from its next start on.
+    pub fn change_program(&mut self, program: &Path) {
+        self.program = program.into();
+    }
+
+    /// What it has logged.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn has_ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        let ended = child.try_wait()?;
+        if ended.is_some() {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+
+    /// Stops it in order, and waits until the process is gone.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal(libc::SIGTERM)?;
+        self.reap()
     }
 
     /// Pid of the running process.
@@ -195,7 +224,10 @@ impl Cluster {
     /// Starts replicas and agents, and returns when there is a leader that knows all hosts.
     pub async fn start(setup: Setup) -> Result<Cluster> {
         let turn = TURN.lock().await;
-        let programs = Programs::find()?;
+        let programs = match setup.programs.clone() {
+            Some(programs) => programs,
+            None => Programs::find()?,
+        };
         let dir = tempfile::Builder::new().prefix("borealis-test-").tempdir()?;
         // Tasks run as their role's user, who must be able to reach the sandbox.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod birth;
+pub(crate) mod clock;
 pub(crate) mod fingerprint;
 pub(crate) mod freeze;
 pub(crate) mod member;

@@ -120,6 +120,7 @@ fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
                 "lag": m.lag,
                 "heard": m.heard,
                 "heard_ms": m.heard_ms,
+                "acts_at": (m.acts_at > 0).then_some(m.acts_at),
             })
         })
         .collect();
@@ -141,6 +142,8 @@ fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
         "sync_p99_us": (reply.sync_p99_us > 0).then_some(reply.sync_p99_us),
         "log_bytes": reply.log_bytes,
         "apply_level": reply.apply_level,
+        "acts_at": reply.acts_at.max(1),
+        "clock_ms": (reply.clock_ms > 0).then_some(reply.clock_ms),
         "age_ms": (reply.age_ms < u64::MAX).then_some(reply.age_ms),
         "dir": reply.dir,
         "state": reply.state,
@@ -177,6 +180,30 @@ fn lag(answers: &Answers, node_id: u64) -> String {
         None => "-".to_owned(),
         Some(m) if m.heard => m.lag.to_string(),
         Some(_) => "not heard".to_owned(),
+    }
+}
+
+/// At which level the cluster acts; and if a replica can act at a higher one, who cannot yet.
+fn level(answers: &Answers) -> String {
+    let replies = || answers.values().flatten().filter(|reply| reply.node_id > 0);
+    let (acts_at, highest) =
+        replies().fold((0, 0), |(at, can), reply| (at.max(reply.apply_level), can.max(reply.acts_at.max(1))));
+    if acts_at == 0 {
+        return String::new();
+    }
+    let behind = replies().filter(|reply| reply.acts_at.max(1) < highest);
+    let behind: Vec<String> = behind
+        .map(|reply| format!("{} can act at level {} only", NodeId(reply.node_id), reply.acts_at.max(1)))
+        .collect();
+    match behind.is_empty() {
+        true if acts_at >= highest => format!("\nacts at level {acts_at}"),
+        true => {
+            format!("\nacts at level {acts_at}; it rises to {highest} once all members answer the leader")
+        }
+        false => format!(
+            "\nacts at level {acts_at}; it rises once newer programs run everywhere: {}",
+            behind.join(", ")
+        ),
     }
 }
 
@@ -240,7 +267,7 @@ fn text(answers: &Answers) -> String {
     let stopped = newest.map(|reply| reply.stopped.as_str()).filter(|why| !why.is_empty());
     let stopped = stopped.map(|why| format!("\n{}", clean(why))).unwrap_or_default();
     format!(
-        "cluster {}, epoch {epoch}, {led}; {}{}{stopped}\n\n{}",
+        "cluster {}, epoch {epoch}, {led}; {}{}{}{stopped}\n\n{}",
         clean(cluster),
         match tolerance(answers) {
             None => "how many may fail is not known".to_owned(),
@@ -248,6 +275,7 @@ fn text(answers: &Answers) -> String {
             Some(n) => format!("{n} may fail"),
         },
         without_quorum(answers),
+        level(answers),
         table(&HEAD, &rows)
     )
 }
@@ -292,6 +320,25 @@ mod tests {
             ("a:3".to_owned(), Err("connection refused".to_owned())),
         ]
         .into();
+        // What old programs do not say is level 1.
+        let of = |node_id, apply_level, acts_at| {
+            Ok(ClusterStatusReply { apply_level, acts_at, ..reply(node_id, 2, 1, "follower") })
+        };
+        for (replies, words) in [
+            ([of(1, 1, 0), of(2, 1, 0)], "\nacts at level 1"),
+            ([of(1, 2, 2), of(2, 2, 2)], "\nacts at level 2"),
+            (
+                [of(1, 1, 2), of(2, 1, 2)],
+                "\nacts at level 1; it rises to 2 once all members answer the leader",
+            ),
+            (
+                [of(1, 1, 2), of(2, 1, 0)],
+                "\nacts at level 1; it rises once newer programs run everywhere: node-2 can act at level 1 only",
+            ),
+        ] {
+            let named = ["a:1".to_owned(), "a:2".to_owned()].into_iter().zip(replies);
+            assert_eq!(level(&named.collect()), words);
+        }
         assert!(
             text(&orphan).starts_with("cluster west, epoch 1, last led by node-3, which does not answer")
         );

@@ -4,7 +4,6 @@ use super::State;
 use super::command::{Applied, Command, Op, Refusal, RefusalKind, Reply};
 use super::request::Known;
 use super::touch::{Key, Touch};
-use crate::limits::LEVEL;
 
 impl State {
     /// Carries out one command. The same on every replica: it reads State and the command, nothing else.
@@ -17,11 +16,12 @@ impl State {
 
     fn carry_out(&mut self, command: Command, touch: &mut Touch) -> Reply {
         let Command { level, at, request, op } = command;
-        if level != LEVEL {
+        let (acts_at, needs) = (self.cluster.level, level.max(op.level()));
+        if needs > acts_at && !matches!(op, Op::RaiseLevel { .. }) {
             return Err(Refusal::new(
                 RefusalKind::Invalid,
                 format!(
-                    "the command counts on behaviour of level {level}; this cluster acts at level {LEVEL}"
+                    "the command counts on what is done from level {needs} on; this cluster acts at level {acts_at}"
                 ),
             ));
         }
@@ -76,6 +76,8 @@ impl State {
             Op::PutCron { spec, schedule } => self.put_cron(spec, &schedule, touch),
             Op::DropCron { job } => self.drop_cron(&job, touch),
             Op::RunCron { job } => self.run_cron(&job, touch),
+            Op::RaiseLevel { to } => self.raise_level(to, touch),
+            Op::SetClock { to } => self.set_clock(to, touch),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::config::JobSpec;
 use super::host::{HostIdentity, HostSpec};
 use super::record::RowValue;
 use super::status::Status;
-use crate::limits::LEVEL;
+use crate::limits::LEVEL_FIRST;
 use crate::time::Timestamp;
 
 /// One entry of the log, as the engine sees it.
@@ -25,9 +25,9 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command at this build's level that nobody outside asked for.
+    /// A command that nobody outside asked for, of the level that its op needs.
     pub fn new(at: Timestamp, op: Op) -> Command {
-        Command { level: LEVEL, at, request: None, op }
+        Command { level: op.level(), at, request: None, op }
     }
 
     /// The same, as asked by `request`.
@@ -184,6 +184,27 @@ pub enum Op {
         /// Which job.
         job: JobKey,
     },
+    /// From here on State acts at a higher level.
+    RaiseLevel {
+        /// Which.
+        to: u32,
+    },
+    /// State's clock goes forward, however far that is.
+    SetClock {
+        /// What it shows then.
+        to: Timestamp,
+    },
+}
+
+impl Op {
+    /// The level that State must have for it. One that is raised is needed to read the command that raises it.
+    pub fn level(&self) -> u32 {
+        match self {
+            Op::RaiseLevel { to } => (*to).max(2),
+            Op::SetClock { .. } => 2,
+            _ => LEVEL_FIRST,
+        }
+    }
 }
 
 /// First command of a leader session.

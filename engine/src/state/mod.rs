@@ -94,7 +94,7 @@ pub struct Cluster {
 impl Default for Cluster {
     fn default() -> Self {
         Cluster {
-            level: crate::limits::LEVEL,
+            level: crate::limits::LEVEL_FIRST,
             epoch: 0,
             clock: Timestamp(0),
             next_id: 1,

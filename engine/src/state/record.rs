@@ -29,7 +29,7 @@ use super::touch::{EventRecord, Key, Touch};
 use super::update::Update;
 use super::work::{Rest, Work};
 use super::{Cluster, State};
-use crate::limits::LEVEL;
+use crate::limits::{LEVEL, LEVEL_FIRST};
 use crate::time::Timestamp;
 
 const CLUSTER: u8 = 1;
@@ -288,10 +288,13 @@ impl State {
 
     fn load_cluster(&mut self, row: &[u8]) -> Result<(), Corrupt> {
         let row: wire::ClusterRow = decode(row, "the cluster's row")?;
-        if row.apply_level != LEVEL {
+        if !(LEVEL_FIRST..=LEVEL).contains(&row.apply_level) {
             return Err(Corrupt::new(
                 "the cluster's row",
-                format!("it is of level {}; this build acts at level {LEVEL}", row.apply_level),
+                format!(
+                    "the cluster acts at level {}; this program can act at levels {LEVEL_FIRST} to {LEVEL}",
+                    row.apply_level
+                ),
             ));
         }
         self.cluster = Cluster {
@@ -953,10 +956,13 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<Command, Corrupt> {
         let what = "a command";
         let command: wire::Command = decode(bytes, what)?;
-        if command.level != LEVEL {
+        if !(LEVEL_FIRST..=LEVEL).contains(&command.level) {
             return Err(Corrupt::new(
                 what,
-                format!("it is of level {}; this build acts at level {LEVEL}", command.level),
+                format!(
+                    "it is of level {}; this program can act at levels {LEVEL_FIRST} to {LEVEL}",
+                    command.level
+                ),
             ));
         }
         let op = command.op.ok_or_else(|| Corrupt::new(what, "this build does not know its op"))?;
@@ -1048,6 +1054,8 @@ fn command_wire(command: &Command) -> wire::Command {
         }
         Op::DropCron { job } => W::DropCron(wire::DropCron { job: Some(job.into()) }),
         Op::RunCron { job } => W::RunCron(wire::RunCron { job: Some(job.into()) }),
+        Op::RaiseLevel { to } => W::RaiseLevel(wire::RaiseLevel { to: *to }),
+        Op::SetClock { to } => W::SetClock(wire::SetClock { to_ms: to.0 }),
     };
     wire::Command {
         level: command.level,
@@ -1135,6 +1143,8 @@ fn read_op(op: wire::command::Op) -> Result<Op, Corrupt> {
         W::PutCron(put) => Op::PutCron { spec: read_job_spec(put.spec)?, schedule: put.schedule },
         W::DropCron(cron) => Op::DropCron { job: read_job_key(cron.job)? },
         W::RunCron(cron) => Op::RunCron { job: read_job_key(cron.job)? },
+        W::RaiseLevel(raise) => Op::RaiseLevel { to: raise.to },
+        W::SetClock(set) => Op::SetClock { to: Timestamp(set.to_ms) },
     })
 }
 

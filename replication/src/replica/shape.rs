@@ -4,6 +4,7 @@
 //! directories are never used again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::Identity;
 use crate::batch;
 use crate::error::{MembershipError, ProposeError};
 use crate::machine::Machine;
-use crate::membership::{Admitted, Member, Voting};
+use crate::membership::{Admitted, Member, Voting, all_act_at};
 use crate::raft::{Answer, Data, Node, Types};
 
 /// A learner within so many entries of the leader's log has caught up, and leadership may be handed to a voter.
@@ -26,6 +27,8 @@ const CAUGHT_UP_ENTRIES: u64 = 100;
 const CHANGE_MAX: Duration = Duration::from_secs(10);
 /// Who is counted on has answered within this time.
 pub(super) const HEARD_LATELY: Duration = Duration::from_secs(1);
+/// What a member can act at counts if it answered within this time.
+const LEVEL_HEARD_LATELY: Duration = Duration::from_secs(2);
 /// Between two looks for answers.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -33,14 +36,17 @@ pub(super) type Change = ChangeMembers<u64, Node>;
 
 impl<M: Machine> Replica<M> {
     /// On the leader: gives a joining replica its node id, adds it as a learner, and makes it a voter in the
-    /// background once it has caught up, if it shall be one. The same store uuid gets the same answer.
+    /// background once it has caught up, if it shall be one. The same store uuid gets the same answer. One that cannot
+    /// act at the machine's level is refused.
     pub async fn admit(
         &self,
         store_uuid: &str,
         raft_address: &str,
         api_address: &str,
         as_what: Voting,
+        acts_at: u32,
     ) -> Result<Admitted, MembershipError> {
+        self.must_act(acts_at)?;
         for (name, value) in
             [("store uuid", store_uuid), ("raft address", raft_address), ("api address", api_address)]
         {
@@ -61,6 +67,8 @@ impl<M: Machine> Replica<M> {
             return Err(ProposeError::Unknown { why: "the answer was lost".into() }.into());
         };
         let node_id = given.map_err(MembershipError::Refused)?;
+        // It may have risen meanwhile.
+        self.must_act(acts_at)?;
         if self.was_removed(node_id) {
             return Err(MembershipError::Refused(format!(
                 "this data directory was node {node_id}, which was removed from the cluster; join with an empty directory"
@@ -80,6 +88,36 @@ impl<M: Machine> Replica<M> {
         let identity =
             Identity { node_id, store_uuid: store_uuid.into(), ..Identity::clone(&self.inner.identity) };
         Ok(Admitted { identity, members: self.status().members })
+    }
+
+    /// On the leader: the highest level that all members can act at, learners too; `Err` names those that have not said
+    /// so lately.
+    pub fn all_act_at(&self) -> Result<u32, Vec<u64>> {
+        let me = (self.inner.identity.node_id, M::LEVEL);
+        all_act_at(&self.status().members, me, LEVEL_HEARD_LATELY)
+    }
+
+    fn must_act(&self, acts_at: u32) -> Result<(), MembershipError> {
+        let level = self.read(M::level);
+        if acts_at >= level {
+            return Ok(());
+        }
+        Err(MembershipError::Refused(format!(
+            "the cluster acts at level {level}, and the program of the joining replica can act at levels up to {acts_at}: start a newer one there, and repeat the command"
+        )))
+    }
+
+    /// All members and what is known of each.
+    pub(super) fn members(&self, metrics: &RaftMetrics<Types>) -> Vec<Member> {
+        let leads = metrics.state.is_leader();
+        let mut members = members(metrics);
+        for member in members.iter_mut().filter(|_| leads) {
+            member.acts_at = match member.node_id == metrics.id {
+                true => NonZeroU32::new(M::LEVEL),
+                false => self.inner.transport.acts_at(member.node_id),
+            };
+        }
+        members
     }
 
     /// On the leader: makes a learner a voter, in the background if it has to catch up first; or a voter a learner.
@@ -326,6 +364,7 @@ pub(super) mod tests {
             learner: &word[1..2] == "w",
             lag: Some(if word.ends_with('+') { CAUGHT_UP_ENTRIES + 1 } else { word[..1].parse().unwrap() }),
             heard: (!word.ends_with('-')).then_some(Duration::ZERO),
+            acts_at: None,
         };
         words.split_whitespace().map(member).collect()
     }

@@ -139,6 +139,7 @@ mod tests {
             learner: !voter,
             lag: None,
             heard: None,
+            acts_at: None,
         };
         // Sums by node, `l` = a learner; how many vote; the verdict.
         let cases: [(&str, usize, Verdict); 9] = [

@@ -88,3 +88,19 @@ fn only_what_was_not_appended_is_said_to_be_undone() {
     let cut_off = ClientWriteError::LogEntryDiscarded(ForwardToLeader::empty());
     assert!(matches!(explain(cut_off), ProposeError::Unknown { .. }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_act_at_the_level_stays_out_and_whoever_is_silent_keeps_it_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = leading(dir.path()).await;
+    assert_eq!(replica.all_act_at(), Ok(1), "it is alone");
+    let admit =
+        |acts_at| replica.admit("a store", "127.0.0.1:3", "127.0.0.1:4", crate::Voting::Learner, acts_at);
+    let refused = admit(0).await.unwrap_err().to_string();
+    assert!(refused.contains("acts at level 1") && refused.contains("start a newer one"), "{refused}");
+    assert_eq!(replica.status().members.len(), 1);
+    let admitted = admit(1).await.unwrap();
+    assert_eq!(replica.all_act_at(), Err(vec![admitted.identity.node_id]), "it never answered");
+    assert_eq!(replica.status().members[0].acts_at.map(|level| level.get()), Some(1));
+    replica.shutdown().await;
+}

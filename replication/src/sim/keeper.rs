@@ -146,7 +146,7 @@ async fn join(world: &World, options: &Options) -> Result<(), StoreError> {
         let leader = leader.into_iter().find(|replica| replica.leadership().borrow().is_me);
         if let Some(leader) = leader {
             let address = &options.raft_address;
-            let asked = leader.admit(&uuid, address, address, Voting::Voter);
+            let asked = leader.admit(&uuid, address, address, Voting::Voter, 1);
             if let Ok(Ok(admitted)) = tokio::time::timeout(Duration::from_secs(5), asked).await {
                 identity::adopt(options, &admitted.identity).await?;
                 faults::fired(Fault::Join);

@@ -276,6 +276,7 @@ fn forged(body: Body, answers: mpsc::Sender<Sent>) -> Body {
                 outcome: wire::append_reply::Outcome::Success.into(),
                 matching: last,
                 vote: None,
+                acts_at: 0,
             };
             let body = reply.encode_to_vec();
             let mut bytes = vec![0];

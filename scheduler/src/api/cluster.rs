@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::{Op, Timestamp};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::{
     AdmitReply, AdmitRequest, BackupPart, BackupRequest, ChangeMemberReply, ChangeMemberRequest,
     ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest, InitReply, InitRequest,
-    JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, TakeSnapshotReply,
-    TakeSnapshotRequest, TransferLeadershipReply, TransferLeadershipRequest, backup_part,
+    JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, SetClockReply, SetClockRequest,
+    TakeSnapshotReply, TakeSnapshotRequest, TransferLeadershipReply, TransferLeadershipRequest, backup_part,
     change_member_request::Change, relay_up,
 };
 use replication::{MembershipError, Voting};
@@ -23,7 +24,7 @@ use super::convert;
 use super::forward::{Kind, Place, call, leader, mark};
 use crate::leader::clock::wall_ms;
 use crate::leader::{LinkId, Session};
-use crate::limits::RELAY_QUEUE_MAX;
+use crate::limits::{CLOCK_SET_AHEAD_MAX, RELAY_QUEUE_MAX, REQUEST_WAIT};
 use crate::outlet::Outlet;
 use crate::server::Node;
 
@@ -65,6 +66,8 @@ impl Operators {
             };
         };
         let (identity, status) = (running.replica.identity(), running.replica.status());
+        let (apply_level, clock) =
+            running.replica.read(|machine| (machine.state.cluster().level, machine.state.clock()));
         ClusterStatusReply {
             cluster: identity.cluster.clone(),
             cluster_id: identity.cluster_id.clone(),
@@ -85,7 +88,9 @@ impl Operators {
             sync_p99_us: status.sync_p99.map_or(0, |p99| (p99.as_micros() as u64).max(1)),
             log_bytes: status.log_bytes,
             snapshot_age_ms: status.snapshot_age.map_or(0, |age| (age.as_millis() as u64).max(1)),
-            apply_level: running.replica.read(|machine| machine.state.cluster().level),
+            apply_level,
+            acts_at: engine::limits::LEVEL,
+            clock_ms: clock.0,
             age_ms: running.replica.age().map_or(u64::MAX, |age| age.as_millis() as u64),
             dir: self.node.options.dir.display().to_string(),
         }
@@ -119,6 +124,7 @@ fn member_view(member: &replication::Member) -> MemberView {
         heard: member.heard.is_some_and(|ago| ago < HEARD_LATELY),
         learner: member.learner,
         heard_ms: member.heard.map_or(0, |ago| ago.as_millis() as u64),
+        acts_at: member.acts_at.map_or(0, |level| level.get()),
     }
 }
 
@@ -169,6 +175,7 @@ async fn join_cluster(
         api_address: node.options.api_address().to_owned(),
         cluster: node.options.cluster.clone(),
         learner,
+        acts_at: engine::limits::LEVEL,
     };
     let mut leader = ClusterClient::new(node.peers.channel(&via));
     let admitted = tokio::time::timeout(ADMIT_WAIT, leader.admit(ask)).await.map_err(|_| {
@@ -236,9 +243,10 @@ impl rpc::cluster_server::Cluster for Operators {
         if let Place::There(channel) = place {
             return call(&running, Kind::Change, ClusterClient::new(channel).admit(mark(ask))).await;
         }
+        let (voting, acts_at) = (voting(ask.learner), ask.acts_at.max(1));
         let admitted = running
             .replica
-            .admit(&ask.store_uuid, &ask.raft_address, &ask.api_address, voting(ask.learner))
+            .admit(&ask.store_uuid, &ask.raft_address, &ask.api_address, voting, acts_at)
             .await
             .map_err(unchanged)?;
         Ok(Response::new(AdmitReply {
@@ -358,6 +366,48 @@ impl rpc::cluster_server::Cluster for Operators {
         let now = running.replica.transfer(to).await.map_err(unchanged)?;
         let took_us = begun.elapsed().as_micros() as u64;
         Ok(Response::new(TransferLeadershipReply { leader: Some(member_view(&now)), took_us }))
+    }
+
+    async fn set_clock(&self, request: Request<SetClockRequest>) -> Result<Response<SetClockReply>, Status> {
+        let running = self.node.running()?;
+        let place = leader(&running, &request).await?;
+        let ask = request.into_inner();
+        let session = match place {
+            Place::Here(session) => session,
+            Place::There(channel) => {
+                let set =
+                    call(&running, Kind::Change, ClusterClient::new(channel).set_clock(mark(ask))).await;
+                return set.map_err(|status| match status.code() {
+                    tonic::Code::Unimplemented => failed(
+                        "the leader's program is of level 1, which knows no such command: start newer programs on all members first",
+                    ),
+                    _ => status,
+                });
+            }
+        };
+        let (before, own) = (session.now(), wall_ms());
+        if ask.to_ms > own.saturating_add(CLOCK_SET_AHEAD_MAX.as_millis() as u64) {
+            return Err(Status::invalid_argument(format!(
+                "{} is after what the clock of the leader's machine shows ({}), and there is no way back: set the clocks of the machines first",
+                Timestamp(ask.to_ms),
+                Timestamp(own)
+            )));
+        }
+        // Without a request id: the time is absolute and a repeated one changes nothing, and the cluster whose time is
+        // far behind would refuse every request as made in the future.
+        let op = Op::SetClock { to: Timestamp(ask.to_ms) };
+        match tokio::time::timeout(REQUEST_WAIT, session.propose(op, None)).await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(refusal))) => return Err(convert::refused(&refusal)),
+            Ok(Err(why)) => return Err(convert::unproposed(why)),
+            Err(_) => {
+                return Err(Status::deadline_exceeded("no answer from the log in time; look, or repeat it"));
+            }
+        }
+        session.set_clock(ask.to_ms);
+        let clock = running.replica.read(|machine| machine.state.clock());
+        tracing::warn!(%before, %clock, "the cluster's clock was set by hand");
+        Ok(Response::new(SetClockReply { before_ms: before.0, clock_ms: clock.0 }))
     }
 
     async fn take_snapshot(

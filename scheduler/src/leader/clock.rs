@@ -51,6 +51,13 @@ impl SessionClock {
         SessionClock(Mutex::new(Inner { now_ms: start_ms, read_at: boottime() }))
     }
 
+    /// Shows at least `ms` from now on: somebody set State's clock.
+    pub fn reach(&self, ms: u64) {
+        let _up_to_now = self.now_ms();
+        let mut inner = self.0.lock().unwrap_or_else(|broken| broken.into_inner());
+        inner.now_ms = inner.now_ms.max(ms);
+    }
+
     /// State's time now, in milliseconds.
     pub fn now_ms(&self) -> u64 {
         let mut inner = self.0.lock().unwrap_or_else(|broken| broken.into_inner());
@@ -86,6 +93,16 @@ mod tests {
         );
         assert_eq!(session_start(200_000, 100_000, &[100_000, 100_000], 3), 200_000, "never back");
         assert_eq!(session_start(5, 7, &[7], 1), 7);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_goes_on_from_there_and_never_back() {
+        let clock = SessionClock::new(1_000);
+        clock.reach(90_000_000);
+        let now = clock.now_ms();
+        assert!((90_000_000..90_060_000).contains(&now), "{now}");
+        clock.reach(1_000);
+        assert!(clock.now_ms() >= now);
     }
 
     #[test]

@@ -185,6 +185,7 @@ async fn begin(
         round_after: Instant::now(),
         ticking: false,
         working: false,
+        raising: false,
         silencing: Vec::new(),
         shown: None,
         count_after: Some(Instant::now()),
@@ -211,6 +212,8 @@ enum Landed {
     Counted(Option<(Vetoes, Duration)>),
     Ticked(Fate),
     Worked(Fate),
+    /// To this level.
+    Raised(u32, Fate),
 }
 
 /// What an agent reported, less what is in the log or applied already.
@@ -236,6 +239,7 @@ struct Leader {
     round_after: Instant,
     ticking: bool,
     working: bool,
+    raising: bool,
     silencing: Vec<HostId>,
     /// When the gauges were last brought up to date.
     shown: Option<Instant>,
@@ -471,6 +475,15 @@ impl Leader {
                 self.ticking = false;
                 self.complain("tick", fate);
             }
+            Landed::Raised(to, fate) => {
+                self.raising = false;
+                match fate {
+                    Ok(Ok(_)) => {
+                        tracing::info!(level = to, "all members can: the cluster acts at this level")
+                    }
+                    fate => self.complain("level", fate),
+                }
+            }
             Landed::Worked(fate) => {
                 self.working = false;
                 // The next step at once, unless something stands in its way.
@@ -567,7 +580,20 @@ impl Leader {
         }
     }
 
-    /// Deadlines, work items and silent hosts.
+    /// The level rises once all members can act at a higher one.
+    fn raise(&mut self, acts_at: u32) {
+        if self.raising || acts_at >= engine::limits::LEVEL {
+            return;
+        }
+        if let Ok(to) = self.session.replica.all_act_at()
+            && to > acts_at
+        {
+            self.raising = true;
+            self.fly(Op::RaiseLevel { to }, move |fate| Landed::Raised(to, fate));
+        }
+    }
+
+    /// Deadlines, work items, silent hosts, and the level.
     fn sweep(&mut self) {
         self.count_vetoes();
         let now = Timestamp(self.session.clock.now_ms());
@@ -576,7 +602,7 @@ impl Leader {
             self.shown = Some(Instant::now());
         }
         let hosts = &mut self.hosts;
-        let (deadline, work, live, stopped, unused) = self.session.replica.read(|machine| {
+        let (deadline, work, live, stopped, unused, level, clock) = self.session.replica.read(|machine| {
             let state = &machine.state;
             hosts.reseat_unheard(|host| state.host(host).is_some_and(|host| !host.is_silent()));
             let live: Vec<_> = state
@@ -588,8 +614,13 @@ impl Leader {
                 gauges(state);
             }
             hosts.compare(state);
-            (state.next_deadline(), state.next_work(), live, state.is_stopped(), hosts.unused(state))
+            let (level, clock) = (state.cluster().level, state.clock());
+            let (deadline, work) = (state.next_deadline(), state.next_work());
+            (deadline, work, live, state.is_stopped(), hosts.unused(state), level, clock)
         });
+        // Ahead of the session's own only where somebody set it, and the answer was lost.
+        self.session.clock.reach(clock.0);
+        self.raise(level);
         for (host, unused) in unused {
             self.fly(Op::ReportUnused { host, unused }, move |fate| Landed::Lent(host, fate));
         }
@@ -630,6 +661,7 @@ fn kind(op: &Op) -> &'static str {
         Op::Preempt(_) => "preempt",
         Op::AssignTogether(_) => "assign_together",
         Op::ReportUnused { .. } => "unused",
+        Op::RaiseLevel { .. } => "raise_level",
         Op::StartSession(_)
         | Op::CreateJob(_)
         | Op::KillTasks { .. }
@@ -645,6 +677,7 @@ fn kind(op: &Op) -> &'static str {
         | Op::EndUpdate { .. }
         | Op::PutCron { .. }
         | Op::DropCron { .. }
+        | Op::SetClock { .. }
         | Op::RunCron { .. } => "other",
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::state::command::Request;
-use engine::{Command, ConfigHash, Op, Reply, State, Timestamp, View};
-use proto::Fence;
+use engine::{Command, ConfigHash, Op, Refusal, RefusalKind, Reply, State, Timestamp, View};
 use proto::wire::AgentFrame;
+use proto::{Fence, NodeId};
 use replication::ProposeError;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -74,8 +74,14 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// Puts an operation through the log of this session's term, stamped with State's time; returns what apply
-    /// answered.
+    /// answered. What is of a level that the cluster has not reached is refused here: a member that cannot read it would
+    /// stop.
     pub async fn propose(&self, op: Op, request: Option<Request>) -> Result<Reply, ProposeError> {
+        let acts_at = self.replica.read(|machine| machine.state.cluster().level);
+        if op.level() > acts_at && !matches!(op, Op::RaiseLevel { .. }) {
+            let message = too_low(op.level(), acts_at, &self.replica.status().members);
+            return Ok(Err(Refusal { kind: RefusalKind::Invalid, message }));
+        }
         let command = Command { request, ..Command::new(Timestamp(self.clock.now_ms()), op) };
         Ok(self.replica.propose_in(self.fence.term, command.encode().into()).await?.reply)
     }
@@ -136,6 +142,11 @@ impl Session {
         tokio::task::spawn_blocking(move || counts.reasons(&configs)).await.unwrap_or_default()
     }
 
+    /// State's clock was set to this: the session's goes on from there.
+    pub fn set_clock(&self, ms: u64) {
+        self.clock.reach(ms);
+    }
+
     /// State's time, as far as it has come since its newest command.
     pub fn now(&self) -> Timestamp {
         Timestamp(self.clock.now_ms())
@@ -144,5 +155,45 @@ impl Session {
     /// A point behind which every acknowledged change is visible on this replica.
     pub async fn barrier(&self) -> Result<(), replication::ReadError> {
         self.replica.barrier().await
+    }
+}
+
+/// Why a level is not reached, and who is in the way.
+fn too_low(needs: u32, acts_at: u32, members: &[replication::Member]) -> String {
+    let behind = members.iter().filter_map(|member| match member.acts_at {
+        None => Some(format!("{} has not said at which it can", NodeId(member.node_id))),
+        Some(level) if level.get() < needs => {
+            Some(format!("{} can act at level {level} only", NodeId(member.node_id)))
+        }
+        Some(_) => None,
+    });
+    let behind: Vec<String> = behind.collect();
+    let why = if behind.is_empty() { "it rises in a moment".to_owned() } else { behind.join(", ") };
+    format!(
+        "this is done from level {needs} on, and the cluster acts at level {acts_at}: {why}; once newer programs run on all members the level rises by itself, then repeat this"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_in_the_way_of_a_level_is_named() {
+        let member = |node_id, acts_at: Option<u32>| replication::Member {
+            node_id,
+            raft_address: String::new(),
+            api_address: String::new(),
+            store_uuid: String::new(),
+            voter: true,
+            learner: false,
+            lag: None,
+            heard: None,
+            acts_at: acts_at.and_then(std::num::NonZeroU32::new),
+        };
+        let why = too_low(2, 1, &[member(1, Some(2)), member(2, Some(1)), member(3, None)]);
+        assert!(why.contains("node-2 can act at level 1 only, node-3 has not said"), "{why}");
+        assert!(!why.contains("node-1"), "{why}");
+        assert!(too_low(2, 1, &[member(1, Some(2))]).contains("rises in a moment"));
     }
 }

@@ -189,7 +189,7 @@ impl Trio {
         for options in &options[1..] {
             let uuid = replication::store_uuid(&options.dir)?;
             let admitted =
-                leader.admit(&uuid, &options.raft_address, &options.api_address, Voting::Voter).await?;
+                leader.admit(&uuid, &options.raft_address, &options.api_address, Voting::Voter, 1).await?;
             replication::adopt(options, &admitted.identity).await?;
             followers.push(start(options, &mut serving).await?);
         }

@@ -2,11 +2,12 @@
 //!
 //! `tests/levels/N` is the golden directory of level N, and its README says how one is made. `golden` reads it and
 //! measures what today's programs make of it; `messages` compares its .proto files with today's; `freeze` makes a new
-//! one. Not here: a cluster of old and new programs.
+//! one; `mixed` runs the programs of a level's commit and today's in one cluster.
 
 pub mod freeze;
 pub mod golden;
 pub mod messages;
+pub mod mixed;
 
 use std::fs;
 use std::path::PathBuf;

@@ -213,7 +213,7 @@ impl registers_server::Registers for Service {
         let asked = request.into_inner();
         match self
             .replica
-            .admit(&asked.store_uuid, &asked.raft_address, &asked.api_address, Voting::Voter)
+            .admit(&asked.store_uuid, &asked.raft_address, &asked.api_address, Voting::Voter, 1)
             .await
         {
             Ok(admitted) => Ok(Response::new(AdmitReply {
