@@ -174,7 +174,7 @@ pub fn restore(backup: &Path, options: &Options) -> Result<Identity, StoreError>
             backup.display()
         )));
     }
-    let before = Before { lineage_id: manifest.lineage_id, epoch: manifest.epoch };
+    let before = Before { lineage_id: manifest.lineage_id, epoch: manifest.epoch, node_id: manifest.node_id };
     begin_again(options, before, rows, point)
 }
 
@@ -228,7 +228,12 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
         }
     }
     let point = pending.with(|present| present.at.clone());
-    begin_again(options, Before { lineage_id: old.lineage_id, epoch: old.epoch }, rows, point)
+    begin_again(
+        options,
+        Before { lineage_id: old.lineage_id, epoch: old.epoch, node_id: old.node_id },
+        rows,
+        point,
+    )
 }
 
 /// Makes room for rows in a directory that belongs to nobody.
@@ -265,6 +270,8 @@ fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
 struct Before {
     lineage_id: String,
     epoch: u64,
+    /// Whose rows they are. A replica that was catching up may not have applied yet that this id is taken.
+    node_id: u64,
 }
 
 /// The rows as those of a new cluster's only member; then its log, vote and identity.
@@ -279,7 +286,7 @@ fn begin_again(
     };
     let identity = Identity {
         cluster_id: new_uuid(),
-        node_id: point.next_node_id,
+        node_id: point.next_node_id.max(before.node_id + 1),
         store_uuid: store_uuid(&options.dir)?,
         cluster: options.cluster.clone(),
         lineage_id: before.lineage_id,

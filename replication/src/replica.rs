@@ -129,7 +129,7 @@ impl<M: Machine> Replica<M> {
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
         let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
         let transport = Transport::new(Arc::clone(&identity), options.profile, stopped.clone());
-        let transport = transport.sending_of(&adapter);
+        let transport = transport.sending_of(&adapter, &log);
         let sending = transport.sending();
         let config = config(&options).map_err(StartError::Raft)?;
         #[cfg(test)]

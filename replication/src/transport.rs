@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use tonic::transport::Endpoint;
 use crate::Identity;
 use crate::adapter::Adapter;
 use crate::ground::{self, Channel};
-use crate::log::lock;
+use crate::log::{Log, lock};
 use crate::membership::Member;
 use crate::options::Profile;
 use crate::raft::{
@@ -94,6 +94,8 @@ pub(crate) struct Transport {
     sending: Arc<AtomicUsize>,
     /// Whose snapshots are sent.
     adapter: Option<Adapter>,
+    /// Whose entries are.
+    log: Option<Log>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
     levels: Levels,
 }
@@ -108,12 +110,12 @@ impl Transport {
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
         let (sending, channels, levels) = Default::default();
-        Transport { identity, profile, stopped, sending, adapter: None, channels, levels }
+        Transport { identity, profile, stopped, sending, adapter: None, log: None, channels, levels }
     }
 
-    /// The same, sending the snapshots of `adapter`.
-    pub(crate) fn sending_of(self, adapter: &Adapter) -> Self {
-        Transport { adapter: Some(adapter.clone()), ..self }
+    /// The same, sending the snapshots of `adapter` and the entries of `log`.
+    pub(crate) fn sending_of(self, adapter: &Adapter, log: &Log) -> Self {
+        Transport { adapter: Some(adapter.clone()), log: Some(log.clone()), ..self }
     }
 
     fn peer_of(
@@ -192,6 +194,7 @@ impl Transport {
             stopped: self.stopped.clone(),
             sending: Arc::clone(&self.sending),
             adapter: self.adapter.clone(),
+            log: self.log.clone(),
             levels: Arc::clone(&self.levels),
             purpose,
             failures: 0,
@@ -240,6 +243,7 @@ pub(crate) struct Peer {
     stopped: watch::Sender<Option<String>>,
     sending: Arc<AtomicUsize>,
     adapter: Option<Adapter>,
+    log: Option<Log>,
     levels: Levels,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
@@ -364,7 +368,16 @@ impl RaftNetworkV2<Types> for Peer {
             let owed = Owed::default();
             let (sent, peer) = (Arc::clone(&owed), self.message_peer.clone());
             let matched = Arc::clone(&self.matched);
+            // A snapshot may overtake a stream of entries; what that is about to send may then be dropped, and openraft
+            // would send nothing, over and over. Broken off, it begins anew where the other is.
+            let overtaken = Arc::new(AtomicBool::new(false));
+            let (overtakes, log) = (Arc::clone(&overtaken), self.log.clone());
+            let dropped = move || log.as_ref().and_then(|log| log.ends().1);
+            let sends_entries = self.purpose == Purpose::Append;
             let messages = input.map(move |request| {
+                if sends_entries && request.entries.is_empty() && request.prev_log_id < dropped() {
+                    overtakes.store(true, Ordering::Relaxed);
+                }
                 let term = request.vote.leader_id.term;
                 let mut matched = lock(&matched);
                 if matched.0 != term {
@@ -385,10 +398,14 @@ impl RaftNetworkV2<Types> for Peer {
             let answers = opened?;
             let this = &*self;
             let answers = futures::stream::unfold(Some(answers), move |answers| {
-                let owed = Arc::clone(&owed);
+                let (owed, overtaken) = (Arc::clone(&owed), Arc::clone(&overtaken));
                 async move {
                     let mut answers = answers?;
-                    let next = this.next_answer(&mut answers, &owed, limit).await?;
+                    let mut next = this.next_answer(&mut answers, &owed, limit).await?;
+                    if overtaken.load(Ordering::Relaxed) {
+                        next =
+                            Err(RPCError::Unreachable(unreachable("the log it was about to get is dropped")));
+                    }
                     let go_on = matches!(next, Ok(Ok(_))).then_some(answers);
                     Some((next, go_on))
                 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use engine::limits::LEVEL_FIRST;
 use engine::state::command::Request;
 use engine::{Command, ConfigHash, Op, Refusal, RefusalKind, Reply, State, Timestamp, View};
 use proto::wire::AgentFrame;
@@ -77,10 +78,13 @@ impl Session {
     /// answered. What is of a level that the cluster has not reached is refused here: a member that cannot read it would
     /// stop.
     pub async fn propose(&self, op: Op, request: Option<Request>) -> Result<Reply, ProposeError> {
-        let acts_at = self.replica.read(|machine| machine.state.cluster().level);
-        if op.level() > acts_at && !matches!(op, Op::RaiseLevel { .. }) {
-            let message = too_low(op.level(), acts_at, &self.replica.status().members);
-            return Ok(Err(Refusal { kind: RefusalKind::Invalid, message }));
+        let needs = op.level();
+        if needs > LEVEL_FIRST && !matches!(op, Op::RaiseLevel { .. }) {
+            let acts_at = self.replica.read(|machine| machine.state.cluster().level);
+            if needs > acts_at {
+                let message = too_low(needs, acts_at, &self.replica.status().members);
+                return Ok(Err(Refusal { kind: RefusalKind::Invalid, message }));
+            }
         }
         let command = Command { request, ..Command::new(Timestamp(self.clock.now_ms()), op) };
         Ok(self.replica.propose_in(self.fence.term, command.encode().into()).await?.reply)

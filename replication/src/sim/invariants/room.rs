@@ -31,7 +31,8 @@ impl Law for Room {
                 self.0.remove(&seen.life);
                 continue;
             }
-            let last = seen.log.last().map(|(id, _)| *id);
+            // All of it may be dropped.
+            let last = seen.log.last().map(|(id, _)| *id).max(seen.purged);
             let first = Full { since: seen.now, end: last, left: OWN_MAX };
             let full = self.0.entry(seen.life).or_insert(first);
             if seen.now >= full.since + SETTLED && last > full.end {
