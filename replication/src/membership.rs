@@ -24,6 +24,8 @@ pub struct Member {
     pub heard: Option<Duration>,
     /// The highest level that its machine can act at, as it said with its newest answer; known to the leader only.
     pub acts_at: Option<NonZeroU32>,
+    /// Its disk is nearly full, as it said with its newest answer: it takes no entries. Known to the leader only.
+    pub full: bool,
 }
 
 /// What a replica shall be.
@@ -104,6 +106,8 @@ pub struct Status {
     pub log_bytes: u64,
     /// Age of the newest snapshot.
     pub snapshot_age: Option<Duration>,
+    /// Its disk is nearly full: it takes no entries.
+    pub full: bool,
 }
 
 /// All replicas' rows at one index have this sum, or one of them is wrong.
@@ -131,6 +135,7 @@ mod tests {
             lag: None,
             heard,
             acts_at: acts_at.and_then(NonZeroU32::new),
+            full: false,
         };
         let (now, long) = (Some(Duration::ZERO), Some(Duration::from_secs(9)));
         let (me, lately) = ((1, 3), Duration::from_secs(2));

@@ -14,7 +14,7 @@ use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs::{self, File};
 use crate::identity::{Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid};
-use crate::log::{Log, skip};
+use crate::log::{Log, Still, skip};
 use crate::machine::{Corrupt, Machine};
 use crate::membership::Member;
 use crate::options::Options;
@@ -50,6 +50,8 @@ pub struct Inspection {
     pub members: Vec<Member>,
     /// Name of the newest snapshot.
     pub snapshot: Option<String>,
+    /// Entries that are left out.
+    pub skipped: Vec<u64>,
 }
 
 /// Looks at a data directory on which no replica runs, and changes nothing in it.
@@ -78,6 +80,7 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
         sum,
         members: point.members(),
         snapshot: snapshot::names(&snapshot::home(dir))?.pop(),
+        skipped: log.iter().flat_map(|log| log.skipped()).collect(),
     })
 }
 
@@ -96,19 +99,19 @@ pub struct LoggedEntry {
     pub crc32c: u32,
 }
 
-/// The entry at `index`, if it carries commands and is not in this replica's rows: then it may be skipped.
-pub fn skippable(dir: &Path, index: u64) -> Result<LoggedEntry, StoreError> {
+/// The entry at `index`, if the machine of this directory panics when it applies it: then it may be skipped.
+pub fn skippable<M: Machine>(dir: &Path, index: u64) -> Result<LoggedEntry, StoreError> {
     let _lock = lock_existing(dir)?;
-    find_skippable(dir, index).map(|(_, entry)| entry)
+    find_skippable::<M>(dir, index).map(|(_, entry)| entry)
 }
 
 /// From now on this replica takes the entry at `index` for a blank one. It must be done on every replica, or at least
 /// on a majority before they start, and `crc32c` must be that of [`skippable`]: the proof that a person has looked at it,
 /// and that it is the same entry everywhere.
-pub fn skip(dir: &Path, index: u64, crc32c: u32) -> Result<(), StoreError> {
+pub fn skip<M: Machine>(dir: &Path, index: u64, crc32c: u32) -> Result<(), StoreError> {
     let _lock = lock_existing(dir)?;
     disk::refuse_condemned(dir)?;
-    let (id, entry) = find_skippable(dir, index)?;
+    let (id, entry) = find_skippable::<M>(dir, index)?;
     if entry.crc32c != crc32c {
         return Err(StoreError::Refused(format!(
             "entry {index} has the checksum {:08x}, not {crc32c:08x}: this is another entry than the one that was looked at",
@@ -118,33 +121,77 @@ pub fn skip(dir: &Path, index: u64, crc32c: u32) -> Result<(), StoreError> {
     skip::add(&log_dir(dir), id)
 }
 
-fn find_skippable(dir: &Path, index: u64) -> Result<(LogId, LoggedEntry), StoreError> {
+fn find_skippable<M: Machine>(dir: &Path, index: u64) -> Result<(LogId, LoggedEntry), StoreError> {
     let refused = |why: &str| Err(StoreError::Refused(format!("entry {index} cannot be skipped: {why}")));
-    let stored = match rows_in(dir)? {
-        Some(path) => RowStore::open_to_look(&path)?.load(|_| Ok(()))?.1.index(),
-        None => 0,
+    let (machine, point) = match rows_in(dir)? {
+        Some(path) => RowStore::open_to_look(&path)?.load(M::load)?,
+        None => (M::load(&mut std::iter::empty())?, Point::default()),
     };
-    if index <= stored {
+    if point.applied.is_some_and(|applied| index <= applied.index) {
+        let stored = point.index();
         return refused(&format!("this replica has applied it, its rows are of entry {stored}"));
     }
     if fs::metadata(log_dir(dir)).is_err() {
         return refused("there is no log");
     }
-    let Some(entry) = Log::look_at(&log_dir(dir))?.entries(index)?.into_iter().next() else {
+    let log = Log::look_at(&log_dir(dir))?;
+    let Some(entry) = log.entries(index)?.into_iter().next() else {
         return refused("the log does not reach so far");
     };
     let Entry { log_id, payload: Payload::Normal(Data::Batch(batch)) } = &entry else {
         return refused("it carries no command, or is skipped already");
     };
+    match first_that_fails(&log, machine, point, index)? {
+        Some((at, _)) if at < index => {
+            return refused(&format!(
+                "entry {at} before it cannot be applied either: look at that one first"
+            ));
+        }
+        Some((_, Some(unread))) => return refused(&format!("{unread}; a newer program may know it")),
+        Some((_, None)) => {}
+        None => return refused("it can be applied: whoever sent it may have been told that it is done"),
+    }
     let LogId { leader_id: LeaderId { term, node_id }, index } = *log_id;
     let commands: Vec<_> = batch.commands().map(bytes::Bytes::copy_from_slice).collect();
     let crc32c = crc32c::crc32c(&entry_to_wire(&entry).encode_to_vec());
     Ok((*log_id, LoggedEntry { term, node_id, index, commands, crc32c }))
 }
 
+/// Applies the log behind `point`, up to `to`, and finds the first entry that panics or cannot be read. Nothing is kept.
+fn first_that_fails<M: Machine>(
+    log: &Still,
+    machine: M,
+    point: Point,
+    to: u64,
+) -> Result<Option<(u64, Option<Corrupt>)>, StoreError> {
+    let mut next = point.applied.map_or(0, |id| id.index + 1);
+    let (machine, pending) = (Held::new(machine), Pending::new(point));
+    while next <= to {
+        let entries = log.entries(next)?;
+        if entries.is_empty() {
+            break;
+        }
+        next += entries.len() as u64;
+        for entry in entries.iter().take_while(|entry| entry.log_id.index <= to) {
+            let apply = std::panic::AssertUnwindSafe(|| adapter::apply(&machine, &pending, entry));
+            match std::panic::catch_unwind(apply) {
+                Ok(Ok(_)) => {}
+                Ok(Err(unread)) => return Ok(Some((entry.log_id.index, Some(unread)))),
+                Err(_) => return Ok(Some((entry.log_id.index, None))),
+            }
+        }
+    }
+    Ok(None)
+}
+
 fn lock_existing(dir: &Path) -> Result<File, StoreError> {
     if fs::read_dir(dir).is_err() {
         return Err(StoreError::Refused(format!("there is no data directory {}", dir.display())));
+    }
+    // In a directory that was named by mistake nothing is made, not even the lock.
+    let ours = ["store.a", "identity.a", "identity.b", "log", "lock"];
+    if !ours.iter().any(|name| fs::metadata(dir.join(name)).is_ok()) {
+        return Err(StoreError::Refused(format!("{} is no data directory of a replica", dir.display())));
     }
     disk::lock_dir(dir)
 }

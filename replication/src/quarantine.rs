@@ -27,9 +27,11 @@ const MARK: &str = "quarantined";
 pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), StoreError> {
     let node = |member: &Member| Node::of(member).to_wire(member.node_id);
     let note = wire::Quarantine { why: why.to_owned(), members: members.iter().map(node).collect() };
-    let path = dir.join(MARK);
-    fs::write(&path, note.encode_to_vec()).map_err(StoreError::io("writing", &path))?;
-    fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &path))?;
+    // Whole or not at all.
+    let (path, new) = (dir.join(MARK), dir.join("quarantined.new"));
+    fs::write(&new, note.encode_to_vec()).map_err(StoreError::io("writing", &new))?;
+    fs::File::open(&new).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &new))?;
+    fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
     sync_dir(dir)
 }
 

@@ -174,6 +174,7 @@ impl Node {
             lag: None,
             heard: None,
             acts_at: None,
+            full: false,
         }
     }
 }

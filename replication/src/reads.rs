@@ -4,11 +4,12 @@
 //! Reads that come while one question is under way share the next: the cost of a confirmation does not grow with
 //! them. No leases: they trust clocks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::batch;
@@ -18,7 +19,7 @@ use crate::membership::Leadership;
 use crate::service::Raft;
 use crate::transport::Transport;
 
-/// Reads that wait for the next question at most.
+/// Reads without an answer at most.
 const WAITING_MAX: usize = 16_384;
 /// Between two questions that had no answer.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -26,7 +27,11 @@ const AGAIN_AFTER: Duration = Duration::from_millis(20);
 type Answered = oneshot::Sender<Result<(), ReadError>>;
 
 /// Takes reads that want to see everything.
-pub(crate) struct Reads(mpsc::Sender<Answered>);
+pub(crate) struct Reads {
+    queue: mpsc::Sender<Answered>,
+    /// Reads without an answer.
+    waiting: Arc<Semaphore>,
+}
 
 /// What a question takes.
 pub(crate) struct Asker {
@@ -41,15 +46,18 @@ impl Reads {
     /// Starts the loop that asks.
     pub(crate) fn start(asker: Asker) -> (Self, JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        (Reads(queue), ground::spawn(asker.run(waiting)))
+        let asking = ground::spawn(asker.run(waiting));
+        (Reads { queue, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }, asking)
     }
 
     /// Returns when this machine shows everything that was answered before the call.
     pub(crate) async fn barrier(&self) -> Result<(), ReadError> {
         let stopped = || ReadError::Stopped { why: "it was shut down".into() };
+        let busy = || ReadError::Busy { reads: WAITING_MAX };
+        let _waits = self.waiting.try_acquire().map_err(|_| busy())?;
         let (answered, answer) = oneshot::channel();
-        self.0.try_send(answered).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => ReadError::Busy { reads: WAITING_MAX },
+        self.queue.try_send(answered).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => busy(),
             mpsc::error::TrySendError::Closed(_) => stopped(),
         })?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
@@ -98,7 +106,12 @@ impl Asker {
 
     async fn ask(&self, now: &Leadership) -> Result<u64, ReadError> {
         if now.is_me {
-            return confirmed(&self.raft, &self.leadership, self.limit).await;
+            let read = confirmed(&self.raft, &self.leadership, self.limit).await;
+            // Whoever leads now is asked next.
+            return read.map_err(|error| match error {
+                ReadError::NotLeader { .. } => ReadError::NoQuorum,
+                other => other,
+            });
         }
         let Some(leader) = &now.leader else { return Err(ReadError::NotLeader { leader: None }) };
         self.transport.read_index(leader).await.map_err(|status| match status.code() {

@@ -30,7 +30,7 @@ use crate::machine::Machine;
 use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
 use crate::quarantine;
-use crate::raft::{Answer, Data, Types};
+use crate::raft::{Answer, Data, Types, Vote};
 use crate::reads::{Asker, Reads};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
@@ -124,6 +124,9 @@ impl<M: Machine> Replica<M> {
         };
         let Opened { identity, machine, pending, writer, mut log, newest, sync, lock } = opened;
         check_sync(&options, sync)?;
+        follow_the_rows(&mut log, &pending)
+            .await
+            .map_err(StoreError::io("writing the vote", log_dir(&options.dir)))?;
         drop_dead_tail(&mut log, &pending).await.map_err(StoreError::io("cutting", log_dir(&options.dir)))?;
         let identity = Arc::new(identity);
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
@@ -305,6 +308,7 @@ impl<M: Machine> Replica<M> {
             sync_p99: telemetry::sync_p99(),
             log_bytes: self.inner.log_bytes.load(Ordering::Relaxed),
             snapshot_age: self.inner.adapter.snapshot_age(),
+            full: self.inner.full.load(Ordering::Relaxed),
         }
     }
 
@@ -539,6 +543,16 @@ async fn leave_quarantine(
     left
 }
 
+/// Rows that came from a peer may be of a later leader than any that this replica voted for. Before its log says so too,
+/// its vote must.
+async fn follow_the_rows(log: &mut Log, pending: &Pending) -> std::io::Result<()> {
+    let Some(applied) = pending.with(|present| present.at.applied) else { return Ok(()) };
+    if log.vote().is_none_or(|vote| vote.leader_id < applied.leader_id) {
+        log.save_vote(&Vote { leader_id: applied.leader_id, committed: true }).await?;
+    }
+    Ok(())
+}
+
 /// Rows may come from a peer, by a snapshot or after a quarantine, and be of a later leader than the own log, which
 /// reaches further: all of its tail was overwritten elsewhere, and what is committed of it is in the rows. A crash can
 /// keep the rows and lose the log's own cut.
@@ -684,7 +698,7 @@ fn leadership_of(metrics: &RaftMetrics<Types>) -> Leadership {
     let leader =
         metrics.current_leader.and_then(|id| shape::members(metrics).into_iter().find(|m| m.node_id == id));
     // Lag and age change all the time; they are the status's.
-    let leader = leader.map(|member| Member { lag: None, heard: None, acts_at: None, ..member });
+    let leader = leader.map(|member| Member { lag: None, heard: None, acts_at: None, full: false, ..member });
     Leadership { term: metrics.current_term, leader, is_me: is_me && metrics.running_state.is_ok() }
 }
 

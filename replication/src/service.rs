@@ -229,7 +229,7 @@ impl rpc::raft::raft_server::Raft for RaftService {
                     if let (Ok(_), Some((committed, at))) = (&answer, said) {
                         this.freshness.heard(committed, at, applied(&this.raft));
                     }
-                    Ok(answer_to_wire(&answer, this.acts_at))
+                    Ok(answer_to_wire(&answer, this.acts_at, this.full.load(Ordering::Relaxed)))
                 }
                 Err(fatal) => Err(stopped(fatal)),
             }

@@ -185,7 +185,12 @@ pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
     }
     for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
-        if dir.extension().is_none() && open(&dir)?.is_some() {
+        // A damaged one goes when its replica starts.
+        let whole = match if dir.extension().is_none() { open(&dir) } else { Ok(None) } {
+            Err(StoreError::Corrupt(_)) => false,
+            found => found?.is_some(),
+        };
+        if whole {
             names.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
         }
     }

@@ -97,11 +97,11 @@ pub(crate) struct Transport {
     /// Whose entries are.
     log: Option<Log>,
     channels: Arc<Mutex<BTreeMap<(String, Purpose), Channel>>>,
-    levels: Levels,
+    told: Told,
 }
 
-/// By node, the level that its newest answer said it can act at.
-type Levels = Arc<Mutex<BTreeMap<u64, NonZeroU32>>>;
+/// By node, the level that its newest answer said it can act at, and whether its disk is nearly full.
+type Told = Arc<Mutex<BTreeMap<u64, (NonZeroU32, bool)>>>;
 
 impl Transport {
     pub(crate) fn new(
@@ -109,8 +109,8 @@ impl Transport {
         profile: Profile,
         stopped: watch::Sender<Option<String>>,
     ) -> Self {
-        let (sending, channels, levels) = Default::default();
-        Transport { identity, profile, stopped, sending, adapter: None, log: None, channels, levels }
+        let (sending, channels, told) = Default::default();
+        Transport { identity, profile, stopped, sending, adapter: None, log: None, channels, told }
     }
 
     /// The same, sending the snapshots of `adapter` and the entries of `log`.
@@ -159,7 +159,12 @@ impl Transport {
 
     /// The level that a node said it can act at, if it ever answered.
     pub(crate) fn acts_at(&self, node_id: u64) -> Option<NonZeroU32> {
-        lock(&self.levels).get(&node_id).copied()
+        lock(&self.told).get(&node_id).map(|(level, _)| *level)
+    }
+
+    /// Whether a node said that its disk is nearly full.
+    pub(crate) fn is_full(&self, node_id: u64) -> bool {
+        lock(&self.told).get(&node_id).is_some_and(|(_, full)| *full)
     }
 
     /// How many snapshots are being sent.
@@ -195,7 +200,7 @@ impl Transport {
             sending: Arc::clone(&self.sending),
             adapter: self.adapter.clone(),
             log: self.log.clone(),
-            levels: Arc::clone(&self.levels),
+            told: Arc::clone(&self.told),
             purpose,
             failures: 0,
             matched: Arc::default(),
@@ -244,7 +249,7 @@ pub(crate) struct Peer {
     sending: Arc<AtomicUsize>,
     adapter: Option<Adapter>,
     log: Option<Log>,
-    levels: Levels,
+    told: Told,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
     matched: Arc<Mutex<(u64, u64)>>,
@@ -542,7 +547,7 @@ impl Peer {
                     lock(owed).pop_front();
                     // Those of the time before do not say it.
                     let level = NonZeroU32::new(reply.acts_at).unwrap_or(NonZeroU32::MIN);
-                    lock(&self.levels).insert(self.to, level);
+                    lock(&self.told).insert(self.to, (level, reply.full));
                     let answer = answer_from_wire(&reply);
                     return Some(answer.and_then(|answer| self.note(&answer).map(|()| answer)));
                 }
@@ -569,14 +574,18 @@ fn append_to_wire(peer: &wire::Peer, request: &AppendEntriesRequest<Types>) -> w
 }
 
 /// The answer as it goes over the wire, from one whose machine can act at that level.
-pub(crate) fn answer_to_wire(answer: &StreamAppendResult<Types>, acts_at: u32) -> wire::AppendReply {
+pub(crate) fn answer_to_wire(
+    answer: &StreamAppendResult<Types>,
+    acts_at: u32,
+    full: bool,
+) -> wire::AppendReply {
     use wire::append_reply::Outcome;
     let (outcome, matching, vote) = match answer {
         Ok(matching) => (Outcome::Success, matching.as_ref().map(log_id_to_wire), None),
         Err(StreamAppendError::Conflict(at)) => (Outcome::Conflict, Some(log_id_to_wire(at)), None),
         Err(StreamAppendError::HigherVote(vote)) => (Outcome::HigherVote, None, Some(vote_to_wire(vote))),
     };
-    wire::AppendReply { outcome: outcome.into(), matching, vote, acts_at }
+    wire::AppendReply { outcome: outcome.into(), matching, vote, acts_at, full }
 }
 
 fn answer_from_wire(reply: &wire::AppendReply) -> Result<StreamAppendResult<Types>, RpcError> {

@@ -599,6 +599,26 @@ fn a_follower_shows_what_was_acknowledged_a_moment_before() {
     assert!(added >= 140, "{added} were acknowledged");
 }
 
+/// As the counters are, as far as it matters here.
+struct Impossible;
+
+impl replication::Machine for Impossible {
+    type Command = Vec<u8>;
+    type Reply = ();
+
+    fn decode(bytes: &[u8]) -> Result<Vec<u8>, replication::Corrupt> {
+        Ok(bytes.to_vec())
+    }
+
+    fn apply(&mut self, command: Vec<u8>, _: &mut replication::Changes) {
+        assert_ne!(command, b"impossible 13", "this cannot be applied");
+    }
+
+    fn load(_: &mut replication::Rows<'_>) -> Result<Self, replication::Corrupt> {
+        Ok(Impossible)
+    }
+}
+
 #[test]
 fn an_entry_that_no_replica_can_apply_is_skipped_by_a_persons_decision() {
     let dir = tempfile::tempdir().unwrap();
@@ -607,7 +627,7 @@ fn an_entry_that_no_replica_can_apply_is_skipped_by_a_persons_decision() {
     for n in 1..=20 {
         assert!(ask(&nodes[leads].api, &format!("add c {n}")).unwrap().starts_with("ok"));
     }
-    let busy = replication::skippable(&nodes[leads].dir, 1).unwrap_err().to_string();
+    let busy = replication::skippable::<Impossible>(&nodes[leads].dir, 1).unwrap_err().to_string();
     assert!(busy.contains("another process"), "{busy}");
     assert_eq!(ask(&nodes[leads].api, "add impossible 13"), None, "the process ends");
     // Each replica ends as soon as it learns that the entry is committed, now or at its next start.
@@ -626,20 +646,29 @@ fn an_entry_that_no_replica_can_apply_is_skipped_by_a_persons_decision() {
 
     let last = replication::inspect(&nodes[leads].dir).unwrap().last.unwrap().1;
     let is_it = |at: &u64| {
-        let entry = replication::skippable(&nodes[leads].dir, *at);
+        let entry = replication::skippable::<Impossible>(&nodes[leads].dir, *at);
         entry.is_ok_and(|entry| entry.commands.iter().any(|command| command == "impossible 13"))
     };
     let at = (1..=last).find(is_it).expect("the entry is in the log");
-    let refused =
-        |index, crc32c| replication::skip(&nodes[leads].dir, index, crc32c).unwrap_err().to_string();
+    let refused = |index, crc32c| {
+        replication::skip::<Impossible>(&nodes[leads].dir, index, crc32c).unwrap_err().to_string()
+    };
     assert!(refused(at, 1).contains("another entry"));
     assert!(refused(last + 1, 1).contains("does not reach"));
     assert!(refused(0, 1).contains("cannot be skipped"));
+    let before = (1..at).rev().find_map(|before| {
+        let refused =
+            replication::skippable::<Impossible>(&nodes[leads].dir, before).unwrap_err().to_string();
+        (!refused.contains("no command")).then_some(refused)
+    });
+    assert!(before.expect("a command before it").contains("it can be applied"));
     for node in &nodes {
         // One that never got it gets it from the others, as a blank one.
-        let Ok(entry) = replication::skippable(&node.dir, at) else { continue };
-        replication::skip(&node.dir, at, entry.crc32c).unwrap();
-        assert!(replication::skippable(&node.dir, at).unwrap_err().to_string().contains("already"));
+        let Ok(entry) = replication::skippable::<Impossible>(&node.dir, at) else { continue };
+        replication::skip::<Impossible>(&node.dir, at, entry.crc32c).unwrap();
+        assert!(
+            replication::skippable::<Impossible>(&node.dir, at).unwrap_err().to_string().contains("already")
+        );
     }
     for node in &mut nodes {
         node.start(&[]);

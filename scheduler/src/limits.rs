@@ -60,6 +60,8 @@ pub const ROUND_PACE: Duration = Duration::from_millis(50);
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
 /// How long a request waits for the log before its fate is unknown.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(10);
+/// How long a replica that does not lead tries to answer a read itself before it asks the leader to.
+pub const FOLLOWER_READ_WAIT: Duration = Duration::from_millis(300);
 /// How often replicas read each other's clocks.
 pub const CLOCK_READ: Duration = Duration::from_secs(5);
 

@@ -161,7 +161,7 @@ fn recover(dir: &Path, place: &Place, yes: bool) -> anyhow::Result<()> {
 
 fn skip(dir: &Path, index: u64, checksum: Option<u32>) -> anyhow::Result<()> {
     use replication::Machine as _;
-    let entry = replication::skippable(dir, index)?;
+    let entry = replication::skippable::<Machine>(dir, index)?;
     let leader = NodeId(entry.node_id);
     let count = entry.commands.len();
     println!("entry {index} of term {}, of leader {leader}, carries {count} commands:", entry.term);
@@ -173,12 +173,12 @@ fn skip(dir: &Path, index: u64, checksum: Option<u32>) -> anyhow::Result<()> {
     }
     let Some(checksum) = checksum else {
         println!(
-            "checksum {:08x}\nNothing was changed. All of these commands would be left out, whatever became of them; who sent them was not answered. Look at them, and on every other replica too: the checksum must be the same. If none of them can be missed less than the whole cluster, repeat with --checksum {:08x} on every replica before any of them starts.",
+            "checksum {:08x}\nNothing was changed. All of these commands would be left out. Look at them, and on every other replica too: the checksum must be the same. If none of them can be missed less than the whole cluster, repeat with --checksum {:08x} on every replica before any of them starts.",
             entry.crc32c, entry.crc32c
         );
         return Ok(());
     };
-    replication::skip(dir, index, checksum)?;
+    replication::skip::<Machine>(dir, index, checksum)?;
     println!(
         "This replica leaves out entry {index}.\nnext: do the same on every other replica that has it, then start them; `borealis cluster fingerprint` must find them alike"
     );
@@ -225,6 +225,7 @@ fn to_json(dir: &Path, found: &Inspection) -> serde_json::Value {
         "rows": found.rows,
         "sum": format!("{:016x}", found.sum),
         "snapshot": found.snapshot,
+        "skipped": found.skipped,
         "members": members,
     })
 }
@@ -248,6 +249,9 @@ fn to_text(dir: &Path, found: &Inspection) -> String {
     lines.push(format!("term {}, last entry {last}, log dropped up to {}", found.term, found.purged));
     lines.push(format!("rows: {} with sum {:016x}, stored up to {}", found.rows, found.sum, found.stored));
     lines.push(format!("newest snapshot: {}", found.snapshot.as_deref().unwrap_or("none")));
+    if !found.skipped.is_empty() {
+        lines.push(format!("entries that are left out: {:?}", found.skipped));
+    }
     lines.extend(found.members.iter().map(|m| {
         let what = if m.voter { "votes" } else { "learns" };
         format!("member {}: raft {}, api {}, {what}", NodeId(m.node_id), m.raft_address, m.api_address)

@@ -49,10 +49,10 @@ pub struct Options {
     pub backup_command: Option<String>,
     /// Free disk space, in MiB, below which this replica gives up leadership and takes no entries until twice as much
     /// is free; default: 5% of the disk, but at least 1 GiB and at most 10.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub disk_reserve_mib: Option<u64>,
-    /// Seconds after which a replica that does not answer is removed, once another has taken its place and the rest are
-    /// an odd number of voters, three at least, most of which answer; never without it.
+    /// Seconds after which a replica that does not answer is removed: a voter once another has taken its place and the
+    /// rest are an odd number, three at least; a learner always. Most voters must answer. Never without it.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(60..))]
     pub remove_dead_after_s: Option<u64>,
     /// `text` or `json`.
@@ -71,8 +71,9 @@ impl Options {
         self.advertise_raft.as_deref().unwrap_or(&self.raft)
     }
 
-    /// Refuses addresses that others cannot use: membership would record them for good.
+    /// Refuses a profile that is none, and addresses that others cannot use: membership would record them for good.
     pub fn check(&self) -> Result<(), String> {
+        self.profile.parse::<replication::Profile>().map_err(|why| format!("--profile: {why}"))?;
         for (flag, address) in [("api", self.api_address()), ("raft", self.raft_address())] {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
             let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::NodeId;
-use proto::wire::{ClusterStatusReply, ClusterStatusRequest};
+use proto::wire::{ClusterStatusReply, ClusterStatusRequest, MemberView};
 use rpc::cluster_client::ClusterClient;
 use serde_json::{Value, json};
 
@@ -119,6 +119,7 @@ fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
                 "learner": m.learner,
                 "lag": m.lag,
                 "heard": m.heard,
+                "disk_full": m.full,
                 "heard_ms": m.heard_ms,
                 "acts_at": (m.acts_at > 0).then_some(m.acts_at),
             })
@@ -162,12 +163,18 @@ fn leader_says(answers: &Answers) -> Option<&ClusterStatusReply> {
     answers.values().flatten().find(|reply| reply.node_id == leader)
 }
 
+/// Whether a change can be committed by its help.
+fn counts(member: &MemberView) -> bool {
+    member.heard && !member.full && member.lag.is_some()
+}
+
 /// How many more voters may fail so that a majority is left: of those that the leader hears, and itself.
 fn tolerance(answers: &Answers) -> Option<usize> {
     let says = leader_says(answers)?;
     let voters = says.members.iter().filter(|m| m.voter);
-    let (all, there) = voters
-        .fold((0, 0), |(all, there), m| (all + 1, there + usize::from(m.node_id == says.node_id || m.heard)));
+    let (all, there) = voters.fold((0, 0), |(all, there), m| {
+        (all + 1, there + usize::from(counts(m) || m.node_id == says.node_id))
+    });
     there.checked_sub(all / 2 + 1)
 }
 
@@ -178,7 +185,8 @@ fn lag(answers: &Answers, node_id: u64) -> String {
     };
     match says.members.iter().find(|m| m.node_id == node_id) {
         None => "-".to_owned(),
-        Some(m) if m.heard => m.lag.to_string(),
+        Some(m) if m.full => "disk nearly full".to_owned(),
+        Some(m) if m.heard => m.lag.map_or_else(|| "not known".to_owned(), |lag| lag.to_string()),
         Some(_) => "not heard".to_owned(),
     }
 }

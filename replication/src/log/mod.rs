@@ -140,6 +140,11 @@ impl Log {
         }
     }
 
+    /// The vote that is on the disk.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        lock(&self.vote).1
+    }
+
     /// Last entry and last dropped one.
     pub(crate) fn ends(&self) -> (Option<LogId>, Option<LogId>) {
         let index = lock(&self.index);
@@ -180,6 +185,11 @@ impl Still {
     /// Last entry and last dropped one.
     pub(crate) fn ends(&self) -> (Option<LogId>, Option<LogId>) {
         (self.index.last(), self.index.purged())
+    }
+
+    /// Entries that are left out.
+    pub(crate) fn skipped(&self) -> Vec<u64> {
+        self.skipped.iter().map(|id| id.index).collect()
     }
 
     /// Entries from `from` on, some at a time; none = that was all.
@@ -348,11 +358,6 @@ fn size(entry: &Entry) -> usize {
 
 #[cfg(test)]
 impl Log {
-    /// The vote that is on the disk. For the simulation.
-    pub(crate) fn vote(&self) -> Option<Vote> {
-        lock(&self.vote).1
-    }
-
     /// All entries as they are now, each by id and the hash of what it says; `hashed` has those of earlier calls.
     /// For the simulation.
     pub(crate) fn shown(&self, hashed: &mut std::collections::BTreeMap<LogId, u64>) -> Vec<(LogId, u64)> {

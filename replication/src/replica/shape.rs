@@ -116,6 +116,10 @@ impl<M: Machine> Replica<M> {
                 true => NonZeroU32::new(M::LEVEL),
                 false => self.inner.transport.acts_at(member.node_id),
             };
+            member.full = match member.node_id == metrics.id {
+                true => self.inner.full.load(Ordering::Relaxed),
+                false => self.inner.transport.is_full(member.node_id),
+            };
         }
         members
     }
@@ -330,16 +334,19 @@ pub(super) fn may_lose(
 /// Who gets the leadership.
 fn heir(members: &[Member], me: u64, to: Option<u64>, lately: Duration) -> Result<&Member, String> {
     let Some(to) = to else {
-        let able = members.iter().filter(|m| m.node_id != me && m.voter && is_close(m, lately));
-        return able
-            .min_by_key(|m| m.lag)
-            .ok_or_else(|| "no other voter answers and is up to date, so none could lead".to_owned());
+        let able = members.iter().filter(|m| m.node_id != me && m.voter && !m.full && is_close(m, lately));
+        return able.min_by_key(|m| m.lag).ok_or_else(|| {
+            "no other voter answers, is up to date and has room on its disk, so none could lead".to_owned()
+        });
     };
     match members.iter().find(|m| m.node_id == to) {
         None => Err(format!("node {to} is no member")),
         Some(member) if to == me => Err(format!("node {} leads already", member.node_id)),
         Some(member) if !member.voter => {
             Err(format!("node {to} is a learner, which cannot lead; promote it first"))
+        }
+        Some(member) if member.full => {
+            Err(format!("the disk of node {to} is nearly full; choose another, or make room there"))
         }
         Some(member) if !is_close(member, lately) => Err(format!(
             "node {to} does not answer or is too far behind ({} entries); choose another",
@@ -353,7 +360,8 @@ fn heir(members: &[Member], me: u64, to: Option<u64>, lately: Duration) -> Resul
 pub(super) mod tests {
     use super::*;
 
-    /// `1v` votes and is close, `2v-` votes and is silent since ever, `3l` learns, `4w` learns by wish, `5v+` votes and is far behind.
+    /// `1v` votes and is close, `2v-` votes and is silent since ever, `3l` learns, `4w` learns by wish, `5v+` votes and is far behind,
+    /// `6v!` votes and has no room.
     pub(in crate::replica) fn cluster(words: &str) -> Vec<Member> {
         let member = |word: &str| Member {
             node_id: word[..1].parse().unwrap(),
@@ -365,6 +373,7 @@ pub(super) mod tests {
             lag: Some(if word.ends_with('+') { CAUGHT_UP_ENTRIES + 1 } else { word[..1].parse().unwrap() }),
             heard: (!word.ends_with('-')).then_some(Duration::ZERO),
             acts_at: None,
+            full: word.ends_with('!'),
         };
         words.split_whitespace().map(member).collect()
     }
@@ -400,6 +409,9 @@ pub(super) mod tests {
             ("1v 2v 3v", None, Some(2)),
             ("1v 2v- 3v", None, Some(3)),
             ("1v 2v+ 3v", None, Some(3)),
+            ("1v 2v! 3v", None, Some(3)),
+            ("1v 2v! 3v!", None, None),
+            ("1v 2v! 3v", Some(2), None),
             ("1v 2l 3w", None, None),
             ("1v", None, None),
             ("1v 2v 3v", Some(3), Some(3)),

@@ -140,6 +140,7 @@ mod tests {
             lag: None,
             heard: None,
             acts_at: None,
+            full: false,
         };
         // Sums by node, `l` = a learner; how many vote; the verdict.
         let cases: [(&str, usize, Verdict); 9] = [

@@ -11,12 +11,14 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::Instant;
 
 use super::Replica;
-use super::shape::{HEARD_LATELY, is_close, may_lose, members};
+use super::shape::{HEARD_LATELY, is_close, may_lose};
 use crate::machine::Machine;
 use crate::membership::Member;
 
 /// How often the leader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A look that is so late says that this replica was stopped.
+const STOPPED_FROM: Duration = Duration::from_secs(1);
 /// Fewer voters are never left.
 const VOTERS_MIN: usize = 3;
 
@@ -26,16 +28,22 @@ impl<M: Machine> Replica<M> {
         let me = self.inner.identity.node_id;
         // In which term this replica leads, and since when it knows each member in that.
         let mut led = None;
-        let mut known = BTreeMap::new();
+        let mut known: BTreeMap<u64, Instant> = BTreeMap::new();
+        let mut looked = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let (term, members) = {
+            // Whoever was stopped itself heard nobody, and knows nothing of their silence.
+            let late = looked.elapsed() > STOPPED_FROM;
+            looked = Instant::now();
+            let (term, members, changing) = {
                 let metrics = self.inner.raft.metrics();
                 let metrics = metrics.borrow_watched();
                 let term = metrics.state.is_leader().then_some(metrics.current_term);
-                (term, term.map_or_else(Vec::new, |_| members(&metrics)))
+                // Of two configurations at once, a former leader's change is ended first.
+                let changing = metrics.membership_config.membership().get_joint_config().len() > 1;
+                (term, term.map_or_else(Vec::new, |_| self.members(&metrics)), changing)
             };
-            if led != term {
+            if led != term || late {
                 led = term;
                 known.clear();
             }
@@ -52,8 +60,14 @@ impl<M: Machine> Replica<M> {
                 continue;
             }
             let Some(after) = self.inner.options.dead_after else { continue };
+            if changing {
+                continue;
+            }
             // Whoever never answered has been silent since this leader knows of it.
-            let since = |m: &Member| m.heard.or_else(|| Some(known.get(&m.node_id)?.elapsed()));
+            let since = |m: &Member| {
+                let known = known.get(&m.node_id)?.elapsed();
+                Some(m.heard.map_or(known, |heard| heard.min(known)))
+            };
             let silent = |m: &Member| since(m).is_some_and(|silent| silent >= after);
             let Some(dead) = dead(&members, me, silent) else { continue };
             tracing::warn!(
@@ -75,8 +89,8 @@ fn ready_learners(members: &[Member]) -> BTreeSet<u64> {
     members.iter().filter(ready).map(|m| m.node_id).collect()
 }
 
-/// A member that has been silent for long, and is not needed: the voters that are left bear as many failures as before,
-/// are three at least, and most of them answer.
+/// A member that has been silent for long, and is not needed: a learner, or a voter without which those that are left bear
+/// as many failures as before and are three at least. Most voters must answer.
 fn dead(members: &[Member], me: u64, silent: impl Fn(&Member) -> bool) -> Option<u64> {
     let voters = members.iter().filter(|m| m.voter).count();
     // Of an even number the last one adds nothing: so a replacement has come.
@@ -84,7 +98,7 @@ fn dead(members: &[Member], me: u64, silent: impl Fn(&Member) -> bool) -> Option
     let answer = members.iter().filter(|m| m.voter && (m.node_id == me || is_close(m, HEARD_LATELY))).count();
     let quorum = answer * 2 > voters;
     let may_go = |m: &&Member| {
-        !m.voter || (replaced && quorum && may_lose(members, me, m.node_id, "removed", HEARD_LATELY).is_ok())
+        quorum && (!m.voter || replaced && may_lose(members, me, m.node_id, "removed", HEARD_LATELY).is_ok())
     };
     members.iter().filter(|m| m.node_id != me && silent(m)).find(may_go).map(|m| m.node_id)
 }
@@ -112,6 +126,7 @@ mod tests {
             ("1v 2v- 3v 4v 5v", None),
             ("1v- 2v 3v 4v", None),    // the leader itself
             ("1v 2v 3v 4l-", Some(4)), // learners are not needed
+            ("1v 2v- 3v- 4l-", None),
             ("1v 2v-", None),
             ("1v 2v- 3v+ 4v+", None), // those that answer are behind
         ] {

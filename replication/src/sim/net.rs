@@ -277,6 +277,7 @@ fn forged(body: Body, answers: mpsc::Sender<Sent>) -> Body {
                 matching: last,
                 vote: None,
                 acts_at: 0,
+                full: false,
             };
             let body = reply.encode_to_vec();
             let mut bytes = vec![0];

@@ -57,6 +57,11 @@ pub async fn leader<T>(running: &Running, request: &Request<T>) -> Result<Place,
             return Err(no_leader("this replica leads no more"));
         }
         let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() && now.is_me && running.replica.status().full {
+            return Err(no_leader(
+                "the disk of the leader is nearly full, so it takes no changes, and no other replica has room either: make room (`borealis cluster status` shows where)",
+            ));
+        }
         if left.is_zero() {
             return Err(no_leader(
                 "no leader is known: a majority of the replicas must run and reach each other",

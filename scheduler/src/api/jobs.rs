@@ -26,7 +26,7 @@ use super::forward::{Kind, Place, call, leader, mark, measured};
 use super::{convert, why};
 use crate::leader::{Reasons, Session};
 use crate::limits::{
-    ANSWER_BYTES_MAX, JOBS_PER_ANSWER_MAX, PLANS_MAX, REQUEST_WAIT, ROLES_PER_ANSWER_MAX,
+    ANSWER_BYTES_MAX, FOLLOWER_READ_WAIT, JOBS_PER_ANSWER_MAX, PLANS_MAX, REQUEST_WAIT, ROLES_PER_ANSWER_MAX,
     TASKS_PER_ANSWER_MAX,
 };
 use crate::running::Running;
@@ -149,7 +149,7 @@ async fn fresh(session: &Session) -> Result<(), Status> {
 
 /// Whether this replica, which does not lead, shows everything acknowledged before; else the leader must be asked.
 async fn fresh_here(running: &Running) -> bool {
-    matches!(tokio::time::timeout(REQUEST_WAIT, running.replica.barrier()).await, Ok(Ok(())))
+    matches!(tokio::time::timeout(FOLLOWER_READ_WAIT, running.replica.barrier()).await, Ok(Ok(())))
 }
 
 /// Where a read is answered that State alone can answer: here, once this replica shows everything acknowledged

@@ -74,11 +74,14 @@ pub async fn run(
     sessions: watch::Sender<Option<Arc<Session>>>,
 ) {
     let mut leadership = replica.leadership();
+    // Why it could not begin, so that it is not told over and over.
+    let mut said: Option<String> = None;
     loop {
         let now = leadership.borrow_and_update().clone();
         if now.is_me {
             match begin(&replica, &clocks, &peers, &now).await {
                 Ok((mut leader, mut inbox)) => {
+                    said = None;
                     sessions.send_replace(Some(leader.session.clone()));
                     metrics::gauge!(telemetry::LEADING).set(1.0);
                     tracing::info!(fence = %leader.session.fence, "leading");
@@ -95,8 +98,12 @@ pub async fn run(
                 Err(why) => {
                     let pause = match &why {
                         NotBegun::Unproposed(why) => {
-                            tracing::info!(%why, "could not begin to lead yet");
-                            BEGIN_AGAIN
+                            let reason = why.to_string();
+                            if said.as_ref() != Some(&reason) {
+                                tracing::info!(%why, "could not begin to lead yet");
+                                said = Some(reason);
+                            }
+                            if matches!(why, ProposeError::NoRoom) { REFUSED_AGAIN } else { BEGIN_AGAIN }
                         }
                         NotBegun::Refused(refusal) => {
                             tracing::error!(%refusal, "State refused the session's first command; not leading");

@@ -194,6 +194,7 @@ mod tests {
             lag: None,
             heard: None,
             acts_at: acts_at.and_then(std::num::NonZeroU32::new),
+            full: false,
         };
         let why = too_low(2, 1, &[member(1, Some(2)), member(2, Some(1)), member(3, None)]);
         assert!(why.contains("node-2 can act at level 1 only, node-3 has not said"), "{why}");
