@@ -533,6 +533,53 @@ fn a_replica_with_other_rows_than_the_majority_stops_and_takes_a_peers() {
 }
 
 #[test]
+fn a_replica_that_took_rows_of_a_later_leader_than_it_voted_for_may_die_at_any_moment() {
+    use prost::Message as _;
+    use proto::wire::raft as wire;
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path(), 2_000);
+    let leads = leader(&nodes);
+    let (other, away) = ((leads + 1) % 3, (leads + 2) % 3);
+    nodes[away].kill();
+    // The others go on under another leader.
+    let heir = node_id(&nodes[other]);
+    wait("the hand-over", || order(&nodes, &format!("transfer {heir}")).starts_with("ok").then_some(()));
+    assert!(order(&nodes, "add c 5").starts_with("ok"));
+    let note = |node: &Node| {
+        let identity = replication::identity(&node.dir).unwrap().unwrap();
+        wire::Node {
+            id: identity.node_id,
+            raft_address: node.raft.clone(),
+            api_address: node.api.clone(),
+            store_uuid: identity.store_uuid,
+            learner: false,
+        }
+    };
+    let mark = wire::Quarantine { why: "a test".into(), members: nodes.iter().map(note).collect() };
+    std::fs::write(nodes[away].dir.join("quarantined"), mark.encode_to_vec()).unwrap();
+    wait("somebody who can give rows", || status(&nodes[leads].api));
+    // It dies before it hears of the leader whose rows it took, and comes back where nobody is.
+    let log = nodes[away].dir.with_extension("log");
+    nodes[away].start(&[]);
+    wait("the rows to be taken", || {
+        std::fs::read_to_string(&log).ok()?.contains("the rows of a peer were taken").then_some(())
+    });
+    for node in &mut nodes {
+        node.kill();
+    }
+    for _ in 0..2 {
+        nodes[away].start(&[]);
+        wait("it runs", || status(&nodes[away].api));
+        nodes[away].kill();
+    }
+    for node in &mut nodes {
+        node.start(&[]);
+    }
+    wait("what was acknowledged", || (ask(&nodes[away].api, "get c")? == "ok 5").then_some(()));
+    compare(&nodes);
+}
+
+#[test]
 fn purged_snapshot_and_stored_are_in_order_at_every_moment() {
     let dir = tempfile::tempdir().unwrap();
     let mut nodes = cluster(dir.path(), 100);
