@@ -164,15 +164,13 @@ fn first_that_fails<M: Machine>(
     point: Point,
     to: u64,
 ) -> Result<Option<(u64, Option<Corrupt>)>, StoreError> {
-    let mut next = point.applied.map_or(0, |id| id.index + 1);
+    let portions = log.portions(point.next_index());
     let (machine, pending) = (Held::new(machine), Pending::new(point));
-    while next <= to {
-        let entries = log.entries(next)?;
-        if entries.is_empty() {
-            break;
-        }
-        next += entries.len() as u64;
-        for entry in entries.iter().take_while(|entry| entry.log_id.index <= to) {
+    for portion in portions {
+        for entry in &portion? {
+            if entry.log_id.index > to {
+                return Ok(None);
+            }
             let apply = std::panic::AssertUnwindSafe(|| adapter::apply(&machine, &pending, entry));
             match std::panic::catch_unwind(apply) {
                 Ok(Ok(_)) => {}
@@ -257,19 +255,10 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
     let mut rows = RowStore::open(&rows_dir)?;
     let (machine, point) = rows.load(M::load)?;
     let (machine, pending) = (Held::new(machine), Pending::new(point.clone()));
-    let mut next = point.applied.map_or(0, |id| id.index + 1);
-    loop {
-        let entries = log.entries(next)?;
-        let Some(first) = entries.first() else { break };
-        if first.log_id.index != next {
-            return Err(
-                Corrupt::new(left.display().to_string(), format!("lacks entry {next} of its log")).into()
-            );
-        }
-        for entry in &entries {
+    for portion in log.portions(point.next_index()) {
+        for entry in &portion.map_err(|error| error.within(left.display()))? {
             adapter::apply(&machine, &pending, entry)?;
         }
-        next += entries.len() as u64;
         while let Some(cut) = pending.next_cut() {
             rows.write(&cut)?;
         }

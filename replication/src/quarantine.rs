@@ -16,7 +16,7 @@ use crate::identity::{log_dir, off_thread};
 use crate::log::Log;
 use crate::membership::Member;
 use crate::raft::{Node, decode_whole};
-use crate::small_file::sync_dir;
+use crate::small_file::{self, sync_dir};
 use crate::snapshot::{self, Incoming, Snapshot};
 use crate::transport::Transport;
 
@@ -27,12 +27,7 @@ const MARK: &str = "quarantined";
 pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), StoreError> {
     let node = |member: &Member| Node::of(member).to_wire(member.node_id);
     let note = wire::Quarantine { why: why.to_owned(), members: members.iter().map(node).collect() };
-    // Whole or not at all.
-    let (path, new) = (dir.join(MARK), dir.join("quarantined.new"));
-    fs::write(&new, note.encode_to_vec()).map_err(StoreError::io("writing", &new))?;
-    fs::File::open(&new).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", &new))?;
-    fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
-    sync_dir(dir)
+    small_file::replace(dir, MARK, &note.encode_to_vec())
 }
 
 /// Refuses rows that are known to be wrong.

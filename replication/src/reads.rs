@@ -4,7 +4,6 @@
 //! Reads that come while one question is under way share the next: the cost of a confirmation does not grow with
 //! them. No leases: they trust clocks.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ReadPolicy;
@@ -12,8 +11,7 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::batch;
-use crate::error::{ProposeError, ReadError};
+use crate::error::ReadError;
 use crate::ground;
 use crate::membership::Leadership;
 use crate::service::Raft;
@@ -30,7 +28,7 @@ type Answered = oneshot::Sender<Result<(), ReadError>>;
 pub(crate) struct Reads {
     queue: mpsc::Sender<Answered>,
     /// Reads without an answer.
-    waiting: Arc<Semaphore>,
+    waiting: Semaphore,
 }
 
 /// What a question takes.
@@ -47,7 +45,7 @@ impl Reads {
     pub(crate) fn start(asker: Asker) -> (Self, JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let asking = ground::spawn(asker.run(waiting));
-        (Reads { queue, waiting: Arc::new(Semaphore::new(WAITING_MAX)) }, asking)
+        (Reads { queue, waiting: Semaphore::new(WAITING_MAX) }, asking)
     }
 
     /// Returns when this machine shows everything that was answered before the call.
@@ -106,12 +104,7 @@ impl Asker {
 
     async fn ask(&self, now: &Leadership) -> Result<u64, ReadError> {
         if now.is_me {
-            let read = confirmed(&self.raft, &self.leadership, self.limit).await;
-            // Whoever leads now is asked next.
-            return read.map_err(|error| match error {
-                ReadError::NotLeader { .. } => ReadError::NoQuorum,
-                other => other,
-            });
+            return confirmed(&self.raft, self.limit).await;
         }
         let Some(leader) = &now.leader else { return Err(ReadError::NotLeader { leader: None }) };
         self.transport.read_index(leader).await.map_err(|status| match status.code() {
@@ -122,19 +115,12 @@ impl Asker {
     }
 }
 
-/// On the leader: what must be applied, once a quorum has confirmed that it leads.
-pub(crate) async fn confirmed(
-    raft: &Raft,
-    leadership: &watch::Receiver<Leadership>,
-    limit: Duration,
-) -> Result<u64, ReadError> {
+/// On the leader: what must be applied, once a quorum has confirmed that it leads. Who leads instead is not said.
+pub(crate) async fn confirmed(raft: &Raft, limit: Duration) -> Result<u64, ReadError> {
     match tokio::time::timeout(limit, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await {
         Ok(Ok(read)) => Ok(read.read_log_id().index()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => {
-            Err(match batch::not_leader(leadership) {
-                ProposeError::NotLeader { leader } => ReadError::NotLeader { leader },
-                _ => ReadError::NoQuorum,
-            })
+            Err(ReadError::NotLeader { leader: None })
         }
         Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
             Err(ReadError::NoQuorum)

@@ -187,7 +187,6 @@ impl<M: Machine> Replica<M> {
             raft: self.inner.raft.clone(),
             identity: Arc::clone(&self.inner.identity),
             dir: self.inner.options.dir.clone(),
-            leadership: self.inner.leadership.clone(),
             read_max: read_max(&self.inner.options),
             freshness: Arc::clone(&self.inner.freshness),
             pending: Arc::clone(&self.inner.pending),
@@ -228,9 +227,7 @@ impl<M: Machine> Replica<M> {
         if !batch::leads_in(&self.inner.leadership, term) {
             return Err(batch::not_leader(&self.inner.leadership));
         }
-        if self.inner.full.load(Ordering::Relaxed) {
-            return Err(ProposeError::NoRoom);
-        }
+        self.check_room()?;
         // What cannot be read must not get into the log, where it would stop every replica.
         M::decode(&command)?;
         self.inner.batcher.push(term, command)
@@ -383,6 +380,11 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// Without room nothing is proposed.
+    fn check_room(&self) -> Result<(), ProposeError> {
+        if self.inner.full.load(Ordering::Relaxed) { Err(ProposeError::NoRoom) } else { Ok(()) }
+    }
+
     /// Proposes an entry of our own.
     async fn write(&self, data: Data) -> Result<(u64, Answer), ProposeError> {
         let mut leadership = self.inner.leadership.clone();
@@ -393,9 +395,7 @@ impl<M: Machine> Replica<M> {
         if !leads {
             return Err(batch::not_leader(&leadership));
         }
-        if self.inner.full.load(Ordering::Relaxed) {
-            return Err(ProposeError::NoRoom);
-        }
+        self.check_room()?;
         let written = tokio::select! {
             biased;
             written = self.inner.raft.client_write(data) => written,
@@ -698,7 +698,7 @@ fn leadership_of(metrics: &RaftMetrics<Types>) -> Leadership {
     let leader =
         metrics.current_leader.and_then(|id| shape::members(metrics).into_iter().find(|m| m.node_id == id));
     // Lag and age change all the time; they are the status's.
-    let leader = leader.map(|member| Member { lag: None, heard: None, acts_at: None, full: false, ..member });
+    let leader = leader.map(|member| Member { lag: None, heard: None, ..member });
     Leadership { term: metrics.current_term, leader, is_me: is_me && metrics.running_state.is_ok() }
 }
 

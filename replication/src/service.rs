@@ -12,19 +12,18 @@ use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use proto::wire::raft as wire;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Identity;
 use crate::adapter::Adapter;
-use crate::error::{ReadError, StoreError};
+use crate::error::StoreError;
 use crate::freshness::Freshness;
 use crate::ground;
 use crate::identity::off_thread;
 use crate::log::lock;
-use crate::membership::{Fingerprint, Leadership};
+use crate::membership::Fingerprint;
 use crate::raft::{
     LEVEL, Types, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -57,7 +56,6 @@ pub struct RaftService {
     pub(crate) raft: Raft,
     pub(crate) identity: Arc<Identity>,
     pub(crate) dir: PathBuf,
-    pub(crate) leadership: watch::Receiver<Leadership>,
     /// How long a read waits for a quorum.
     pub(crate) read_max: Duration,
     pub(crate) freshness: Arc<Freshness>,
@@ -330,11 +328,9 @@ impl rpc::raft::raft_server::Raft for RaftService {
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexReply>, Status> {
         self.check(request.get_ref().peer.as_ref())?;
-        match reads::confirmed(&self.raft, &self.leadership, self.read_max).await {
-            Ok(index) => Ok(Response::new(wire::ReadIndexReply { index })),
-            Err(why @ ReadError::NotLeader { .. }) => Err(Status::aborted(why.to_string())),
-            Err(why) => Err(Status::unavailable(why.to_string())),
-        }
+        let confirmed = reads::confirmed(&self.raft, self.read_max).await;
+        let index = confirmed.map_err(|why| Status::unavailable(why.to_string()))?;
+        Ok(Response::new(wire::ReadIndexReply { index }))
     }
 
     async fn sum(&self, request: Request<wire::SumRequest>) -> Result<Response<wire::SumReply>, Status> {

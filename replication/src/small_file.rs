@@ -95,18 +95,23 @@ impl SmallFile {
             file.write_all_at(image, 0).map_err(StoreError::io("writing", &path))?;
             file.sync_data().map_err(StoreError::io("syncing", &path))
         } else {
-            let new = self.dir.join(format!("{}.{}.new", self.name, COPIES[copy]));
-            let file = File::create(&new).map_err(StoreError::io("creating", &new))?;
-            file.write_all_at(image, 0).map_err(StoreError::io("writing", &new))?;
-            file.sync_all().map_err(StoreError::io("syncing", &new))?;
-            fs::rename(&new, &path).map_err(StoreError::io("renaming", &new))?;
-            sync_dir(&self.dir)
+            replace(&self.dir, &format!("{}.{}", self.name, COPIES[copy]), image)
         }
     }
 
     fn path(&self, copy: usize) -> PathBuf {
         self.dir.join(format!("{}.{}", self.name, COPIES[copy]))
     }
+}
+
+/// Writes the file `name` in `dir` whole or not at all; it is synced when this returns.
+pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let new = dir.join(format!("{name}.new"));
+    let file = File::create(&new).map_err(StoreError::io("creating", &new))?;
+    file.write_all_at(bytes, 0).map_err(StoreError::io("writing", &new))?;
+    file.sync_all().map_err(StoreError::io("syncing", &new))?;
+    fs::rename(&new, dir.join(name)).map_err(StoreError::io("renaming", &new))?;
+    sync_dir(dir)
 }
 
 /// Makes names in `dir` durable.

@@ -177,6 +177,20 @@ fn open(dir: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
     Ok(Some(Snapshot::new(dir.to_owned(), meta, age)))
 }
 
+/// The same, where a damaged snapshot counts as none, and `told` is told what is wrong with it.
+fn open_sound(dir: &Path, told: impl FnOnce(Corrupt)) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    if dir.extension().is_some() {
+        return Ok(None);
+    }
+    match open(dir) {
+        Err(StoreError::Corrupt(why)) => {
+            told(why);
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
 /// Names of the whole snapshots, oldest first. Nothing is changed.
 pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
@@ -186,11 +200,7 @@ pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
     for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
         // A damaged one goes when its replica starts.
-        let whole = match if dir.extension().is_none() { open(&dir) } else { Ok(None) } {
-            Err(StoreError::Corrupt(_)) => false,
-            found => found?.is_some(),
-        };
-        if whole {
+        if open_sound(&dir, drop)?.is_some() {
             names.extend(dir.file_name().map(|name| name.to_string_lossy().into_owned()));
         }
     }
@@ -207,14 +217,8 @@ pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
         if dir.extension().is_some_and(|kind| kind == INCOMING) {
             continue;
         }
-        let found = match if dir.extension().is_some() { Ok(None) } else { open(&dir) } {
-            // The rows are sound, so another can be made of them.
-            Err(StoreError::Corrupt(corrupt)) => {
-                tracing::error!("a snapshot is damaged and is removed: {corrupt}");
-                None
-            }
-            found => found?,
-        };
+        // The rows are sound, so another can be made of them.
+        let found = open_sound(&dir, |why| tracing::error!("a snapshot is damaged and is removed: {why}"))?;
         let Some(found) = found else {
             fs::remove_dir_all(&dir).map_err(StoreError::io("removing", &dir))?;
             continue;

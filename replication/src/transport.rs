@@ -157,14 +157,9 @@ impl Transport {
         Ok(client.fetch(wire::FetchRequest { peer: Some(peer.message_peer) }).await?.into_inner())
     }
 
-    /// The level that a node said it can act at, if it ever answered.
-    pub(crate) fn acts_at(&self, node_id: u64) -> Option<NonZeroU32> {
-        lock(&self.told).get(&node_id).map(|(level, _)| *level)
-    }
-
-    /// Whether a node said that its disk is nearly full.
-    pub(crate) fn is_full(&self, node_id: u64) -> bool {
-        lock(&self.told).get(&node_id).is_some_and(|(_, full)| *full)
+    /// The level that a node said it can act at, and whether its disk is nearly full, if it ever answered.
+    pub(crate) fn told(&self, node_id: u64) -> Option<(NonZeroU32, bool)> {
+        lock(&self.told).get(&node_id).copied()
     }
 
     /// How many snapshots are being sent.
@@ -195,12 +190,7 @@ impl Transport {
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX)
             }),
-            profile: self.profile,
-            stopped: self.stopped.clone(),
-            sending: Arc::clone(&self.sending),
-            adapter: self.adapter.clone(),
-            log: self.log.clone(),
-            told: Arc::clone(&self.told),
+            transport: self.clone(),
             purpose,
             failures: 0,
             matched: Arc::default(),
@@ -244,12 +234,7 @@ pub(crate) struct Peer {
     to: u64,
     message_peer: wire::Peer,
     client: Result<RaftClient<Channel>, String>,
-    profile: Profile,
-    stopped: watch::Sender<Option<String>>,
-    sending: Arc<AtomicUsize>,
-    adapter: Option<Adapter>,
-    log: Option<Log>,
-    told: Told,
+    transport: Transport,
     purpose: Purpose,
     /// The term of the newest message, and what of it is known to be in the other's log.
     matched: Arc<Mutex<(u64, u64)>>,
@@ -268,7 +253,7 @@ impl Peer {
 
     /// Longest time that a follower may owe an answer.
     fn answer_max(&self) -> Duration {
-        (self.profile.election().1 * 2).max(Duration::from_secs(1))
+        (self.transport.profile.election().1 * 2).max(Duration::from_secs(1))
     }
 
     fn timeout(&self, action: RPCTypes, timeout: Duration) -> RpcError {
@@ -291,7 +276,7 @@ impl Peer {
     /// What a call's bad end means. One that says that this replica was removed ends it.
     fn refused(&self, status: &tonic::Status) -> RpcError {
         if status.metadata().get(REFUSED).is_some_and(|reason| reason == REMOVED) {
-            stop(&self.stopped, status.message());
+            stop(&self.transport.stopped, status.message());
         }
         RPCError::Unreachable(unreachable(&status.to_string()))
     }
@@ -376,7 +361,7 @@ impl RaftNetworkV2<Types> for Peer {
             // A snapshot may overtake a stream of entries; what that is about to send may then be dropped, and openraft
             // would send nothing, over and over. Broken off, it begins anew where the other is.
             let overtaken = Arc::new(AtomicBool::new(false));
-            let (overtakes, log) = (Arc::clone(&overtaken), self.log.clone());
+            let (overtakes, log) = (Arc::clone(&overtaken), self.transport.log.clone());
             let dropped = move || log.as_ref().and_then(|log| log.ends().1);
             let sends_entries = self.purpose == Purpose::Append;
             let messages = input.map(move |request| {
@@ -448,7 +433,7 @@ impl RaftNetworkV2<Types> for Peer {
             vote: Some(vote_to_wire(&vote)),
             meta: Some(snapshot.snapshot.meta.clone()),
         };
-        let _sending = Sending::begin(&self.sending);
+        let _sending = Sending::begin(&self.transport.sending);
         // What arrived of it before is not sent again.
         let place = self.call(RPCTypes::InstallSnapshot, PLACE_MAX, client.place(header.clone())).await;
         let place = match place {
@@ -525,13 +510,13 @@ impl RaftNetworkV2<Types> for Peer {
 impl Peer {
     /// Sent again as it is, a damaged snapshot would never arrive.
     async fn suspect(&self, snapshot: &Arc<Snapshot>) {
-        let Some(adapter) = &self.adapter else { return };
+        let Some(adapter) = &self.transport.adapter else { return };
         if let Err(why) = adapter.suspect(snapshot).await {
             let why = format!(
                 "its rows are damaged, as another replica found out: {why}; when it is started again it takes a peer's rows"
             );
             adapter.quarantine(&why);
-            stop(&self.stopped, why);
+            stop(&self.transport.stopped, why);
         }
     }
 
@@ -547,7 +532,7 @@ impl Peer {
                     lock(owed).pop_front();
                     // Those of the time before do not say it.
                     let level = NonZeroU32::new(reply.acts_at).unwrap_or(NonZeroU32::MIN);
-                    lock(&self.told).insert(self.to, (level, reply.full));
+                    lock(&self.transport.told).insert(self.to, (level, reply.full));
                     let answer = answer_from_wire(&reply);
                     return Some(answer.and_then(|answer| self.note(&answer).map(|()| answer)));
                 }

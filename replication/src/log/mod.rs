@@ -192,6 +192,21 @@ impl Still {
         self.skipped.iter().map(|id| id.index).collect()
     }
 
+    /// All entries from `from` on, some at a time; one that is missing is corruption.
+    pub(crate) fn portions(&self, from: u64) -> impl Iterator<Item = Result<Vec<Entry>, StoreError>> {
+        let mut next = from;
+        std::iter::from_fn(move || {
+            let entries = self.entries(next);
+            if let Ok(entries) = &entries {
+                if entries.first()?.log_id.index != next {
+                    return Some(Err(Corrupt::new("its log", format!("lacks entry {next}")).into()));
+                }
+                next += entries.len() as u64;
+            }
+            Some(entries)
+        })
+    }
+
     /// Entries from `from` on, some at a time; none = that was all.
     pub(crate) fn entries(&self, from: u64) -> Result<Vec<Entry>, StoreError> {
         let found = self.index.find(from, u64::MAX, APPLY_BYTES_MAX).into_iter();

@@ -112,14 +112,14 @@ impl<M: Machine> Replica<M> {
         let leads = metrics.state.is_leader();
         let mut members = members(metrics);
         for member in members.iter_mut().filter(|_| leads) {
-            member.acts_at = match member.node_id == metrics.id {
-                true => NonZeroU32::new(M::LEVEL),
-                false => self.inner.transport.acts_at(member.node_id),
+            let told = match member.node_id == metrics.id {
+                true => {
+                    NonZeroU32::new(M::LEVEL).map(|level| (level, self.inner.full.load(Ordering::Relaxed)))
+                }
+                false => self.inner.transport.told(member.node_id),
             };
-            member.full = match member.node_id == metrics.id {
-                true => self.inner.full.load(Ordering::Relaxed),
-                false => self.inner.transport.is_full(member.node_id),
-            };
+            (member.acts_at, member.full) =
+                (told.map(|(level, _)| level), told.is_some_and(|(_, full)| full));
         }
         members
     }
@@ -237,9 +237,7 @@ impl<M: Machine> Replica<M> {
             if !self.inner.leadership.borrow().is_me {
                 return Err(batch::not_leader(&self.inner.leadership));
             }
-            if self.inner.full.load(Ordering::Relaxed) {
-                return Err(ProposeError::NoRoom);
-            }
+            self.check_room()?;
             let changing = self.inner.raft.change_membership(change.clone(), retain);
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, changing).await {

@@ -71,6 +71,11 @@ impl Point {
         self.applied.map_or(0, |id| id.index)
     }
 
+    /// The first entry that is not in it.
+    pub(crate) fn next_index(&self) -> u64 {
+        self.applied.map_or(0, |id| id.index + 1)
+    }
+
     /// Who belongs to the cluster. Nobody was heard: lag and time are not known.
     pub(crate) fn members(&self) -> Vec<Member> {
         let membership = self.membership.membership();

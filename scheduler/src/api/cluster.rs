@@ -22,9 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use super::forward::{Kind, Place, call, leader, mark};
+use super::jobs::change;
 use crate::leader::clock::wall_ms;
 use crate::leader::{LinkId, Session};
-use crate::limits::{CLOCK_SET_AHEAD_MAX, RELAY_QUEUE_MAX, REQUEST_WAIT};
+use crate::limits::{CLOCK_SET_AHEAD_MAX, RELAY_QUEUE_MAX};
 use crate::outlet::Outlet;
 use crate::server::Node;
 
@@ -396,15 +397,7 @@ impl rpc::cluster_server::Cluster for Operators {
         }
         // Without a request id: the time is absolute and a repeated one changes nothing, and the cluster whose time is
         // far behind would refuse every request as made in the future.
-        let op = Op::SetClock { to: Timestamp(ask.to_ms) };
-        match tokio::time::timeout(REQUEST_WAIT, session.propose(op, None)).await {
-            Ok(Ok(Ok(_))) => {}
-            Ok(Ok(Err(refusal))) => return Err(convert::refused(&refusal)),
-            Ok(Err(why)) => return Err(convert::unproposed(why)),
-            Err(_) => {
-                return Err(Status::deadline_exceeded("no answer from the log in time; look, or repeat it"));
-            }
-        }
+        change(&session, Op::SetClock { to: Timestamp(ask.to_ms) }, None).await?;
         session.set_clock(ask.to_ms);
         let clock = running.replica.read(|machine| machine.state.clock());
         tracing::warn!(%before, %clock, "the cluster's clock was set by hand");

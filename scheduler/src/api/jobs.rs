@@ -96,6 +96,19 @@ macro_rules! led {
     };
 }
 
+/// Goes on with a read that State alone can answer where this replica shows everything acknowledged before, or answers
+/// with what the leader says: gives names to what runs here, and the message.
+macro_rules! shown {
+    ($self:ident, $request:ident, $method:ident => $running:ident, $ask:ident) => {
+        let $running = $self.node.running()?;
+        let elsewhere = reader(&$running, &$request).await?;
+        let $ask = $request.into_inner();
+        if let Some(channel) = elsewhere {
+            return call(&$running, Kind::Read, users(channel).$method(mark($ask))).await;
+        }
+    };
+}
+
 /// The service of the replica behind a channel. Its answers may be large.
 fn users(channel: Channel) -> BorealisClient<Channel> {
     BorealisClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
@@ -124,14 +137,21 @@ fn busy() -> Status {
     Status::unavailable("the leader has too much to do, or leads no more; try again in a moment")
 }
 
-/// Puts a user's operation through the log.
-async fn change(session: &Session, op: Op, asked: Asked) -> Result<engine::Done, Status> {
-    match tokio::time::timeout(REQUEST_WAIT, session.propose(op, Some(asked))).await {
+/// Puts a user's operation through the log, under the request's id if it has one.
+pub(super) async fn change(
+    session: &Session,
+    op: Op,
+    asked: impl Into<Option<Asked>>,
+) -> Result<engine::Done, Status> {
+    let asked = asked.into();
+    let next =
+        if asked.is_some() { "repeat it with the same request id, or look" } else { "look, or repeat it" };
+    match tokio::time::timeout(REQUEST_WAIT, session.propose(op, asked)).await {
         Ok(Ok(Ok(done))) => Ok(done),
         Ok(Ok(Err(refusal))) => Err(convert::refused(&refusal)),
         Ok(Err(why)) => Err(convert::unproposed(why)),
         Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer from the log within {} s: whether the request was done is unknown; repeat it with the same request id, or look",
+            "no answer from the log within {} s: whether the request was done is unknown; {next}",
             REQUEST_WAIT.as_secs()
         ))),
     }
@@ -297,24 +317,21 @@ impl rpc::borealis_server::Borealis for Jobs {
                 let reply = reply.map_err(|why| *why)?;
                 return Ok(Response::new(GetJobReply { age_ms, ..reply }));
             }
-            match leader(&running, &request).await? {
+            let (now, reasons) = match leader(&running, &request).await? {
                 Place::Here(session) => {
                     fresh(&session).await?;
-                    let reasons = session.reasons(pending(&running, &key)).await;
-                    read_job(&running, Some(session.now()), &reasons, &key, request.get_ref())
-                        .map(Response::new)
-                        .map_err(|why| *why)
+                    (Some(session.now()), session.reasons(pending(&running, &key)).await)
+                }
+                Place::There(_) if fresh_here(&running).await && !waits(&running, &key) => {
+                    (None, Reasons::new())
                 }
                 Place::There(channel) => {
-                    if fresh_here(&running).await && !waits(&running, &key) {
-                        return read_job(&running, None, &Reasons::new(), &key, request.get_ref())
-                            .map(Response::new)
-                            .map_err(|why| *why);
-                    }
                     let ask = mark(request.into_inner());
-                    call(&running, Kind::Read, users(channel).get_job(ask)).await
+                    return call(&running, Kind::Read, users(channel).get_job(ask)).await;
                 }
-            }
+            };
+            let reply = read_job(&running, now, &reasons, &key, request.get_ref());
+            reply.map(Response::new).map_err(|why| *why)
         })
         .await
     }
@@ -326,11 +343,8 @@ impl rpc::borealis_server::Borealis for Jobs {
                 let age_ms = age_ms(&running)?;
                 return Ok(Response::new(ListJobsReply { age_ms, ..read_jobs(&running, request.get_ref()) }));
             }
-            if let Some(channel) = reader(&running, &request).await? {
-                let ask = mark(request.into_inner());
-                return call(&running, Kind::Read, users(channel).list_jobs(ask)).await;
-            }
-            Ok(Response::new(read_jobs(&running, request.get_ref())))
+            shown!(self, request, list_jobs => running, ask);
+            Ok(Response::new(read_jobs(&running, &ask)))
         })
         .await
     }
@@ -340,11 +354,7 @@ impl rpc::borealis_server::Borealis for Jobs {
         request: Request<ListHostsRequest>,
     ) -> Result<Response<ListHostsReply>, Status> {
         measured("list_hosts", async {
-            let running = self.node.running()?;
-            if let Some(channel) = reader(&running, &request).await? {
-                let ask = mark(request.into_inner());
-                return call(&running, Kind::Read, users(channel).list_hosts(ask)).await;
-            }
+            shown!(self, request, list_hosts => running, _ask);
             let hosts =
                 running.replica.read(|machine| machine.state.hosts().map(convert::host_view).collect());
             Ok(Response::new(ListHostsReply { hosts }))
@@ -434,12 +444,7 @@ impl rpc::borealis_server::Borealis for Jobs {
 
     async fn get_quota(&self, request: Request<GetQuotaRequest>) -> Result<Response<GetQuotaReply>, Status> {
         measured("get_quota", async {
-            let running = self.node.running()?;
-            if let Some(channel) = reader(&running, &request).await? {
-                let ask = mark(request.into_inner());
-                return call(&running, Kind::Read, users(channel).get_quota(ask)).await;
-            }
-            let ask = request.into_inner();
+            shown!(self, request, get_quota => running, ask);
             let roles = running.replica.read(|machine| {
                 let roles =
                     machine.state.roles().filter(|(name, _)| ask.role.is_empty() || *name == ask.role);
