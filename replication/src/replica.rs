@@ -91,6 +91,9 @@ struct Inner<M: Machine> {
     freshness: Arc<Freshness>,
     leadership: watch::Receiver<Leadership>,
     stopped: watch::Sender<Option<String>>,
+    /// Held by who looks at the members and then changes them, so that two changes, each of which the cluster bears,
+    /// are not made together.
+    shaping: tokio::sync::Mutex<()>,
     running: Mutex<Vec<JoinHandle<()>>>,
     /// Held while this replica runs: nobody else may use the directory.
     lock: Mutex<Option<File>>,
@@ -170,6 +173,7 @@ impl<M: Machine> Replica<M> {
             freshness: Arc::default(),
             leadership,
             stopped,
+            shaping: tokio::sync::Mutex::new(()),
             running: Mutex::new(vec![watcher, batching, asking]),
             lock: Mutex::new(Some(lock)),
         });

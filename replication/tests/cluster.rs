@@ -423,6 +423,28 @@ fn members_are_promoted_demoted_removed_and_replaced_and_the_quorum_is_guarded()
 }
 
 #[test]
+fn of_two_changes_at_once_that_only_together_cost_the_quorum_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 2_000);
+    let mut dead = Node::new(dir.path(), "fourth", 2_000);
+    dead.start(&["--join", &nodes[0].api]);
+    voters(&nodes, 4);
+    dead.kill();
+    let leads = leader(&nodes);
+    let others: Vec<u64> = (0..3).filter(|at| *at != leads).map(|at| node_id(&nodes[at])).collect();
+    let answers: Vec<String> = std::thread::scope(|scope| {
+        let api = &nodes[leads].api;
+        let demote = |id| scope.spawn(move || ask(api, &format!("demote {id}")).unwrap());
+        let asked: Vec<_> = others.into_iter().map(demote).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let refused = answers.iter().filter(|answer| answer.starts_with("refused")).count();
+    assert!(refused == 1 && answers.iter().any(|answer| answer == "ok"), "{answers:?}");
+    leader(&nodes);
+    compare(&nodes);
+}
+
+#[test]
 fn a_member_that_is_silent_for_long_goes_once_another_has_come() {
     let dir = tempfile::tempdir().unwrap();
     let mut nodes = cluster(dir.path(), 2_000);

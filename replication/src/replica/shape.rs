@@ -80,6 +80,7 @@ impl<M: Machine> Replica<M> {
             store_uuid: store_uuid.into(),
             learner: as_what == Voting::Learner,
         };
+        let _alone = self.inner.shaping.lock().await;
         match self.node(node_id) {
             Some(known) if known == node => {}
             Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)])), true).await?,
@@ -127,6 +128,7 @@ impl<M: Machine> Replica<M> {
     /// On the leader: makes a learner a voter, in the background if it has to catch up first; or a voter a learner.
     pub async fn set_voting(&self, node_id: u64, voting: Voting) -> Result<(), MembershipError> {
         let learner = voting == Voting::Learner;
+        let _alone = self.inner.shaping.lock().await;
         let (members, lately) = self.newest_members(node_id).await?;
         if learner {
             may_lose(&members, self.inner.identity.node_id, node_id, "demoted", lately)
@@ -145,6 +147,7 @@ impl<M: Machine> Replica<M> {
 
     /// On the leader: removes a member for good. Removed once more, it stays removed.
     pub async fn remove(&self, node_id: u64) -> Result<(), MembershipError> {
+        let _alone = self.inner.shaping.lock().await;
         if self.node(node_id).is_none() && self.was_removed(node_id) {
             return Ok(());
         }
@@ -188,9 +191,11 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// The members once every voter but `but` has answered since the call, or has had the time for it; and how long
-    /// ago the call was. Whoever died a moment ago must not be counted on.
+    /// The members once the last change of them is done, and every voter but `but` has answered since then or has
+    /// had the time for it; and how long ago that was. Whoever died a moment ago must not be counted on.
     async fn newest_members(&self, but: u64) -> Result<(Vec<Member>, Duration), MembershipError> {
+        self.members_on_leader()?;
+        self.once(is_settled, CHANGE_MAX).await?;
         let began = Instant::now();
         let patience = self.inner.options.profile.election().1;
         loop {
@@ -229,8 +234,9 @@ impl<M: Machine> Replica<M> {
         self.inner.pending.with(|present| present.at.removed.contains(&node_id))
     }
 
-    /// Changes the membership; waits while another change is under way. With `retain`, voters that are removed stay
-    /// as learners.
+    /// Changes the membership; waits while a former leader's change is under way, and until this replica's own view of
+    /// the members shows the change. With `retain`, voters that are removed stay as learners. Whoever decides on a
+    /// change by that view holds `shaping` from the look to the end.
     pub(super) async fn change(&self, change: Change, retain: bool) -> Result<(), ProposeError> {
         let deadline = Instant::now() + CHANGE_MAX;
         loop {
@@ -241,7 +247,13 @@ impl<M: Machine> Replica<M> {
             let changing = self.inner.raft.change_membership(change.clone(), retain);
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, changing).await {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(changed)) => {
+                    // It is answered a moment before the metrics tell of it.
+                    let shown = |metrics: &RaftMetrics<Types>| {
+                        metrics.committed_membership_config.log_id().as_ref() >= Some(&changed.log_id)
+                    };
+                    return self.once(shown, deadline.saturating_duration_since(Instant::now())).await;
+                }
                 Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                     ChangeMembershipError::InProgress(_),
                 )))) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -249,12 +261,29 @@ impl<M: Machine> Replica<M> {
                 Ok(Err(error)) => return Err(ProposeError::Unknown { why: error.to_string() }),
                 Err(_) => {
                     return Err(ProposeError::Unknown {
-                        why: "the membership did not change in time".into(),
+                        why: "a change of the membership was not done in time".into(),
                     });
                 }
             }
         }
     }
+
+    /// Waits until the metrics say so.
+    async fn once(
+        &self,
+        so: impl Fn(&RaftMetrics<Types>) -> bool + Send,
+        limit: Duration,
+    ) -> Result<(), ProposeError> {
+        let waits = self.inner.raft.wait(Some(limit));
+        let late =
+            |_| ProposeError::Unknown { why: "a change of the membership was not done in time".into() };
+        waits.metrics(so, "").await.map(drop).map_err(late)
+    }
+}
+
+/// Whether the newest membership is a committed one; it may be the half of a change that a former leader began.
+fn is_settled(metrics: &RaftMetrics<Types>) -> bool {
+    metrics.membership_config.log_id() == metrics.committed_membership_config.log_id()
 }
 
 /// All members and what the metrics know of each.

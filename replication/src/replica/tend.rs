@@ -35,6 +35,7 @@ impl<M: Machine> Replica<M> {
             // Whoever was stopped itself heard nobody, and knows nothing of their silence.
             let late = looked.elapsed() > STOPPED_FROM;
             looked = Instant::now();
+            let Ok(alone) = self.inner.shaping.try_lock() else { continue };
             let (term, members, changing) = {
                 let metrics = self.inner.raft.metrics();
                 let metrics = metrics.borrow_watched();
@@ -59,6 +60,7 @@ impl<M: Machine> Replica<M> {
                 }
                 continue;
             }
+            drop(alone);
             let Some(after) = self.inner.options.dead_after else { continue };
             if changing {
                 continue;

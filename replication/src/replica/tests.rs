@@ -100,6 +100,7 @@ async fn whoever_cannot_act_at_the_level_stays_out_and_whoever_is_silent_keeps_i
     assert!(refused.contains("acts at level 1") && refused.contains("start a newer one"), "{refused}");
     assert_eq!(replica.status().members.len(), 1);
     let admitted = admit(1).await.unwrap();
+    assert_eq!(admitted.members.len(), 2, "it is told of itself too");
     assert_eq!(replica.all_act_at(), Err(vec![admitted.identity.node_id]), "it never answered");
     assert_eq!(replica.status().members[0].acts_at.map(|level| level.get()), Some(1));
     replica.shutdown().await;
