@@ -875,7 +875,10 @@ async fn an_agent_greets_briefly_where_all_is_known_unless_it_is_asked_for_all_o
     };
     let asked = async |leader: &mut Leader, body| {
         leader.send(leader.frame(body)).await;
-        leader.attached().await;
+        let hellos = leader.hellos.len();
+        leader.until("a hello", |leader| leader.hellos.len() > hellos).await;
+        let before = leader.heartbeat;
+        leader.until("the heartbeat behind it", |leader| leader.heartbeat != before).await;
         let hello = leader.hellos.last().unwrap();
         (hello.level, hello.tasks.len(), hello.digest, leader.heartbeat.generation)
     };
