@@ -13,6 +13,7 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 use tokio::time::Instant;
 
+use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs;
 use crate::identity::off_thread;
@@ -267,7 +268,44 @@ pub(crate) fn point_at_rows(dir: &Path, directory: &str) -> Result<(), StoreErro
 /// The directory of the rows that hold; `None` when there are none yet.
 pub(crate) fn rows_in(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
     let directory = SmallFile::open(dir, "pointer")?.1.map(|bytes| read_pointer(&bytes)).transpose()?;
+    if directory.is_none() {
+        check_no_pointer_was_lost(dir)?;
+    }
     Ok(directory.map(|directory| rows_home(dir).join(directory)))
+}
+
+/// Rows are stored only once a pointer names them, and what is stored lies in tables. Without a pointer there may be
+/// what a first start left that did not get so far: an empty database.
+fn check_no_pointer_was_lost(dir: &Path) -> Result<(), StoreError> {
+    let home = rows_home(dir);
+    if !disk::exists(&home)? {
+        return Ok(());
+    }
+    for rows in fs::read_dir(&home).map_err(StoreError::io("listing", &home))? {
+        let rows = rows.map_err(StoreError::io("listing", &home))?.path();
+        for file in fs::read_dir(&rows).map_err(StoreError::io("listing", &rows))? {
+            let file = file.map_err(StoreError::io("listing", &rows))?.path();
+            if file.extension().is_some_and(|kind| kind == "sst") {
+                return Err(
+                    Corrupt::new("pointer", format!("it is missing beside {}", file.display())).into()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows reach at least as far as the log has dropped its entries; else those between are nowhere.
+pub(crate) fn check_reach(dir: &Path, stored: Option<LogId>, dropped: Option<LogId>) -> Result<(), Corrupt> {
+    let index = |id: Option<LogId>| id.map(|id| id.index);
+    if index(stored) >= index(dropped) {
+        return Ok(());
+    }
+    let ends = stored.map_or("before the first entry".to_owned(), |id| format!("with entry {}", id.index));
+    Err(Corrupt::new(
+        format!("rows in {}", rows_home(dir).display()),
+        format!("they end {ends}, and the log has dropped all up to {}", index(dropped).unwrap_or_default()),
+    ))
 }
 
 pub(crate) fn rows_home(dir: &Path) -> PathBuf {
@@ -296,9 +334,12 @@ fn read_pointer(bytes: &[u8]) -> Result<String, StoreError> {
 /// Opens the rows that the pointer names; other directories are left-overs and are removed.
 pub(crate) fn open_rows(dir: &Path) -> Result<RowStore, StoreError> {
     let home = rows_home(dir);
-    fs::create_dir_all(&home).map_err(StoreError::io("creating", &home))?;
+    fs::create_private_dir(&home).map_err(StoreError::io("creating", &home))?;
     let (mut pointer, directory) = open_pointer(dir)?;
     let is_new = directory.is_none();
+    if is_new {
+        check_no_pointer_was_lost(dir)?;
+    }
     let directory = directory.unwrap_or_else(|| next_directory(None));
     for entry in fs::read_dir(&home).map_err(StoreError::io("listing", &home))? {
         let path = entry.map_err(StoreError::io("listing", &home))?.path();
@@ -307,7 +348,7 @@ pub(crate) fn open_rows(dir: &Path) -> Result<RowStore, StoreError> {
         }
     }
     let path = home.join(&directory);
-    if !is_new && fs::metadata(&path).is_err() {
+    if !is_new && !disk::exists(&path)? {
         return Err(Corrupt::new(path.display().to_string(), "is missing though the pointer names it").into());
     }
     let rows = RowStore::open(&path)?;

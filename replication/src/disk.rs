@@ -2,6 +2,7 @@
 //! on that disk.
 
 use std::fs::TryLockError;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use crate::ground::{
 };
 use crate::machine::Corrupt;
 
+/// The file that says why a directory is condemned.
+const CONDEMNED: &str = "condemned";
 /// The file that only takes room.
 const BALLAST: &str = "ballast";
 /// A quarter of the reserve, but no more.
@@ -37,7 +40,7 @@ pub(crate) fn lock_dir(dir: &Path) -> Result<File, StoreError> {
 
 /// Marks a directory whose bytes were found corrupt: it never votes again, even if they read well next time.
 pub(crate) fn condemn(dir: &Path, corrupt: &Corrupt) {
-    let path = dir.join("condemned");
+    let path = dir.join(CONDEMNED);
     let written = fs::write(&path, corrupt.to_string()).and_then(|()| File::open(&path)?.sync_all());
     if let Err(error) =
         written.map_err(StoreError::io("writing", path)).and_then(|()| crate::small_file::sync_dir(dir))
@@ -46,11 +49,30 @@ pub(crate) fn condemn(dir: &Path, corrupt: &Corrupt) {
     }
 }
 
+/// Why the directory was condemned, if it was.
+pub(crate) fn condemned(dir: &Path) -> Result<Option<String>, StoreError> {
+    let path = dir.join(CONDEMNED);
+    match fs::read(&path) {
+        Ok(why) => Ok(Some(String::from_utf8_lossy(&why).into_owned())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::io("reading", path)(e)),
+    }
+}
+
 /// Refuses a condemned directory.
 pub(crate) fn refuse_condemned(dir: &Path) -> Result<(), StoreError> {
-    match fs::read_to_string(dir.join("condemned")) {
-        Ok(why) => Err(Corrupt::new(dir.display().to_string(), format!("was condemned: {why}")).into()),
-        Err(_) => Ok(()),
+    match condemned(dir)? {
+        Some(why) => Err(Corrupt::new(dir.display().to_string(), format!("was condemned: {why}")).into()),
+        None => Ok(()),
+    }
+}
+
+/// Whether there is something. What cannot be looked at may well be there.
+pub(crate) fn exists(path: &Path) -> Result<bool, StoreError> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(StoreError::io("looking at", path)(e)),
     }
 }
 

@@ -5,24 +5,24 @@ use std::path::PathBuf;
 use crate::machine::Corrupt;
 use crate::membership::Member;
 
-/// A data directory cannot be used as asked.
+/// A data directory cannot be used as asked. The text says the cause too, so none is given beside it: it would be told twice.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The system refused a file operation.
-    #[error("{action} {path} failed: {source}")]
+    #[error("{action} {path} failed: {why}")]
     Io {
         /// What was tried.
         action: &'static str,
         /// On which file or directory.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// Bytes on disk are not what was written.
     #[error(
         "{0}; this store must not vote again: stop the replica, set its directory aside and let it join anew with an empty one"
     )]
-    Corrupt(#[from] Corrupt),
+    Corrupt(Corrupt),
     /// There is something where nothing may be.
     #[error("{path} is not empty; a cluster is begun, and a replica joins, only in an empty directory")]
     NotEmpty {
@@ -91,10 +91,16 @@ pub enum StoreError {
     },
 }
 
+impl From<Corrupt> for StoreError {
+    fn from(corrupt: Corrupt) -> Self {
+        StoreError::Corrupt(corrupt)
+    }
+}
+
 impl From<transfer::Error> for StoreError {
     fn from(error: transfer::Error) -> Self {
         match error {
-            transfer::Error::Io { action, path, source } => StoreError::Io { action, path, source },
+            transfer::Error::Io { action, path, why } => StoreError::Io { action, path, why },
             transfer::Error::Bad { what, why } => StoreError::Arrived { what, why },
             transfer::Error::Level { what, found, known } => StoreError::Level { what, found, known },
         }
@@ -104,7 +110,7 @@ impl From<transfer::Error> for StoreError {
 impl StoreError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| StoreError::Io { action, path, source }
+        move |why| StoreError::Io { action, path, why }
     }
 
     /// The same, said of something within `place`.
@@ -123,7 +129,7 @@ impl StoreError {
     /// As openraft wants it.
     pub(crate) fn into_io(self) -> std::io::Error {
         match self {
-            StoreError::Io { source, .. } if source.raw_os_error().is_some() => source,
+            StoreError::Io { why, .. } if why.raw_os_error().is_some() => why,
             other => std::io::Error::other(other.to_string()),
         }
     }
@@ -242,4 +248,20 @@ pub enum MembershipError {
     /// It would do harm or makes no sense. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let gone = || StoreError::io("opening", "x")(std::io::ErrorKind::NotFound.into());
+        let bad = || StoreError::from(Corrupt::new("x", "is cut off"));
+        let arrived = transfer::read_manifest(std::path::Path::new("/nowhere")).map(drop).unwrap_err();
+        for error in [StartError::from(gone()), StartError::from(bad()), StoreError::from(arrived).into()] {
+            let error: &dyn std::error::Error = &error;
+            assert!(error.source().is_none(), "{error}");
+        }
+    }
 }

@@ -28,9 +28,11 @@ mod system {
 
     /// Files and directories.
     pub(crate) mod fs {
+        pub(crate) use transfer::create_private_dir;
+
         pub(crate) use std::fs::{
-            File, OpenOptions, copy, create_dir_all, hard_link, metadata, read, read_dir, read_to_string,
-            remove_dir_all, remove_file, rename, write,
+            File, OpenOptions, copy, create_dir_all, hard_link, metadata, read, read_dir, remove_dir_all,
+            remove_file, rename, write,
         };
         pub(crate) use std::os::unix::fs::FileExt;
     }

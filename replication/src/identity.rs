@@ -11,6 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use prost::Message as _;
 use proto::wire::raft as wire;
 
+use crate::disk;
 use crate::error::StoreError;
 use crate::ground::{self, fs};
 use crate::log;
@@ -23,6 +24,13 @@ use crate::small_file::{SmallFile, sync_dir};
 const EPOCH_BEGAN: Duration = Duration::from_secs(1_735_689_600);
 /// Epochs are the high 24 bits of ids.
 const EPOCH_MAX: u64 = (1 << 24) - 1;
+/// Each new cluster that is made within a minute of the last one is an epoch ahead of the clock. More than so many, and
+/// the clock is wrong.
+const EPOCHS_AHEAD_MAX: u64 = 60;
+/// Two machines' clocks may differ by so much.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+/// Beside the directory's uuid, what an `init` or `adopt` may have made that broke off.
+const UNFINISHED: [&str; 3] = ["log", "identity.a.new", "identity.b.new"];
 
 /// Which cluster and node a data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +52,7 @@ pub struct Identity {
 /// Reads whose directory this is; `None` when it belongs to no cluster yet.
 pub fn identity(dir: &Path) -> Result<Option<Identity>, StoreError> {
     let Some(bytes) = SmallFile::open(dir, "identity")?.1 else {
-        if SmallFile::open(&log_dir(dir), "vote")?.1.is_some() {
+        if log::was_used(&log_dir(dir))? {
             return Err(Corrupt::new("identity", "it is missing beside a log that has voted").into());
         }
         return Ok(None);
@@ -65,8 +73,8 @@ pub fn identity(dir: &Path) -> Result<Option<Identity>, StoreError> {
 pub async fn init(options: &Options) -> Result<Identity, StoreError> {
     let options = options.clone();
     off_thread(move || {
+        refuse_used(&options.dir, &UNFINISHED)?;
         let store_uuid = store_uuid(&options.dir)?;
-        refuse_used(&options.dir)?;
         let cluster_id = new_uuid();
         let identity = Identity {
             lineage_id: cluster_id.clone(),
@@ -74,7 +82,7 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
             node_id: 1,
             store_uuid: store_uuid.clone(),
             cluster: options.cluster.clone(),
-            epoch: epoch_after(0),
+            epoch: epoch_after(0)?,
         };
         let me = Node {
             raft_address: options.raft_address.clone(),
@@ -95,14 +103,51 @@ pub async fn init(options: &Options) -> Result<Identity, StoreError> {
 }
 
 /// An epoch that no cluster of this line had: minutes since 2025, or one more than the last.
-pub(crate) fn epoch_after(last: u64) -> u64 {
-    let since = ground::wall_time().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (since.saturating_sub(EPOCH_BEGAN).as_secs() / 60).max(last + 1).clamp(1, EPOCH_MAX)
+pub(crate) fn epoch_after(last: u64) -> Result<u64, StoreError> {
+    epoch_at(now(), last)
+}
+
+/// By the wall clock, since 1970.
+pub(crate) fn now() -> Duration {
+    ground::wall_time().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn epoch_at(now: Duration, last: u64) -> Result<u64, StoreError> {
+    let minutes = now.saturating_sub(EPOCH_BEGAN).as_secs() / 60;
+    if minutes.saturating_add(EPOCHS_AHEAD_MAX) < last {
+        let began = EPOCH_BEGAN.as_secs().saturating_add(last.saturating_mul(60));
+        return Err(early_clock("the old cluster began", began));
+    }
+    let epoch = minutes.max(last.saturating_add(1));
+    if epoch > EPOCH_MAX {
+        return Err(StoreError::Refused(format!(
+            "no cluster can have epoch {epoch}: epochs are minutes since 2025, up to {EPOCH_MAX}; set the clock of this machine right"
+        )));
+    }
+    Ok(epoch)
+}
+
+/// Refuses a clock that is behind one that showed `then`, since 1970, when `what` happened.
+pub(crate) fn refuse_early_clock(what: &str, then: Duration) -> Result<(), StoreError> {
+    if now() + CLOCKS_APART_MAX < then { Err(early_clock(what, then.as_secs())) } else { Ok(()) }
+}
+
+fn early_clock(what: &str, then_s: u64) -> StoreError {
+    StoreError::Refused(format!(
+        "the clock of this machine shows {} s since 1970, but {what} at {then_s}: a new cluster's epoch is made of the clock and must be higher than any before, so set the clock right and repeat",
+        now().as_secs()
+    ))
+}
+
+/// How long the minute still lasts in which something began so long ago, at `began` since 1970; a little more rather
+/// than less.
+pub(crate) fn rest_of_minute(began: Duration, ago: Duration) -> Duration {
+    Duration::from_secs(60 - began.as_secs() % 60).saturating_sub(ago)
 }
 
 /// For a replica that will join: the uuid of its directory, made at the first call and kept.
 pub fn store_uuid(dir: &Path) -> Result<String, StoreError> {
-    fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
+    fs::create_private_dir(dir).map_err(StoreError::io("creating", dir))?;
     let (mut file, bytes) = SmallFile::open(dir, "store")?;
     if let Some(bytes) = bytes {
         return String::from_utf8(bytes).map_err(|e| Corrupt::new("store uuid", e.to_string()).into());
@@ -119,6 +164,7 @@ pub async fn adopt(options: &Options, identity: &Identity) -> Result<(), StoreEr
         if self::identity(&options.dir)?.is_some_and(|found| found == identity) {
             return Ok(());
         }
+        refuse_used(&options.dir, &UNFINISHED)?;
         let store = store_uuid(&options.dir)?;
         if store != identity.store_uuid {
             let what = format!("{}", options.dir.display());
@@ -128,7 +174,6 @@ pub async fn adopt(options: &Options, identity: &Identity) -> Result<(), StoreEr
             )
             .into());
         }
-        refuse_used(&options.dir)?;
         settle(&options, &identity, &[], None)
     })
     .await
@@ -142,7 +187,7 @@ pub(crate) fn settle(
     after: Option<LogId>,
 ) -> Result<(), StoreError> {
     let log = log_dir(&options.dir);
-    if fs::metadata(&log).is_ok() {
+    if disk::exists(&log)? {
         // Of an earlier try that did not get to the identity.
         fs::remove_dir_all(&log).map_err(StoreError::io("removing", &log))?;
     }
@@ -161,17 +206,23 @@ pub(crate) fn settle(
     file.write(&message.encode_to_vec())
 }
 
-/// Only what an interrupted `init` or `adopt` leaves may be there.
-pub(crate) fn refuse_used(dir: &Path) -> Result<(), StoreError> {
+/// Refuses a directory that holds anything but what was begun there and broke off: the uuid, which is written first,
+/// and beside it no more than `unfinished`. Nothing is changed, and there need be no directory.
+pub(crate) fn refuse_used(dir: &Path, unfinished: &[&str]) -> Result<(), StoreError> {
+    if !disk::exists(dir)? {
+        return Ok(());
+    }
+    let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let unfinished = name.starts_with("identity.") && name.ends_with(".new");
-        if !name.starts_with("store.") && name != "log" && name != "lock" && !unfinished {
-            return Err(StoreError::NotEmpty { path: dir.to_owned() });
-        }
+        names.push(entry.file_name().to_string_lossy().into_owned());
     }
-    Ok(())
+    let is_begun = names.iter().any(|name| matches!(&**name, "store.a" | "store.b"));
+    let ours = |name: &String| match &**name {
+        "lock" | "store.a" | "store.b" | "store.a.new" | "store.b.new" => true,
+        name => is_begun && unfinished.contains(&name),
+    };
+    if names.iter().all(ours) { Ok(()) } else { Err(StoreError::NotEmpty { path: dir.to_owned() }) }
 }
 
 pub(crate) fn log_dir(dir: &Path) -> PathBuf {
@@ -190,7 +241,45 @@ pub(crate) async fn off_thread<T: Send + 'static>(
         Err(error) => Err(StoreError::Io {
             action: "working on",
             path: PathBuf::from("the data directory"),
-            source: std::io::Error::other(error),
+            why: std::io::Error::other(error),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_higher_than_the_last_or_refused() {
+        let minute = |n: u64| EPOCH_BEGAN + Duration::from_secs(60 * n);
+        for (now, last, epoch) in [
+            (minute(0), 0, Some(1)),
+            (Duration::ZERO, 0, Some(1)),
+            (minute(1000), 0, Some(1000)),
+            (minute(1000), 999, Some(1000)),
+            (minute(1000), 1000, Some(1001)),
+            (minute(1000), 1060, Some(1061)),
+            (minute(1000), 1061, None),
+            (minute(EPOCH_MAX), 7, Some(EPOCH_MAX)),
+            (minute(EPOCH_MAX + 1), 7, None),
+            (minute(EPOCH_MAX), EPOCH_MAX, None),
+            (minute(1000), u64::MAX, None),
+        ] {
+            assert_eq!(epoch_at(now, last).ok(), epoch, "{now:?} after {last}");
+        }
+        let why = epoch_at(minute(1000), 2000).unwrap_err().to_string();
+        assert!(why.contains("set the clock right"), "{why}");
+    }
+
+    #[test]
+    fn whoever_waits_gets_into_a_later_minute() {
+        for (second, ago) in [(0, 0), (59, 0), (30, 12), (30, 500)] {
+            let (began, ago) =
+                (Duration::from_millis(6_000_000 + second * 1000 + 999), Duration::from_secs(ago));
+            let then = began + ago + rest_of_minute(began, ago);
+            assert!(then.as_secs() / 60 > began.as_secs() / 60, "{second} {ago:?}");
+            assert!(rest_of_minute(began, ago) <= Duration::from_secs(60));
+        }
     }
 }

@@ -43,7 +43,7 @@ pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError
 pub use identity::{Identity, adopt, identity, init, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
-pub use offline::{Inspection, LoggedEntry, inspect, recover, restore, skip, skippable};
+pub use offline::{Inspection, LoggedEntry, inspect, level, may_recover, recover, restore, skip, skippable};
 pub use options::{Options, Profile, Timers};
 pub use replica::{Proposed, Replica};
 pub use service::RaftService;

@@ -6,14 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 
-use crate::adapter::{self, Held, point_at_rows, rows_home, rows_in};
+use crate::adapter::{self, Held, check_reach, point_at_rows, rows_home, rows_in};
 use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs::{self, File};
-use crate::identity::{Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid};
+use crate::identity::{
+    self, Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid,
+};
 use crate::log::{Log, Still, skip};
 use crate::machine::{Corrupt, Machine};
 use crate::membership::Member;
@@ -24,6 +27,17 @@ use crate::snapshot;
 use crate::state::cut::{Cut, Pending, Point};
 use crate::state::rows::RowStore;
 
+/// Beside the directory's uuid, what a restore or a recovery may have made that broke off.
+const UNFINISHED: [&str; 8] = [
+    "log",
+    "rows",
+    "pointer.a",
+    "pointer.b",
+    "pointer.a.new",
+    "pointer.b.new",
+    "identity.a.new",
+    "identity.b.new",
+];
 /// The directory of rows in a new data directory.
 const FIRST_ROWS: &str = "1";
 
@@ -32,8 +46,12 @@ const FIRST_ROWS: &str = "1";
 pub struct Inspection {
     /// Whose it is; `None` = it belongs to no cluster.
     pub identity: Option<Identity>,
+    /// Whether it belongs to no cluster, but a join, a restore or a recovery was begun there and broke off.
+    pub unfinished: bool,
     /// Why it must not vote any more, if it was condemned.
     pub condemned: Option<String>,
+    /// Why its rows must not be used, if they are quarantined.
+    pub quarantined: Option<String>,
     /// The term of the newest vote.
     pub term: u64,
     /// The last entry of the log as (term, index). Of several survivors, the one with the highest has the most.
@@ -57,10 +75,16 @@ pub struct Inspection {
 /// Looks at a data directory on which no replica runs, and changes nothing in it.
 pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
     let _lock = lock_existing(dir)?;
-    let condemned = fs::read_to_string(dir.join("condemned")).ok();
+    let condemned = disk::condemned(dir)?;
+    let quarantined = quarantine::why(dir)?;
     let identity = identity(dir)?;
-    let log = if fs::metadata(log_dir(dir)).is_ok() { Some(Log::look_at(&log_dir(dir))?) } else { None };
-    let (point, (rows, sum)) = match rows_in(dir)? {
+    let unfinished = identity.is_none() && (disk::exists(&log_dir(dir))? || disk::exists(&rows_home(dir))?);
+    // What lies there without an identity counts for nothing.
+    let (log, rows_dir) = match identity {
+        Some(_) => (Some(Log::look_at(&log_dir(dir))?), rows_in(dir)?),
+        None => (None, None),
+    };
+    let (point, (rows, sum)) = match rows_dir {
         Some(path) => {
             let mut rows = RowStore::open_to_look(&path)?;
             let ((), point) = rows.load(|_| Ok(()))?;
@@ -69,9 +93,12 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
         None => (Point::default(), (0, 0)),
     };
     let (last, purged) = log.as_ref().map(|log| log.ends()).unwrap_or_default();
+    check_reach(dir, point.applied, purged)?;
     Ok(Inspection {
         identity,
+        unfinished,
         condemned,
+        quarantined,
         term: log.as_ref().and_then(|log| log.vote).map_or(0, |vote| vote.leader_id.term),
         last: last.map(|id| (id.leader_id.term, id.index)),
         purged: purged.map_or(0, |id| id.index),
@@ -82,6 +109,19 @@ pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
         snapshot: snapshot::names(&snapshot::home(dir))?.pop(),
         skipped: log.iter().flat_map(|log| log.skipped()).collect(),
     })
+}
+
+/// The level at which a machine acts that is read from the rows of a data directory on which no replica runs.
+pub fn level<M: Machine>(dir: &Path) -> Result<u32, StoreError> {
+    let _lock = lock_existing(dir)?;
+    load::<M>(dir).map(|(machine, _)| machine.level())
+}
+
+fn load<M: Machine>(dir: &Path) -> Result<(M, Point), StoreError> {
+    match rows_in(dir)? {
+        Some(path) => RowStore::open_to_look(&path)?.load(M::load),
+        None => Ok((M::load(&mut std::iter::empty())?, Point::default())),
+    }
 }
 
 /// A command entry of a log, for a person to look at.
@@ -123,18 +163,16 @@ pub fn skip<M: Machine>(dir: &Path, index: u64, crc32c: u32) -> Result<(), Store
 
 fn find_skippable<M: Machine>(dir: &Path, index: u64) -> Result<(LogId, LoggedEntry), StoreError> {
     let refused = |why: &str| Err(StoreError::Refused(format!("entry {index} cannot be skipped: {why}")));
-    let (machine, point) = match rows_in(dir)? {
-        Some(path) => RowStore::open_to_look(&path)?.load(M::load)?,
-        None => (M::load(&mut std::iter::empty())?, Point::default()),
-    };
+    let (machine, point) = load::<M>(dir)?;
     if point.applied.is_some_and(|applied| index <= applied.index) {
         let stored = point.index();
         return refused(&format!("this replica has applied it, its rows are of entry {stored}"));
     }
-    if fs::metadata(log_dir(dir)).is_err() {
+    if !disk::exists(&log_dir(dir))? {
         return refused("there is no log");
     }
     let log = Log::look_at(&log_dir(dir))?;
+    check_reach(dir, point.applied, log.ends().1)?;
     let Some(entry) = log.entries(index)?.into_iter().next() else {
         return refused("the log does not reach so far");
     };
@@ -183,19 +221,22 @@ fn first_that_fails<M: Machine>(
 }
 
 fn lock_existing(dir: &Path) -> Result<File, StoreError> {
-    if fs::read_dir(dir).is_err() {
+    if !disk::exists(dir)? {
         return Err(StoreError::Refused(format!("there is no data directory {}", dir.display())));
     }
     // In a directory that was named by mistake nothing is made, not even the lock.
-    let ours = ["store.a", "identity.a", "identity.b", "log", "lock"];
-    if !ours.iter().any(|name| fs::metadata(dir.join(name)).is_ok()) {
-        return Err(StoreError::Refused(format!("{} is no data directory of a replica", dir.display())));
+    for name in ["store.a", "identity.a", "identity.b", "log", "lock"] {
+        if disk::exists(&dir.join(name))? {
+            return disk::lock_dir(dir);
+        }
     }
-    disk::lock_dir(dir)
+    Err(StoreError::Refused(format!("{} is no data directory of a replica", dir.display())))
 }
 
-/// Makes a new cluster of a backup in the empty directory of `options`. It is held until a person lets it go on.
+/// Makes a new cluster of a backup in the empty directory of `options`. It is held until a person lets it go on. One
+/// that broke off may be repeated.
 pub fn restore(backup: &Path, options: &Options) -> Result<Identity, StoreError> {
+    let began = Began::now();
     let manifest = transfer::check(backup)?;
     if manifest.cluster != options.cluster {
         return Err(StoreError::Refused(format!(
@@ -205,9 +246,10 @@ pub fn restore(backup: &Path, options: &Options) -> Result<Identity, StoreError>
             options.cluster
         )));
     }
+    identity::refuse_early_clock("the backup was taken", Duration::from_millis(manifest.taken_ms))?;
+    epoch_after(manifest.epoch)?;
     let meta = manifest.snapshot.unwrap_or_default();
-    let rows_dir = begin(options)?;
-    let _lock = disk::lock_dir(&options.dir)?;
+    let (rows_dir, _lock) = begin(options)?;
     for file in &meta.files {
         copy(&backup.join(&file.name), &rows_dir.join(&file.name))?;
     }
@@ -220,18 +262,35 @@ pub fn restore(backup: &Path, options: &Options) -> Result<Identity, StoreError>
         )));
     }
     let before = Before { lineage_id: manifest.lineage_id, epoch: manifest.epoch, node_id: manifest.node_id };
-    begin_again(options, before, rows, point)
+    begin_again(options, began, before, rows, point)
+}
+
+/// Whose directory `left` is, if a new cluster can be made of it: it is sound, no replica runs on it, and the clock
+/// gives an epoch.
+pub fn may_recover(left: &Path) -> Result<Identity, StoreError> {
+    let _lock = lock_existing(left)?;
+    check_left(left)
+}
+
+fn check_left(left: &Path) -> Result<Identity, StoreError> {
+    disk::refuse_condemned(left)?;
+    quarantine::refuse(left)?;
+    let Some(old) = identity(left)? else {
+        return Err(StoreError::Refused(format!(
+            "{} belongs to no cluster: there is nothing to recover",
+            left.display()
+        )));
+    };
+    epoch_after(old.epoch)?;
+    Ok(old)
 }
 
 /// Makes a new cluster, in the empty directory of `options`, of what the directory `left` of an old one has: its rows
 /// and all of its log. What only others had is lost. `left` stays as it is.
 pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, StoreError> {
+    let began = Began::now();
     let _lock_left = lock_existing(left)?;
-    disk::refuse_condemned(left)?;
-    quarantine::refuse(left)?;
-    let Some(old) = identity(left)? else {
-        return Err(StoreError::Refused(format!("{} belongs to no cluster", left.display())));
-    };
+    let old = check_left(left)?;
     if old.cluster != options.cluster {
         return Err(StoreError::OtherCluster {
             path: left.to_owned(),
@@ -240,9 +299,9 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
         });
     }
     let log = Log::look_at(&log_dir(left))?;
-    let rows_dir = begin(options)?;
-    let _lock = disk::lock_dir(&options.dir)?;
-    if let Some(from) = rows_in(left)? {
+    let from = rows_in(left)?;
+    let (rows_dir, _lock) = begin(options)?;
+    if let Some(from) = from {
         for entry in fs::read_dir(&from).map_err(StoreError::io("listing", &from))? {
             let entry = entry.map_err(StoreError::io("listing", &from))?;
             // RocksDB's own lock and notes are not rows.
@@ -254,6 +313,7 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
     }
     let mut rows = RowStore::open(&rows_dir)?;
     let (machine, point) = rows.load(M::load)?;
+    check_reach(left, point.applied, log.ends().1)?;
     let (machine, pending) = (Held::new(machine), Pending::new(point.clone()));
     for portion in log.portions(point.next_index()) {
         for entry in &portion.map_err(|error| error.within(left.display()))? {
@@ -266,40 +326,66 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
     let point = pending.with(|present| present.at.clone());
     begin_again(
         options,
+        began,
         Before { lineage_id: old.lineage_id, epoch: old.epoch, node_id: old.node_id },
         rows,
         point,
     )
 }
 
-/// Makes room for rows in a directory that belongs to nobody.
-fn begin(options: &Options) -> Result<PathBuf, StoreError> {
-    store_uuid(&options.dir)?;
-    let rows = rows_home(&options.dir);
-    if fs::metadata(&rows).is_ok() {
-        // Of an earlier try that did not get to the identity.
-        if identity(&options.dir)?.is_some() {
-            return Err(StoreError::NotEmpty { path: options.dir.clone() });
-        }
-        fs::remove_dir_all(&rows).map_err(StoreError::io("removing", &rows))?;
-        for name in ["pointer.a", "pointer.b"] {
-            match fs::remove_file(options.dir.join(name)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("removing", options.dir.join(name))(e));
-                }
-                _ => {}
+/// Makes room for rows in a directory that belongs to nobody, and keeps it. Before that is certain nothing in it changes,
+/// but for the lock. What an earlier try left that did not get to the identity is removed.
+fn begin(options: &Options) -> Result<(PathBuf, File), StoreError> {
+    let dir = &options.dir;
+    refuse_used(dir, &UNFINISHED)?;
+    fs::create_private_dir(dir).map_err(StoreError::io("creating", dir))?;
+    let lock = disk::lock_dir(dir)?;
+    // Another may have had it until now.
+    refuse_used(dir, &UNFINISHED)?;
+    if identity(dir)?.is_some() {
+        return Err(StoreError::NotEmpty { path: dir.clone() });
+    }
+    for name in UNFINISHED {
+        let path = dir.join(name);
+        let removed = match name {
+            "log" | "rows" => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io("removing", path)(e));
             }
+            _ => {}
         }
     }
-    refuse_used(&options.dir)?;
+    store_uuid(dir)?;
+    let rows = rows_home(dir);
+    fs::create_private_dir(&rows).map_err(StoreError::io("creating", &rows))?;
     let rows = rows.join(FIRST_ROWS);
     fs::create_dir_all(&rows).map_err(StoreError::io("creating", &rows))?;
-    Ok(rows)
+    Ok((rows, lock))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::copy(from, to).map_err(StoreError::io("copying", from))?;
     File::open(to).and_then(|file| file.sync_all()).map_err(StoreError::io("syncing", to))
+}
+
+/// When a new cluster was begun to be made.
+struct Began {
+    wall: Duration,
+    at: Instant,
+}
+
+impl Began {
+    fn now() -> Self {
+        Began { wall: identity::now(), at: Instant::now() }
+    }
+
+    /// Returns in a later minute.
+    fn await_minute(&self) {
+        std::thread::sleep(identity::rest_of_minute(self.wall, self.at.elapsed()));
+    }
 }
 
 /// The cluster that was.
@@ -313,6 +399,7 @@ struct Before {
 /// The rows as those of a new cluster's only member; then its log, vote and identity.
 fn begin_again(
     options: &Options,
+    began: Began,
     before: Before,
     mut rows: RowStore,
     point: Point,
@@ -320,13 +407,16 @@ fn begin_again(
     let Some(last) = point.applied else {
         return Err(StoreError::Refused("there is nothing in it: not even a first entry was applied".into()));
     };
+    if options.await_minute {
+        began.await_minute();
+    }
     let identity = Identity {
         cluster_id: new_uuid(),
         node_id: point.next_node_id.max(before.node_id + 1),
         store_uuid: store_uuid(&options.dir)?,
         cluster: options.cluster.clone(),
         lineage_id: before.lineage_id,
-        epoch: epoch_after(before.epoch),
+        epoch: epoch_after(before.epoch)?,
     };
     let at = alone(options, &identity, last)?;
     let cut = Cut { at, rows: Default::default(), check: false, log_bytes: 0 };

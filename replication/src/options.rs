@@ -34,6 +34,9 @@ pub struct Options {
     pub snapshot_every: Duration,
     /// Entries kept behind a snapshot, for followers that were away for a moment.
     pub keep_entries: u64,
+    /// Restore and recover wait until the next minute has begun: an epoch counts minutes, and so no two new clusters
+    /// that are made one after the other have the same.
+    pub await_minute: bool,
 }
 
 impl Options {
@@ -60,6 +63,7 @@ impl Options {
             snapshot_log_bytes: 256 << 20,
             snapshot_every: Duration::from_secs(3600),
             keep_entries: 10_000,
+            await_minute: false,
         }
     }
 }

@@ -10,6 +10,7 @@ use proto::wire::raft as wire;
 
 use crate::Identity;
 use crate::adapter::{next_directory, point_at_rows, rows_home, rows_in};
+use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs;
 use crate::identity::{log_dir, off_thread};
@@ -32,7 +33,7 @@ pub(crate) fn mark(dir: &Path, why: &str, members: &[Member]) -> Result<(), Stor
 
 /// Refuses rows that are known to be wrong.
 pub(crate) fn refuse(dir: &Path) -> Result<(), StoreError> {
-    match wanted(dir)? {
+    match note(dir)? {
         None => Ok(()),
         Some(_) => Err(StoreError::Refused(format!(
             "the rows in {} are quarantined, since a majority had others; use another replica's directory",
@@ -72,13 +73,23 @@ struct Wanted {
     rows: Option<PathBuf>,
 }
 
-fn wanted(dir: &Path) -> Result<Option<Wanted>, StoreError> {
+/// What [`mark`] noted.
+fn note(dir: &Path) -> Result<Option<wire::Quarantine>, StoreError> {
     let path = dir.join(MARK);
-    if fs::metadata(&path).is_err() {
-        return Ok(None);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(decode_whole(path.display().to_string(), &bytes[..])?)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::io("reading", path)(e)),
     }
-    let bytes = fs::read(&path).map_err(StoreError::io("reading", &path))?;
-    let note: wire::Quarantine = decode_whole(path.display().to_string(), &bytes[..])?;
+}
+
+/// Why the rows in `dir` are quarantined, if they are.
+pub(crate) fn why(dir: &Path) -> Result<Option<String>, StoreError> {
+    Ok(note(dir)?.map(|note| note.why))
+}
+
+fn wanted(dir: &Path) -> Result<Option<Wanted>, StoreError> {
+    let Some(note) = note(dir)? else { return Ok(None) };
     let member = |node: &wire::Node| Node::from_wire(node).member(node.id, !node.learner);
     let (_, purged) = Log::look_at(&log_dir(dir))?.ends();
     Ok(Some(Wanted {
@@ -126,9 +137,11 @@ async fn take(
 
 /// The order matters: until the mark is gone, all of this is done again.
 fn replace(dir: &Path, wrong: Option<&Path>, snapshot: &Snapshot) -> Result<(), StoreError> {
-    if let Some(rows) = wrong.filter(|rows| fs::metadata(rows).is_ok()) {
+    if let Some(rows) = wrong
+        && disk::exists(rows)?
+    {
         let kept = rows_home(dir).with_file_name("rows.quarantined");
-        if fs::metadata(&kept).is_ok() {
+        if disk::exists(&kept)? {
             fs::remove_dir_all(&kept).map_err(StoreError::io("removing", &kept))?;
         }
         fs::rename(rows, &kept).map_err(StoreError::io("renaming", rows))?;

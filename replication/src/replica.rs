@@ -18,12 +18,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::Identity;
-use crate::adapter::{Adapter, AnyMachine, Held, open_rows};
+use crate::adapter::{Adapter, AnyMachine, Held, check_reach, open_rows};
 use crate::batch::{self, Batcher, PendingAnswer};
 use crate::disk;
 use crate::error::{ProposeError, ReadError, StartError, StoreError};
 use crate::freshness::Freshness;
-use crate::ground::{self, fs, fs::File};
+use crate::ground::{self, fs::File};
 use crate::identity::{identity, log_dir, off_thread};
 use crate::log::{Log, OnFailure, lock};
 use crate::machine::Machine;
@@ -117,7 +117,7 @@ impl<M: Machine> Replica<M> {
             off_thread(move || {
                 open::<M>(&options, &stopped).inspect_err(|error| {
                     if let StoreError::Corrupt(corrupt) = error
-                        && fs::metadata(options.dir.join("condemned")).is_err()
+                        && matches!(disk::condemned(&options.dir), Ok(None))
                     {
                         disk::condemn(&options.dir, corrupt);
                     }
@@ -531,7 +531,7 @@ async fn leave_quarantine(
     stopped: &watch::Sender<Option<String>>,
 ) -> Result<(), StoreError> {
     let dir = options.dir.clone();
-    if fs::metadata(&dir).is_err() {
+    if !disk::exists(&dir)? {
         return Ok(());
     }
     let locked = off_thread(move || {
@@ -588,7 +588,7 @@ fn open<M: Machine>(
 ) -> Result<Opened<M>, StoreError> {
     let dir: &Path = &options.dir;
     let no_identity = || StoreError::NoIdentity { path: dir.to_owned() };
-    if fs::metadata(dir).is_err() {
+    if !disk::exists(dir)? {
         return Err(no_identity());
     }
     let began = Instant::now();
@@ -617,6 +617,7 @@ fn open<M: Machine>(
     let mut rows = open_rows(dir)?;
     let opened = Instant::now();
     let (machine, at) = rows.load(M::load)?;
+    check_reach(dir, at.applied, log.ends().1)?;
     tracing::info!(
         node = identity.node_id,
         stored = at.index(),

@@ -15,6 +15,7 @@ use prost::Message as _;
 use proto::wire::raft as wire;
 use tokio::time::Instant;
 
+use crate::disk;
 use crate::error::StoreError;
 use crate::ground;
 use crate::ground::fs::{self, File, FileExt as _};
@@ -147,7 +148,7 @@ fn publish(home: &Path, copied: &Path, meta: wire::SnapshotMeta) -> Result<Arc<S
     }
     sync_dir(copied)?;
     let dir = home.join(&meta.id);
-    if fs::metadata(&dir).is_ok() {
+    if disk::exists(&dir)? {
         fs::remove_dir_all(copied).map_err(StoreError::io("removing", copied))?;
         if let Some(snapshot) = open(&dir)? {
             return Ok(snapshot);
@@ -194,7 +195,7 @@ fn open_sound(dir: &Path, told: impl FnOnce(Corrupt)) -> Result<Option<Arc<Snaps
 /// Names of the whole snapshots, oldest first. Nothing is changed.
 pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
-    if fs::metadata(home).is_err() {
+    if !disk::exists(home)? {
         return Ok(names);
     }
     for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
@@ -210,7 +211,7 @@ pub(crate) fn names(home: &Path) -> Result<Vec<String>, StoreError> {
 
 /// The newest whole snapshot; everything else is removed.
 pub(crate) fn newest(home: &Path) -> Result<Option<Arc<Snapshot>>, StoreError> {
-    fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
+    fs::create_private_dir(home).map_err(StoreError::io("creating", home))?;
     let mut newest: Option<Arc<Snapshot>> = None;
     for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
         let dir = entry.map_err(StoreError::io("listing", home))?.path();
@@ -272,15 +273,12 @@ pub(crate) fn check_rows(snapshot: &Snapshot) -> Result<(), StoreError> {
 
 /// Takes its name from a damaged snapshot, for good.
 pub(crate) fn forget(snapshot: &Snapshot) -> Result<(), StoreError> {
-    match fs::metadata(snapshot.dir.join(MANIFEST)) {
-        Ok(_) => discard(&snapshot.dir),
-        Err(_) => Ok(()),
-    }
+    if disk::exists(&snapshot.dir.join(MANIFEST))? { discard(&snapshot.dir) } else { Ok(()) }
 }
 
 /// Copies a snapshot's files to `to`, as rows that can be opened: immutable files by link, others by bytes.
 pub(crate) fn copy_rows(snapshot: &Snapshot, to: &Path) -> Result<(), StoreError> {
-    if fs::metadata(to).is_ok() {
+    if disk::exists(to)? {
         fs::remove_dir_all(to).map_err(StoreError::io("removing", to))?;
     }
     fs::create_dir_all(to).map_err(StoreError::io("creating", to))?;
@@ -340,7 +338,7 @@ impl Incoming {
         }
         // Two replicas' snapshots of one point of the log have other files.
         let name = format!("{}.{:08x}.{INCOMING}", meta.id, crc32c::crc32c(&meta.encode_to_vec()));
-        fs::create_dir_all(home).map_err(StoreError::io("creating", home))?;
+        fs::create_private_dir(home).map_err(StoreError::io("creating", home))?;
         for entry in fs::read_dir(home).map_err(StoreError::io("listing", home))? {
             let path = entry.map_err(StoreError::io("listing", home))?.path();
             let other = path.file_name().is_some_and(|found| found != name.as_str());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use replication::{Changes, Corrupt, Machine, Options, Profile, Replica, Rows};
+use replication::{Changes, Corrupt, Machine, Options, Profile, Replica, Rows, StartError, StoreError};
 
 /// Counts commands; its one row is the count.
 #[derive(Default)]
@@ -101,6 +101,8 @@ async fn a_backup_becomes_a_new_cluster_of_a_later_epoch() {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(mode.mode() & 0o777, 0o600);
     }
+    let mode = std::fs::metadata(&backup).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
     let replica = start(&new).await;
     assert_eq!(replica.read(|count| count.0), 10, "as it was at the backup");
     let members = replica.status().members;
@@ -195,4 +197,128 @@ async fn a_damaged_backup_is_refused_and_a_try_that_failed_can_be_repeated() {
     // Nothing of a member's directory is ever written over.
     assert!(replication::recover::<Count>(&dir, &options(&new)).is_err());
     assert!(replication::inspect(&home.path().join("nowhere")).is_err());
+}
+
+/// A backup of a cluster that counted to ten.
+async fn backup_of_ten(home: &Path) -> std::path::PathBuf {
+    let (dir, backup) = (home.join("ten"), home.join("ten-backup"));
+    replication::init(&options(&dir)).await.unwrap();
+    let replica = start(&dir).await;
+    add(&replica, 10).await;
+    replica.backup_to(&backup).await.unwrap();
+    replica.shutdown().await;
+    backup
+}
+
+fn remove(dir: &Path, names: &[&str]) {
+    for name in names {
+        std::fs::remove_file(dir.join(name)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_their_pointer_and_a_log_without_its_rows_are_damage() {
+    let home = tempfile::tempdir().unwrap();
+    let backup = backup_of_ten(home.path()).await;
+    for (lost, why) in [(false, "pointer"), (true, "the log has dropped all up to")] {
+        let (dir, to) = (home.path().join(format!("a{lost}")), home.path().join(format!("b{lost}")));
+        replication::restore(&backup, &options(&dir)).unwrap();
+        remove(&dir, &["pointer.a", "pointer.b"]);
+        if lost {
+            std::fs::remove_dir_all(dir.join("rows")).unwrap();
+        }
+        let before = sums(&dir);
+        for refused in [
+            replication::inspect(&dir).map(drop).unwrap_err(),
+            replication::recover::<Count>(&dir, &options(&to)).map(drop).unwrap_err(),
+        ] {
+            assert!(
+                matches!(refused, StoreError::Corrupt(_)) && refused.to_string().contains(why),
+                "{refused}"
+            );
+        }
+        assert_eq!(sums(&dir), before);
+        let started = Replica::<Count>::start(options(&dir)).await.map(drop).unwrap_err();
+        assert!(
+            matches!(&started, StartError::Store(StoreError::Corrupt(_)))
+                && started.to_string().contains(why),
+            "{started}"
+        );
+        let left = sums(&dir);
+        assert!(before.iter().filter(|(name, _)| name.contains("/rows/")).all(|file| left.contains(file)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_broke_off_is_repeated_and_a_member_is_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let backup = backup_of_ten(home.path()).await;
+    let dir = home.path().join("a");
+    let first = replication::restore(&backup, &options(&dir)).unwrap();
+    // Each is as it was at a moment before the identity was there.
+    for lost in
+        [&["identity.a", "identity.b"][..], &["log/vote.a", "log/vote.b"], &["pointer.a", "pointer.b"]]
+    {
+        let _ = std::fs::remove_file(dir.join("identity.a"));
+        let _ = std::fs::remove_file(dir.join("identity.b"));
+        for name in lost {
+            let _ = std::fs::remove_file(dir.join(name));
+        }
+        let found = replication::inspect(&dir).unwrap();
+        assert!(found.identity.is_none() && found.unfinished, "{found:?}");
+        let started = Replica::<Count>::start(options(&dir)).await.map(drop).unwrap_err();
+        assert!(matches!(started, StartError::Store(StoreError::NoIdentity { .. })), "{started}");
+        let again = replication::restore(&backup, &options(&dir)).unwrap();
+        assert!(again.store_uuid == first.store_uuid && again.cluster_id != first.cluster_id);
+    }
+    let replica = start(&dir).await;
+    assert_eq!(replica.read(|count| count.0), 10);
+    replica.shutdown().await;
+    drop(replica);
+    // It has voted.
+    remove(&dir, &["identity.a", "identity.b"]);
+    let before = sums(&dir);
+    replication::restore(&backup, &options(&dir)).unwrap_err();
+    std::fs::remove_dir_all(dir.join("snapshots")).unwrap();
+    let mut refused = vec![replication::restore(&backup, &options(&dir)).unwrap_err().to_string()];
+    refused.push(replication::inspect(&dir).unwrap_err().to_string());
+    assert!(refused.iter().all(|why| why.contains("let it join anew")), "{refused:?}");
+    let kept = |(name, _): &&(String, u32)| !name.contains("/snapshots/");
+    assert_eq!(sums(&dir), before.iter().filter(kept).cloned().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_into_a_directory_of_somebody_else() {
+    let home = tempfile::tempdir().unwrap();
+    let backup = backup_of_ten(home.path()).await;
+    for name in ["notes.txt", "log/app.log", "rows/1/000001.sst", "pointer.a"] {
+        let dir = home.path().join(name.replace('/', "-"));
+        let file = dir.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "mine").unwrap();
+        let before = sums(&dir);
+        let refused = replication::restore(&backup, &options(&dir)).unwrap_err();
+        assert!(matches!(refused, StoreError::NotEmpty { .. }), "{refused}");
+        assert_eq!(sums(&dir), before, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_behind_the_backup_makes_no_epoch() {
+    let home = tempfile::tempdir().unwrap();
+    let backup = backup_of_ten(home.path()).await;
+    let sound = transfer::read_manifest(&backup).unwrap();
+    let (hour_ms, later) = (3_600_000, sound.epoch + 120);
+    for (taken_ms, epoch) in [(sound.taken_ms + hour_ms, sound.epoch), (sound.taken_ms, later)] {
+        let (copied, early) = (home.path().join("copied"), home.path().join(format!("early{epoch}")));
+        copy(&backup, &copied);
+        std::fs::remove_file(copied.join(transfer::MANIFEST)).unwrap();
+        let mut manifest = sound.clone();
+        (manifest.taken_ms, manifest.epoch) = (taken_ms, epoch);
+        transfer::seal(&copied, &manifest, &early).unwrap();
+        let dir = home.path().join("a");
+        let refused = replication::restore(&early, &options(&dir)).unwrap_err().to_string();
+        assert!(refused.contains("clock of this machine") && refused.contains("repeat"), "{refused}");
+        assert!(!dir.exists());
+    }
 }

@@ -137,6 +137,7 @@ async fn a_directory_belongs_to_one_cluster() {
     ));
     // An earlier try that ended before the identity had its name does not stand in the way.
     let tried = tempfile::tempdir().unwrap();
+    replication::store_uuid(tried.path()).unwrap();
     std::fs::create_dir(tried.path().join("log")).unwrap();
     std::fs::write(tried.path().join("identity.a.new"), "half").unwrap();
     replication::init(&options(tried.path())).await.unwrap();
@@ -144,7 +145,42 @@ async fn a_directory_belongs_to_one_cluster() {
     // Something of somebody else's is not overwritten.
     let foreign = tempfile::tempdir().unwrap();
     std::fs::write(foreign.path().join("notes.txt"), "mine").unwrap();
+    std::fs::create_dir(foreign.path().join("log")).unwrap();
     assert!(matches!(replication::init(&options(foreign.path())).await, Err(StoreError::NotEmpty { .. })));
+    assert_eq!(std::fs::read_dir(foreign.path()).unwrap().count(), 2, "nothing was written there");
+    std::fs::remove_file(foreign.path().join("notes.txt")).unwrap();
+    assert!(matches!(replication::init(&options(foreign.path())).await, Err(StoreError::NotEmpty { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_made_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let home = tempfile::tempdir().unwrap();
+    let (made, there) = (home.path().join("made"), home.path().join("there"));
+    std::fs::create_dir(&there).unwrap();
+    std::fs::set_permissions(&there, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (dir, expected) in [(&made, 0o700), (&there, 0o755)] {
+        replication::init(&options(dir)).await.unwrap();
+        leading(dir).await.shutdown().await;
+        assert_eq!(mode(dir), expected, "one that is there stays as it is");
+        for part in ["log", "rows", "snapshots"] {
+            assert_eq!(mode(&dir.join(part)), 0o700, "{part}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condemnation_that_cannot_be_read_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    replication::init(&options(dir.path())).await.unwrap();
+    // Whoever runs the tests may read every file; this is none.
+    std::fs::create_dir(dir.path().join("condemned")).unwrap();
+    let error = start(dir.path()).await.map(drop).unwrap_err();
+    assert!(matches!(error, StartError::Store(StoreError::Io { .. })), "{error}");
+    assert!(error.to_string().contains("condemned"), "{error}");
+    assert!(replication::inspect(dir.path()).is_err());
+    assert!(replication::may_recover(dir.path()).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,9 +308,17 @@ async fn an_identity_without_its_log_is_damage() {
     replication::init(&options(dir.path())).await.unwrap();
     leading(dir.path()).await.shutdown().await;
     std::fs::remove_dir_all(dir.path().join("log")).unwrap();
-    std::fs::create_dir(dir.path().join("log")).unwrap();
-    let error = start(dir.path()).await.map(drop).unwrap_err();
-    assert!(matches!(error, StartError::Store(StoreError::Corrupt(_))), "{error}");
+    for there in [false, true] {
+        if there {
+            std::fs::remove_file(dir.path().join("condemned")).unwrap();
+            std::fs::create_dir(dir.path().join("log")).unwrap();
+        }
+        let shown = replication::inspect(dir.path()).unwrap_err();
+        assert!(matches!(shown, StoreError::Corrupt(_)), "{shown}");
+        let error = start(dir.path()).await.map(drop).unwrap_err();
+        assert!(matches!(error, StartError::Store(StoreError::Corrupt(_))), "{error}");
+        assert!(error.to_string().contains("let it join anew"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,10 +2,17 @@
 //!
 //! People call it as `borealis cluster inspect|restore|recover|skip-entry`. Not here: how it is done, see `replication`.
 
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use proto::NodeId;
+use proto::wire::raft::BackupManifest;
 use replication::{Identity, Inspection};
 use serde_json::json;
 
@@ -16,9 +23,9 @@ use crate::options::Options;
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "borealis-scheduler")]
 pub enum Offline {
-    /// Show what a data directory holds; nothing in it changes
+    /// Show what a data directory or a backup holds; nothing in it changes
     Inspect {
-        /// Data directory on which no replica runs
+        /// Data directory on which no replica runs, or directory of a backup
         #[arg(long)]
         dir: PathBuf,
         /// Answer as JSON
@@ -87,19 +94,16 @@ impl Offline {
     /// Does it.
     pub fn run(self) -> anyhow::Result<()> {
         match self {
-            Offline::Inspect { dir, json } => {
-                let found = replication::inspect(&dir)?;
-                println!("{}", if json { to_json(&dir, &found).to_string() } else { to_text(&dir, &found) });
-                Ok(())
-            }
+            Offline::Inspect { dir, json } => say(inspect(&dir, json)?),
             Offline::Restore { from, dir, place } => {
                 let manifest = transfer::read_manifest(&from)?;
-                let options = place.options(&dir, &manifest.cluster)?;
+                let mut options = place.options(&dir, &manifest.cluster)?;
+                options.await_minute = true;
+                eprintln!("{PATIENCE}");
                 let identity = replication::restore(&from, &options)?;
-                say_next(&identity, &dir, &place);
-                Ok(())
+                say_next(&identity, &dir, &place.api)
             }
-            Offline::Recover { dir, place, yes } => recover(&dir, &place, yes),
+            Offline::Recover { dir, place, yes } => recover::run(&dir, &place, yes, true),
             Offline::SkipEntry { dir, index, checksum } => skip(&dir, index, checksum),
         }
     }
@@ -118,45 +122,34 @@ impl Place {
     }
 }
 
-fn recover(dir: &Path, place: &Place, yes: bool) -> anyhow::Result<()> {
+/// Said before a new cluster is made.
+const PATIENCE: &str = "This takes up to a minute more than its work: an epoch counts minutes, and no later cluster may get the same. Wait until it says what is next.";
+
+/// Prints to those who still read: one who does not (`| head -1`) takes nothing back of what was done.
+fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("writing the answer"),
+        _ => Ok(()),
+    }
+}
+
+fn inspect(dir: &Path, json: bool) -> anyhow::Result<String> {
+    let manifest = dir.join(transfer::MANIFEST);
+    if manifest.try_exists().with_context(|| format!("looking at {}", manifest.display()))? {
+        let manifest = transfer::read_manifest(dir)?;
+        let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = age.saturating_sub(Duration::from_millis(manifest.taken_ms));
+        return Ok(if json {
+            backup_to_json(dir, &manifest).to_string()
+        } else {
+            backup_to_text(dir, &manifest, age)
+        });
+    }
     let found = replication::inspect(dir)?;
-    let Some(old) = &found.identity else {
-        anyhow::bail!("{} belongs to no cluster: there is nothing to recover", dir.display());
-    };
-    println!("{}\n", to_text(dir, &found));
-    let others: Vec<String> = found
-        .members
-        .iter()
-        .filter(|m| m.node_id != old.node_id)
-        .map(|m| NodeId(m.node_id).to_string())
-        .collect();
-    println!(
-        "A new cluster would hold all of this. What only {} had is lost: every change that they acknowledged without this replica, which is each entry behind the last one above. If the directory of one of them can still be read, inspect it too, and recover the one whose last entry has the highest term, then the highest index.",
-        if others.is_empty() { "others".to_owned() } else { others.join(", ") }
-    );
-    if !yes {
-        println!(
-            "Nothing was changed. Make sure that no other replica of the old cluster runs, then repeat with --yes."
-        );
-        return Ok(());
-    }
-    let (new, kept) = (beside(dir, "recovering"), beside(dir, &format!("before-epoch-{}", old.epoch + 1)));
-    anyhow::ensure!(
-        !kept.exists(),
-        "{} is in the way: an earlier recovery kept its directory there",
-        kept.display()
-    );
-    if new.exists() {
-        // Of a try that broke off: it belongs to nobody.
-        std::fs::remove_dir_all(&new).with_context(|| format!("removing {}", new.display()))?;
-    }
-    let options = place.options(&new, &old.cluster)?;
-    let identity = replication::recover::<Machine>(dir, &options)?;
-    std::fs::rename(dir, &kept).with_context(|| format!("renaming {}", dir.display()))?;
-    std::fs::rename(&new, dir).with_context(|| format!("renaming {}", new.display()))?;
-    println!("The old directory is kept as {}.", kept.display());
-    say_next(&identity, dir, place);
-    Ok(())
+    // Rows that this program cannot read are shown all the same, but for this.
+    let level =
+        found.identity.as_ref().map(|_| replication::level::<Machine>(dir).map_err(|e| e.to_string()));
+    Ok(if json { to_json(dir, &found, level).to_string() } else { to_text(dir, &found, level) })
 }
 
 fn skip(dir: &Path, index: u64, checksum: Option<u32>) -> anyhow::Result<()> {
@@ -164,47 +157,81 @@ fn skip(dir: &Path, index: u64, checksum: Option<u32>) -> anyhow::Result<()> {
     let entry = replication::skippable::<Machine>(dir, index)?;
     let leader = NodeId(entry.node_id);
     let count = entry.commands.len();
-    println!("entry {index} of term {}, of leader {leader}, carries {count} commands:", entry.term);
+    say(format_args!("entry {index} of term {}, of leader {leader}, carries {count} commands:", entry.term))?;
     for bytes in &entry.commands {
         match Machine::decode(bytes) {
-            Ok(command) => println!("  {command:?}"),
-            Err(why) => println!("  {why}"),
+            Ok(command) => say(format_args!("  {command:?}"))?,
+            Err(why) => say(format_args!("  {why}"))?,
         }
     }
     let Some(checksum) = checksum else {
-        println!(
+        return say(format_args!(
             "checksum {:08x}\nNothing was changed. All of these commands would be left out. Look at them, and on every other replica too: the checksum must be the same. If none of them can be missed less than the whole cluster, repeat with --checksum {:08x} on every replica before any of them starts.",
             entry.crc32c, entry.crc32c
-        );
-        return Ok(());
+        ));
     };
     replication::skip::<Machine>(dir, index, checksum)?;
-    println!(
+    say(format_args!(
         "This replica leaves out entry {index}.\nnext: do the same on every other replica that has it, then start them; `borealis cluster fingerprint` must find them alike"
-    );
-    Ok(())
+    ))
 }
 
-/// `DIR.ENDING`, beside `DIR`.
-fn beside(dir: &Path, ending: &str) -> PathBuf {
-    let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{ending}"));
-    dir.with_file_name(name)
-}
-
-fn say_next(identity: &Identity, dir: &Path, place: &Place) {
-    println!(
+fn say_next(identity: &Identity, dir: &Path, api: &str) -> anyhow::Result<()> {
+    say(format_args!(
         "{} holds the new cluster {} of {} with epoch {}; its first replica is {}.\nnext: start that replica, let others with empty directories join it (`borealis cluster join --via {}`), wait until hosts have come back (`borealis cluster status`), then `borealis cluster resume`",
         dir.display(),
         identity.cluster_id,
         identity.cluster,
         identity.epoch,
         NodeId(identity.node_id),
-        place.api,
-    );
+        api,
+    ))
 }
 
-fn to_json(dir: &Path, found: &Inspection) -> serde_json::Value {
+fn backup_to_json(dir: &Path, manifest: &BackupManifest) -> serde_json::Value {
+    let snapshot = manifest.snapshot.clone().unwrap_or_default();
+    json!({
+        "backup": dir.display().to_string(),
+        "cluster": manifest.cluster,
+        "cluster_id": manifest.cluster_id,
+        "lineage_id": manifest.lineage_id,
+        "epoch": manifest.epoch,
+        "node_id": manifest.node_id,
+        "taken_ms": manifest.taken_ms,
+        "format_level": manifest.level,
+        "stored_index": snapshot.last.map_or(0, |last| last.index),
+        "rows": snapshot.rows,
+        "sum": format!("{:016x}", snapshot.sum),
+        "files": snapshot.files.len(),
+        "bytes": snapshot.files.iter().map(|file| file.bytes).sum::<u64>(),
+    })
+}
+
+fn backup_to_text(dir: &Path, manifest: &BackupManifest, age: Duration) -> String {
+    let snapshot = manifest.snapshot.clone().unwrap_or_default();
+    format!(
+        "{} is a backup of cluster {} ({}), epoch {}, taken from {} at {} s since 1970, {} h {} min ago\nrows: {} with sum {:016x}, stored up to {}\nfiles: {} of {} bytes in all, format level {}; they were not read: a restore checks each",
+        dir.display(),
+        manifest.cluster,
+        manifest.cluster_id,
+        manifest.epoch,
+        NodeId(manifest.node_id),
+        manifest.taken_ms / 1000,
+        age.as_secs() / 3600,
+        age.as_secs() / 60 % 60,
+        snapshot.rows,
+        snapshot.sum,
+        snapshot.last.map_or(0, |last| last.index),
+        snapshot.files.len(),
+        snapshot.files.iter().map(|file| file.bytes).sum::<u64>(),
+        manifest.level,
+    )
+}
+
+/// The level at which its machine acts; `None` where there is no machine, else why it is not known.
+type Level = Option<Result<u32, String>>;
+
+fn to_json(dir: &Path, found: &Inspection, level: Level) -> serde_json::Value {
     let members: Vec<_> = found
         .members
         .iter()
@@ -216,7 +243,10 @@ fn to_json(dir: &Path, found: &Inspection) -> serde_json::Value {
         "cluster_id": found.identity.as_ref().map(|id| id.cluster_id.clone()),
         "node_id": found.identity.as_ref().map(|id| id.node_id),
         "epoch": found.identity.as_ref().map(|id| id.epoch),
+        "unfinished": found.unfinished,
         "condemned": found.condemned,
+        "quarantined": found.quarantined,
+        "apply_level": level.and_then(Result::ok),
         "term": found.term,
         "last_term": found.last.map(|(term, _)| term),
         "last_index": found.last.map(|(_, index)| index),
@@ -230,8 +260,12 @@ fn to_json(dir: &Path, found: &Inspection) -> serde_json::Value {
     })
 }
 
-fn to_text(dir: &Path, found: &Inspection) -> String {
+fn to_text(dir: &Path, found: &Inspection, level: Level) -> String {
     let mut lines = vec![match &found.identity {
+        None if found.unfinished => format!(
+            "{} belongs to no cluster; a join, a restore or a recovery into it broke off: repeat that command",
+            dir.display()
+        ),
         None => format!("{} belongs to no cluster", dir.display()),
         Some(id) => format!(
             "{} is {} of cluster {} ({}), epoch {}",
@@ -245,9 +279,17 @@ fn to_text(dir: &Path, found: &Inspection) -> String {
     if let Some(why) = &found.condemned {
         lines.push(format!("condemned: {why}"));
     }
+    if let Some(why) = &found.quarantined {
+        lines.push(format!("its rows are quarantined: {why}"));
+    }
     let last = found.last.map_or("none".to_owned(), |(term, index)| format!("{index} of term {term}"));
     lines.push(format!("term {}, last entry {last}, log dropped up to {}", found.term, found.purged));
     lines.push(format!("rows: {} with sum {:016x}, stored up to {}", found.rows, found.sum, found.stored));
+    match level {
+        Some(Ok(level)) => lines.push(format!("apply level {level}")),
+        Some(Err(why)) => lines.push(format!("apply level not known: {why}")),
+        None => {}
+    }
     lines.push(format!("newest snapshot: {}", found.snapshot.as_deref().unwrap_or("none")));
     if !found.skipped.is_empty() {
         lines.push(format!("entries that are left out: {:?}", found.skipped));

@@ -31,7 +31,7 @@ pub fn seal(arrived: &Path, manifest: &BackupManifest, name: &Path) -> Result<()
         .map_err(io("creating", &path))?;
     file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(io("writing", &path))?;
     sync_dir(arrived)?;
-    if name.exists() {
+    if name.try_exists().map_err(io("looking at", name))? {
         return Err(bad(name.display().to_string(), "exists already; a backup is never written over"));
     }
     std::fs::rename(arrived, name).map_err(io("renaming", arrived))?;

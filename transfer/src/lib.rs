@@ -8,7 +8,7 @@ mod receiver;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 pub use backup::{MANIFEST, check, read_manifest, seal};
@@ -23,14 +23,14 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system refused a file operation.
-    #[error("{action} {} failed: {source}", path.display())]
+    #[error("{action} {} failed: {why}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// Bytes are not what was sent, or not what the list says.
     #[error("{what} {why}")]
@@ -54,7 +54,7 @@ pub enum Error {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
+    move |why| Error::Io { action, path, why }
 }
 
 fn bad(what: impl Into<String>, why: impl Into<String>) -> Error {
@@ -63,13 +63,26 @@ fn bad(what: impl Into<String>, why: impl Into<String>) -> Error {
 
 /// Files are for their owner only: they hold all that the cluster knows.
 const FILE_MODE: u32 = 0o600;
+/// And so are the directories that are made for them.
+const DIR_MODE: u32 = 0o700;
+
+/// Makes a directory for its owner only, and those above it as usual. One that is there stays as it is.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        std::fs::create_dir_all(above)?;
+    }
+    match std::fs::DirBuilder::new().mode(DIR_MODE).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made,
+    }
+}
 
 /// Where files arrive. There is one in the product; a simulation has another.
 pub trait Files {
     /// An open file.
     type File: Read + Write + std::fmt::Debug;
 
-    /// Makes a directory and those above it.
+    /// Makes a directory, for its owner only, and those above it.
     fn create_dir_all(dir: &Path) -> io::Result<()>;
     /// How long a file is.
     fn length(path: &Path) -> io::Result<u64>;
@@ -91,7 +104,7 @@ impl Files for System {
     type File = File;
 
     fn create_dir_all(dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)
+        create_private_dir(dir)
     }
 
     fn length(path: &Path) -> io::Result<u64> {

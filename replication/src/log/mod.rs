@@ -60,18 +60,13 @@ pub(crate) fn create(
     entries: &[Entry],
     after: Option<LogId>,
 ) -> Result<(), StoreError> {
-    fs::create_dir_all(dir).map_err(StoreError::io("creating", dir))?;
+    fs::create_private_dir(dir).map_err(StoreError::io("creating", dir))?;
     let header = wire::SegmentHeader {
         level: u32::from(record::LEVEL),
         sequence: 1,
         purged: after.as_ref().map(log_id_to_wire),
         ..Default::default()
     };
-    if let Some(last) = after {
-        // Whoever led then is not followed any more; the next term is a later one.
-        let vote = Vote { leader_id: last.leader_id, committed: false };
-        SmallFile::open(dir, "vote")?.0.write(&vote_to_wire(&vote).encode_to_vec())?;
-    }
     let segment = segment::begin(dir, segment_bytes, &header)?;
     let start = record::SEGMENT_HEAD_BYTES as u32;
     let (mut bytes, mut chain) = (Vec::new(), 0);
@@ -83,7 +78,28 @@ pub(crate) fn create(
     }
     segment.file.write_all_at(&bytes, u64::from(start)).map_err(StoreError::io("writing", &segment.path))?;
     segment.file.sync_all().map_err(StoreError::io("syncing", &segment.path))?;
+    // Last: a log with a vote is whole.
+    if let Some(last) = after {
+        let vote = first_vote(last);
+        SmallFile::open(dir, "vote")?.0.write(&vote_to_wire(&vote).encode_to_vec())?;
+    }
     crate::small_file::sync_dir(dir)
+}
+
+/// Of a log that begins behind `last`: whoever led then is not followed any more; the next term is a later one.
+fn first_vote(last: LogId) -> Vote {
+    Vote { leader_id: last.leader_id, committed: false }
+}
+
+/// Whether a replica has run on the log in `dir`: it would have voted or followed, and no vote of either kind is the
+/// one with which [`create`] begins a log.
+pub(crate) fn was_used(dir: &Path) -> Result<bool, StoreError> {
+    if SmallFile::open(dir, "vote")?.1.is_none() {
+        return Ok(false);
+    }
+    let log = Log::look_at(dir)?;
+    let (last, dropped) = log.ends();
+    Ok(last != dropped || log.vote != dropped.map(first_vote))
 }
 
 impl Log {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::wire::raft as wire;
 
+use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs::{self, FileExt as _};
 use crate::log::index::{Index, Place};
@@ -36,6 +37,13 @@ pub(crate) struct Held {
 
 /// Reads all segments in `dir`. To `mend` is to wipe a torn tail and what was half made.
 pub(crate) fn recover(dir: &Path, cache_bytes_max: usize, mend: bool) -> Result<Recovered, StoreError> {
+    if !disk::exists(dir)? {
+        return Err(Corrupt::new(
+            dir.display().to_string(),
+            "it is missing though the replica has an identity",
+        )
+        .into());
+    }
     if mend {
         segment::sweep(dir)?;
     }

@@ -325,6 +325,10 @@ pub(crate) fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     life.disk.make_dir(path)
 }
 
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    if owner(path)?.is_none() { transfer::create_private_dir(path) } else { create_dir_all(path) }
+}
+
 pub(crate) fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
     let Some(life) = owner(path)? else { return std::fs::remove_file(path) };
@@ -382,7 +386,7 @@ impl transfer::Files for Files {
     type File = File;
 
     fn create_dir_all(dir: &Path) -> io::Result<()> {
-        create_dir_all(dir)
+        create_private_dir(dir)
     }
 
     fn length(path: &Path) -> io::Result<u64> {

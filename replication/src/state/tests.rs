@@ -303,3 +303,28 @@ fn a_snapshot_names_no_file_outside_its_directory() {
         assert_eq!(Incoming::begin(home.path(), bad).is_ok(), harmless, "{name:?}");
     }
 }
+
+#[test]
+fn a_first_start_that_broke_off_is_begun_anew_and_a_lost_pointer_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows/1");
+    std::fs::create_dir_all(rows.parent().unwrap()).unwrap();
+    // An empty database to which no pointer was written yet, and one that is not even that.
+    drop(RowStore::open(&rows).unwrap());
+    drop(open_rows(dir.path()).unwrap());
+    let forget =
+        || ["pointer.a", "pointer.b"].map(|name| std::fs::remove_file(dir.path().join(name)).unwrap());
+    forget();
+    std::fs::remove_file(rows.join("CURRENT")).unwrap();
+    let mut opened = open_rows(dir.path()).unwrap();
+    let (_, at) = opened.load(all).unwrap();
+    let pending = Pending::new(at);
+    apply(&pending, 1);
+    opened.write(&pending.next_cut().unwrap()).unwrap();
+    opened.flush().unwrap();
+    drop(opened);
+    forget();
+    let lost = open_rows(dir.path()).map(drop).unwrap_err();
+    assert!(matches!(lost, StoreError::Corrupt(_)), "{lost}");
+    assert_eq!(load(&rows).unwrap().0, expected(1), "they are still there");
+}
