@@ -6,7 +6,6 @@ mod recover;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -127,7 +126,11 @@ const PATIENCE: &str = "This takes up to a minute more than its work: an epoch c
 
 /// Prints to those who still read: one who does not (`| head -1`) takes nothing back of what was done.
 fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
+    say_to(std::io::stdout().lock(), text)
+}
+
+fn say_to(mut readers: impl std::io::Write, text: impl std::fmt::Display) -> anyhow::Result<()> {
+    match writeln!(readers, "{text}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("writing the answer"),
         _ => Ok(()),
     }

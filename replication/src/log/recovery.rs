@@ -47,7 +47,7 @@ pub(crate) fn recover(dir: &Path, cache_bytes_max: usize, mend: bool) -> Result<
     if mend {
         segment::sweep(dir)?;
     }
-    let (mark, synced) = Mark::open(dir)?;
+    let (mark, synced) = Mark::open(dir, mend)?;
     let sequences = segment::list(dir)?;
     let Some(&last) = sequences.last() else {
         return Err(Corrupt::new(

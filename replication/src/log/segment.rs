@@ -135,27 +135,28 @@ pub(crate) fn sweep(dir: &Path) -> Result<(), StoreError> {
 /// The file `synced`: up to where the log was known to be synced. Two slots, written in turn, each a checksum,
 /// a segment's sequence and an offset. It may be missing, stale or damaged, but it never says too much.
 pub(crate) struct Mark {
-    file: File,
+    /// `None`: the log is only looked at.
+    file: Option<File>,
     turn: u64,
 }
 
 const MARK_SLOT_BYTES: usize = 24;
 
 impl Mark {
-    /// Opens the mark of a log; the answer is (sequence, offset).
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Option<(u64, u64)>), StoreError> {
+    /// Opens the mark of a log, to be `set` or only to be looked at; the answer is (sequence, offset).
+    pub(crate) fn open(dir: &Path, to_set: bool) -> Result<(Self, Option<(u64, u64)>), StoreError> {
         let path = dir.join("synced");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StoreError::io("opening", &path))?;
+        let opened = OpenOptions::new().read(true).write(to_set).create(to_set).truncate(false).open(&path);
+        let file = match opened {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !to_set => {
+                return Ok((Mark { file: None, turn: 0 }, None));
+            }
+            opened => opened.map_err(StoreError::io("opening", &path))?,
+        };
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut &file, &mut bytes).map_err(StoreError::io("reading", &path))?;
         let newest = [0, 512].iter().filter_map(|at| slot(bytes.get(*at..*at + MARK_SLOT_BYTES)?)).max();
-        Ok((Mark { file, turn: 0 }, newest))
+        Ok((Mark { file: to_set.then_some(file), turn: 0 }, newest))
     }
 
     /// Notes that all before `offset` is synced.
@@ -166,7 +167,10 @@ impl Mark {
         let crc = crc32c::crc32c(&slot[8..]);
         slot[..4].copy_from_slice(&crc.to_le_bytes());
         self.turn += 1;
-        self.file.write_all_at(&slot, (self.turn % 2) * 512)
+        match &self.file {
+            Some(file) => file.write_all_at(&slot, (self.turn % 2) * 512),
+            None => Ok(()),
+        }
     }
 }
 

@@ -143,3 +143,22 @@ fn a_backup_is_shown_as_one() {
     assert!(json.contains("\"rows\":12") && json.contains("\"taken_ms\":1800000000000"), "{json}");
     assert_eq!(names(&backup), ["manifest"], "nothing was made in it");
 }
+
+/// Nobody can write to it.
+struct Gone(std::io::ErrorKind);
+
+impl std::io::Write for Gone {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(self.0.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_failure_and_a_full_disk_is() {
+    assert!(say_to(Gone(std::io::ErrorKind::BrokenPipe), "done").is_ok());
+    assert!(say_to(Gone(std::io::ErrorKind::StorageFull), "done").is_err());
+}
