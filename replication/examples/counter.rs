@@ -100,6 +100,13 @@ async fn main() -> Result<(), Problem> {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        if !replication::applies() {
+            std::process::abort();
+        }
+    }));
     let Arguments { options, init, join, listen_raft } = arguments()?;
     if replication::identity(&options.dir)?.is_none() {
         match join {
@@ -130,6 +137,9 @@ async fn main() -> Result<(), Problem> {
 
 /// Joins through any replica that answers at `seed`, then at the leader it names.
 async fn enter(options: &Options, seed: &str) -> Result<(), Problem> {
+    if options.dir.exists() {
+        replication::refuse_used(&options.dir)?;
+    }
     let uuid = replication::store_uuid(&options.dir)?;
     let mut at = seed.to_owned();
     for _ in 0..200 {

@@ -73,7 +73,7 @@ pub fn identity(dir: &Path) -> Result<Option<Identity>, StoreError> {
 pub async fn init(options: &Options) -> Result<Identity, StoreError> {
     let options = options.clone();
     off_thread(move || {
-        refuse_used(&options.dir, &UNFINISHED)?;
+        refuse_used(&options.dir)?;
         let store_uuid = store_uuid(&options.dir)?;
         let cluster_id = new_uuid();
         let identity = Identity {
@@ -164,7 +164,7 @@ pub async fn adopt(options: &Options, identity: &Identity) -> Result<(), StoreEr
         if self::identity(&options.dir)?.is_some_and(|found| found == identity) {
             return Ok(());
         }
-        refuse_used(&options.dir, &UNFINISHED)?;
+        refuse_used(&options.dir)?;
         let store = store_uuid(&options.dir)?;
         if store != identity.store_uuid {
             let what = format!("{}", options.dir.display());
@@ -206,9 +206,15 @@ pub(crate) fn settle(
     file.write(&message.encode_to_vec())
 }
 
+/// Refuses a directory in which no cluster can be begun or joined: only what an interrupted `init` or `adopt` leaves may be
+/// there, or nothing.
+pub fn refuse_used(dir: &Path) -> Result<(), StoreError> {
+    refuse_all_but(dir, &UNFINISHED)
+}
+
 /// Refuses a directory that holds anything but what was begun there and broke off: the uuid, which is written first,
 /// and beside it no more than `unfinished`. Nothing is changed, and there need be no directory.
-pub(crate) fn refuse_used(dir: &Path, unfinished: &[&str]) -> Result<(), StoreError> {
+pub(crate) fn refuse_all_but(dir: &Path, unfinished: &[&str]) -> Result<(), StoreError> {
     if !disk::exists(dir)? {
         return Ok(());
     }

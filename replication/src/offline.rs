@@ -15,7 +15,7 @@ use crate::disk;
 use crate::error::StoreError;
 use crate::ground::fs::{self, File};
 use crate::identity::{
-    self, Identity, epoch_after, identity, log_dir, new_uuid, refuse_used, settle, store_uuid,
+    self, Identity, epoch_after, identity, log_dir, new_uuid, refuse_all_but, settle, store_uuid,
 };
 use crate::log::{Log, Still, skip};
 use crate::machine::{Corrupt, Machine};
@@ -337,11 +337,11 @@ pub fn recover<M: Machine>(left: &Path, options: &Options) -> Result<Identity, S
 /// but for the lock. What an earlier try left that did not get to the identity is removed.
 fn begin(options: &Options) -> Result<(PathBuf, File), StoreError> {
     let dir = &options.dir;
-    refuse_used(dir, &UNFINISHED)?;
+    refuse_all_but(dir, &UNFINISHED)?;
     fs::create_private_dir(dir).map_err(StoreError::io("creating", dir))?;
     let lock = disk::lock_dir(dir)?;
     // Another may have had it until now.
-    refuse_used(dir, &UNFINISHED)?;
+    refuse_all_but(dir, &UNFINISHED)?;
     if identity(dir)?.is_some() {
         return Err(StoreError::NotEmpty { path: dir.clone() });
     }

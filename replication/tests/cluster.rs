@@ -445,6 +445,30 @@ fn of_two_changes_at_once_that_only_together_cost_the_quorum_one_is_refused() {
 }
 
 #[test]
+fn leadership_is_not_handed_to_who_fell_silent_a_moment_ago() {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path(), 2_000);
+    // On a loaded machine leadership may move by itself; not every time.
+    let stays = (0..5).any(|_| {
+        let leads = leader(&nodes);
+        let silent = &nodes[(leads + 1) % 3];
+        let (silent_id, before) = (node_id(silent), status(&nodes[leads].api));
+        let pid = rustix::process::Pid::from_child(silent.process.as_ref().unwrap());
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let answer = ask(&nodes[leads].api, &format!("transfer {silent_id}"));
+        let after = status(&nodes[leads].api);
+        // Whoever is close takes over, when nobody is named.
+        let handed = ask(&nodes[leads].api, "transfer");
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        let same = before.zip(after).is_some_and(|(before, after)| before[1..4] == after[1..4]);
+        same && answer.is_some_and(|answer| answer.starts_with("refused")) && handed.as_deref() == Some("ok")
+    });
+    assert!(stays, "leadership moved, or was not handed to the other, each time");
+    leader(&nodes);
+    compare(&nodes);
+}
+
+#[test]
 fn a_member_that_is_silent_for_long_goes_once_another_has_come() {
     let dir = tempfile::tempdir().unwrap();
     let mut nodes = cluster(dir.path(), 2_000);
@@ -719,6 +743,9 @@ fn an_entry_that_no_replica_can_apply_is_skipped_by_a_persons_decision() {
         entry.is_ok_and(|entry| entry.commands.iter().any(|command| command == "impossible 13"))
     };
     let at = (1..=last).find(is_it).expect("the entry is in the log");
+    let log = std::fs::read_to_string(nodes[leads].dir.with_extension("log")).unwrap();
+    let said = log.lines().find(|line| line.starts_with("applying entry")).expect("which entry it was");
+    assert!(said.contains(&format!(".{at} panicked")), "{said}");
     let refused = |index, crc32c| {
         replication::skip::<Impossible>(&nodes[leads].dir, index, crc32c).unwrap_err().to_string()
     };
