@@ -52,8 +52,10 @@ pub(crate) async fn leave(dir: &Path, identity: &Identity, transport: &Transport
         match take(dir, member, transport, wanted.purged).await {
             Ok(snapshot) => {
                 let (dir, aside) = (dir.to_owned(), wanted.rows.clone());
-                tracing::warn!(from = member.node_id, id = snapshot.meta.id, "the rows of a peer were taken");
-                return off_thread(move || replace(&dir, aside.as_deref(), &snapshot)).await;
+                let id = snapshot.meta.id.clone();
+                off_thread(move || replace(&dir, aside.as_deref(), &snapshot)).await?;
+                tracing::warn!(from = member.node_id, id, "the rows of a peer were taken");
+                return Ok(());
             }
             Err(why) => said.push(format!("node {}: {why}", member.node_id)),
         }
