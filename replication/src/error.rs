@@ -1,9 +1,13 @@
 //! What can go wrong, in words for the person who must act.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::machine::Corrupt;
 use crate::membership::Member;
+
+/// When who was told that a queue is full may come again: in this time a leader with a sound disk empties it.
+pub const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// A data directory cannot be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +168,7 @@ pub enum ProposeError {
         leader: Option<Member>,
     },
     /// The queue is full; nothing was proposed.
-    #[error("too much is waiting ({commands} commands, {bytes} bytes); retry later")]
+    #[error("too much is waiting ({commands} commands, {bytes} bytes); retry after {} ms", RETRY_AFTER.as_millis())]
     Busy {
         /// Commands waiting.
         commands: usize,
@@ -220,7 +224,7 @@ pub enum ReadError {
         index: u64,
     },
     /// Too many reads wait.
-    #[error("too many reads are waiting ({reads}); retry later")]
+    #[error("too many reads are waiting ({reads}); retry after {} ms", RETRY_AFTER.as_millis())]
     Busy {
         /// How many at most.
         reads: usize,
