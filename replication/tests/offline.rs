@@ -43,7 +43,7 @@ async fn start(dir: &Path) -> Replica<Count> {
     let replica = Replica::start(options(dir)).await.unwrap();
     let mut leadership = replica.leadership();
     let led = leadership.wait_for(|now| now.is_me);
-    tokio::time::timeout(Duration::from_secs(20), led).await.expect("an election").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), led).await.expect("an election").unwrap();
     replica
 }
 

@@ -26,7 +26,7 @@ fn kills_wanted() -> Result<u64> {
 async fn chaos_leader_kills_break_no_promise() -> Result<()> {
     let kills = kills_wanted()?;
     let begun = Instant::now();
-    let mut cluster = Cluster::start(Setup::default()).await?;
+    let mut cluster = Cluster::start(Setup { profile: "fast", ..Setup::default() }).await?;
     let tally = Arc::new(Tally::default());
     let drivers: Vec<_> = (1..=DRIVERS)
         .map(|n| tokio::spawn(Driver::new(&format!("driver-{n}"), &cluster, cluster.dir(), &tally).run()))
@@ -122,8 +122,11 @@ async fn progress(tally: &Tally, more: u64) -> Result<()> {
 
 /// Waits until a replica has applied what the leader had applied when this was called.
 async fn caught_up(cluster: &Cluster, replica: usize) -> Result<()> {
-    let leader = cluster.leader().await?;
-    let goal = cluster.api(leader).within(Duration::from_secs(5)).status().await.done()?.applied_index;
+    let goal = wait::until("the leader to say how far it is", PATIENCE, async || {
+        let leader = cluster.leader().await?;
+        Ok(cluster.api(leader).within(Duration::from_secs(5)).status().await.done()?.applied_index)
+    })
+    .await?;
     wait::until("a restarted replica to catch up", PATIENCE, async || {
         let at = cluster.api(replica).status().await.done()?.applied_index;
         ensure!(at >= goal, "it has applied {at} of {goal}");
