@@ -26,7 +26,7 @@ fn kills_wanted() -> Result<u64> {
 async fn chaos_leader_kills_break_no_promise() -> Result<()> {
     let kills = kills_wanted()?;
     let begun = Instant::now();
-    let mut cluster = Cluster::start(Setup { profile: "fast", ..Setup::default() }).await?;
+    let mut cluster = Cluster::start(Setup::default()).await?;
     let tally = Arc::new(Tally::default());
     let drivers: Vec<_> = (1..=DRIVERS)
         .map(|n| tokio::spawn(Driver::new(&format!("driver-{n}"), &cluster, cluster.dir(), &tally).run()))
