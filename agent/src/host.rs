@@ -112,6 +112,10 @@ pub struct Host {
     registered: bool,
     /// The newest that was taken; with what a start needs.
     wanted: Option<Wanted>,
+    /// Generation of the newest wanted set that is wholly obeyed.
+    obeys: u64,
+    /// A scheduler refused the last hello: the next one is whole, which every version understands.
+    explain: bool,
     details: BTreeMap<TaskId, wire::WantedTask>,
     configs: BTreeMap<Vec<u8>, wire::TaskConfig>,
     tasks: BTreeMap<TaskId, Task>,
@@ -161,6 +165,8 @@ impl Host {
             session: None,
             registered: false,
             wanted: None,
+            obeys: 0,
+            explain: false,
             details: BTreeMap::new(),
             configs: BTreeMap::new(),
             tasks: BTreeMap::new(),

@@ -73,14 +73,15 @@ impl Session {
         self.out.try_send(AgentFrame { body: Some(body) }).is_ok()
     }
 
-    /// Says who the host is, then sends a heartbeat. The generation begins at 0: the leader sends the whole again.
-    pub fn greet(&self, mut hello: wire::Hello) {
+    /// Says who the host is, then sends a heartbeat. After a whole hello the generation begins at 0: the leader sends
+    /// the whole too. After a brief one it is what the host obeys.
+    pub fn greet(&self, mut hello: wire::Hello, obeys: u64) {
         hello.session = self.id;
         {
             let mut beats = self.beats();
+            beats.digest = hello.digest;
+            beats.generation = if hello.digest == 0 { 0 } else { obeys };
             beats.greeted = self.send(agent_frame::Body::Hello(hello));
-            beats.generation = 0;
-            beats.digest = 0;
         }
         self.beat();
     }
@@ -414,7 +415,7 @@ mod tests {
             !session.is_fresh(echo(session.id(), 1).as_ref(), now_ns()),
             "nothing was sent before the greeting"
         );
-        session.greet(hello());
+        session.greet(hello(), 7);
         assert!(session.is_fresh(echo(session.id(), 1).as_ref(), now_ns()));
         assert!(!session.is_fresh(echo(session.id(), 2).as_ref(), now_ns()), "not sent yet");
         assert!(!session.is_fresh(echo(session.id() ^ 1, 1).as_ref(), now_ns()), "of another session");
@@ -426,7 +427,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_heartbeats_and_refuses_reports() {
         let (session, mut frames) = Session::new();
-        session.greet(hello());
+        session.greet(hello(), 7);
         for _ in 0..2 * FRAMES_OUT_MAX {
             session.beat();
         }

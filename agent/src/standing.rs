@@ -3,8 +3,10 @@
 use proto::Fence;
 use proto::wire::{self, SchedulerFrame, journal_record::Body};
 
-/// Of what this agent says and understands.
-const HELLO_LEVEL: u32 = 1;
+/// Of a hello that names all tasks.
+const WHOLE_HELLO: u32 = 1;
+/// Of one that only says that nothing has changed.
+const BRIEF_HELLO: u32 = 2;
 
 /// What the records of a host's journal say of the host itself.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,14 +87,16 @@ impl Standing {
         }
     }
 
-    /// What a hello says of the host's allegiance: cluster, lineage, and the fence if there is one.
-    pub fn hello(&self) -> wire::Hello {
+    /// What a hello says of the host's allegiance: cluster, lineage, and the fence if there is one. With a `digest`
+    /// other than 0 it is a brief one.
+    pub fn hello(&self, digest: u64) -> wire::Hello {
         wire::Hello {
             cluster_id: self.cluster_id.clone(),
             lineage_id: self.lineage_id.clone(),
             fence: (!self.cluster_id.is_empty()).then(|| self.fence.into()),
             identity: Some(self.identity.clone()),
-            level: HELLO_LEVEL,
+            level: if digest == 0 { WHOLE_HELLO } else { BRIEF_HELLO },
+            digest,
             ..wire::Hello::default()
         }
     }

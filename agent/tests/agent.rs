@@ -218,7 +218,7 @@ impl Leader {
     async fn forgotten(&mut self, task: u64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.send(self.frame(Body::Resync(wire::Resync {}))).await;
+            self.send(self.frame(Body::Resync(wire::Resync::default()))).await;
             self.attached().await;
             let hello = self.hellos.last().unwrap();
             if !hello.tasks.iter().any(|report| report.task_id == task) {
@@ -584,9 +584,9 @@ async fn who_may_not_command_is_not_obeyed() {
     agent.start();
     leader.attached().await;
     assert_eq!(leader.hellos.last().unwrap().fence, Some(leader.fence.into()));
-    deposed.echo = leader.frame(Body::Resync(wire::Resync {})).echo;
+    deposed.echo = leader.frame(Body::Resync(wire::Resync::default())).echo;
     leader.send(deposed).await;
-    leader.send(leader.frame(Body::Resync(wire::Resync {}))).await;
+    leader.send(leader.frame(Body::Resync(wire::Resync::default()))).await;
     leader.attached().await;
     assert_eq!(agent.launched(), [1]);
 }
@@ -605,7 +605,7 @@ async fn an_order_grows_old() {
     leader.until("two more heartbeats", |leader| leader.heartbeat.number >= seen + 2).await;
     assert_eq!(leader.heartbeat.generation, 0);
     assert!(agent.launched().is_empty());
-    let again = SchedulerFrame { echo: leader.frame(Body::Resync(wire::Resync {})).echo, ..old };
+    let again = SchedulerFrame { echo: leader.frame(Body::Resync(wire::Resync::default())).echo, ..old };
     leader.send(again).await;
     leader.reported(1, Status::Running).await;
     assert_eq!(agent.launched(), [1]);
@@ -879,4 +879,48 @@ async fn heartbeats_say_the_digest_once_all_is_acknowledged_and_obeyed() {
     leader.send(stale).await;
     leader.until("silence", |leader| leader.heartbeat.digest == 0).await;
     assert_eq!(agent.launched(), [1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_greets_briefly_where_all_is_known_unless_it_is_asked_for_all_or_was_refused() {
+    let mut leader = Leader::start().await;
+    let agent = Agent::new(&leader);
+    leader.attached().await;
+    let task = "exec sleep 1000";
+    leader.want(&[(1, Want::Start, task)]).await;
+    leader.reported(1, Status::Running).await;
+    let running = proto::digest::of_host([(TaskId(1), Status::Running)]);
+    let settled = async |leader: &mut Leader| {
+        leader.has_obeyed(&[(1, Want::Keep, task)]).await;
+        leader.until("the digest", |leader| leader.heartbeat.digest == running).await;
+    };
+    let asked = async |leader: &mut Leader, body| {
+        leader.send(leader.frame(body)).await;
+        let hellos = leader.hellos.len();
+        leader.until("a hello", |leader| leader.hellos.len() > hellos).await;
+        let before = leader.heartbeat;
+        leader.until("the heartbeat behind it", |leader| leader.heartbeat != before).await;
+        let hello = leader.hellos.last().unwrap();
+        (hello.level, hello.tasks.len(), hello.digest, leader.heartbeat.generation)
+    };
+    let (briefly, wholly) =
+        (Body::Resync(wire::Resync { brief: true }), Body::Resync(wire::Resync::default()));
+    settled(&mut leader).await;
+    let all_known = (2, 0, running, leader.generation);
+    assert_eq!(asked(&mut leader, briefly.clone()).await, all_known);
+    assert_eq!(asked(&mut leader, briefly.clone()).await, all_known, "it still is");
+    assert_eq!(asked(&mut leader, wholly).await, (1, 1, 0, 0));
+    settled(&mut leader).await;
+    // By a scheduler of an earlier version, say. The stream ends, and the next one begins with all.
+    let refused = Body::Refused(wire::Refused { reason: "of a newer level".into() });
+    assert_eq!(asked(&mut leader, refused).await, (1, 1, 0, 0));
+    settled(&mut leader).await;
+    assert_eq!(asked(&mut leader, briefly.clone()).await, (2, 0, running, leader.generation));
+    // What is not acknowledged is not known.
+    leader.acknowledges = false;
+    leader.want(&[]).await;
+    leader.reported(1, Status::Killed).await;
+    let (level, tasks, digest, _) = asked(&mut leader, briefly).await;
+    assert_eq!((level, tasks, digest), (1, 1, 0));
+    assert_eq!(agent.launched(), [1]);
 }

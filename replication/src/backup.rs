@@ -58,9 +58,16 @@ impl Backup {
 }
 
 impl<M: Machine> Replica<M> {
-    /// Stores all that is applied here and takes a backup of it. The rest of the replica goes on meanwhile.
+    /// Stores all that is applied here and takes a backup of it, once it has read it back. The rest of the replica goes
+    /// on meanwhile.
     pub async fn backup(&self) -> Result<Backup, StoreError> {
         let snapshot = self.take_snapshot().await?;
+        let looked_at = Arc::clone(&snapshot);
+        off_thread(move || snapshot::check_rows(&looked_at)).await.map_err(|why| {
+            StoreError::Refused(format!(
+                "no backup was made, for it could not be restored: {why}. Take it from another replica"
+            ))
+        })?;
         let identity = self.identity();
         let since = ground::wall_time().duration_since(UNIX_EPOCH).unwrap_or_default();
         let manifest = wire::BackupManifest {

@@ -156,6 +156,25 @@ async fn what_a_crash_left_becomes_a_new_cluster_with_all_of_its_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_damaged_on_the_disk_make_no_backup() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, sound, damaged) = (home.path().join("a"), home.path().join("b"), home.path().join("c"));
+    replication::init(&options(&dir)).await.unwrap();
+    let replica = start(&dir).await;
+    add(&replica, 10).await;
+    replica.backup_to(&sound).await.unwrap();
+    // Where the row lies: this replica holds it in memory, and goes on.
+    for (path, mut bytes) in image(&dir).into_iter().filter(|(path, _)| path.ends_with(".sst")) {
+        bytes[4] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let why = replica.backup_to(&damaged).await.unwrap_err().to_string();
+    assert!(why.contains("no backup was made") && why.contains("from another replica"), "{why}");
+    assert!(!damaged.exists());
+    replica.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_backup_is_refused_and_a_try_that_failed_can_be_repeated() {
     let home = tempfile::tempdir().unwrap();
     let (dir, backup, new) = (home.path().join("a"), home.path().join("backup"), home.path().join("b"));

@@ -87,7 +87,7 @@ async fn carry(
                 }
                 drop(std::mem::replace(&mut seat, Seat::None)); // leave before sitting down: the number is the same
                 seat = routes.borrow_and_update().sit(stream, &outlet);
-                if greeted && !matches!(seat, Seat::None) && !outlet.send(resync()) {
+                if greeted && !matches!(seat, Seat::None) && !outlet.send(resync(true)) {
                     return;
                 }
             }

@@ -38,7 +38,7 @@ pub const ROLES_PER_ANSWER_MAX: usize = 10_000;
 pub const JOBS_PER_ANSWER_MAX: usize = 100_000;
 
 /// The newest level of an agent's hello that this program understands.
-pub const AGENT_LEVEL_MAX: u32 = 1;
+pub const AGENT_LEVEL_MAX: u32 = 2;
 
 /// How long a leader may trust its last acknowledgement by a quorum before it stops sending starts and kills.
 pub const LEADER_LEASE: Duration = Duration::from_secs(1);

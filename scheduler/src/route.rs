@@ -131,9 +131,10 @@ impl Relay {
     }
 }
 
-/// A frame that asks an agent to say hello again, since what it said went to a leader that is gone.
-pub fn resync() -> SchedulerFrame {
-    let body = Some(scheduler_frame::Body::Resync(proto::wire::Resync {}));
+/// A frame that asks an agent to say hello again: with all that it has, or briefly if it can, since what it said went
+/// to a leader that is gone.
+pub fn resync(brief: bool) -> SchedulerFrame {
+    let body = Some(scheduler_frame::Body::Resync(proto::wire::Resync { brief }));
     SchedulerFrame { body, ..SchedulerFrame::default() }
 }
 

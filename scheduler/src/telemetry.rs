@@ -38,6 +38,8 @@ pub const PROPOSALS: &str = "borealis_scheduler_proposals_total";
 pub const REQUESTS: &str = "borealis_scheduler_requests_total";
 /// Seconds from a request's arrival to its answer.
 pub const REQUEST_SECONDS: &str = "borealis_scheduler_request_seconds";
+/// Agents' hellos, by what they said.
+pub const HELLOS: &str = "borealis_scheduler_hellos_total";
 /// Wanted sets sent to hosts.
 pub const WANTED_SETS: &str = "borealis_scheduler_wanted_sets_total";
 /// Seconds from gaining leadership to the session's first round.
@@ -71,6 +73,10 @@ pub fn describe() {
     describe_counter!(PROPOSALS, "Commands the leader's loop proposed, by kind and outcome.");
     describe_counter!(REQUESTS, "Requests of users, by operation and outcome.");
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Time from a request's arrival to its answer.");
+    describe_counter!(
+        HELLOS,
+        "Hellos of agents: whole; brief, for nothing had changed; or brief and doubted, so that a whole one follows."
+    );
     describe_counter!(WANTED_SETS, "Wanted sets sent to hosts.");
     describe_histogram!(
         SESSION_START_SECONDS,

@@ -8,7 +8,7 @@ use proto::wire::GetJobReply;
 use tests::api::{Answer, request};
 use tests::cluster::{Cluster, PATIENCE, Setup};
 use tests::processes::Identity;
-use tests::{jobs, verdict, wait};
+use tests::{jobs, scrape, verdict, wait};
 
 fn ids(job: &GetJobReply) -> Vec<(u32, u64)> {
     let mut ids: Vec<_> = job.tasks.iter().map(|task| (task.instance, task.task_id)).collect();
@@ -119,6 +119,48 @@ async fn a_killed_leader_is_replaced_and_tasks_do_not_notice() -> Result<()> {
     untouched(&cluster, &living)?;
     cluster.replicas[old].start()?;
     cluster.serves(old).await?;
+    ends_sound(cluster).await
+}
+
+/// Hellos that a replica has had as the leader: brief ones that it believed, and all.
+async fn hellos(cluster: &Cluster, n: usize) -> Result<(f64, f64)> {
+    let all = scrape::of(&cluster.replicas[n].api).await?;
+    let said = |how: &str| all.value(&format!("borealis_scheduler_hellos_total{{said=\"{how}\"}}"));
+    Ok((said("brief").unwrap_or(0.0), all.sum("borealis_scheduler_hellos_total")))
+}
+
+/// Agents have nothing to tell a new leader that State does not hold, and say just that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_is_told_briefly_that_nothing_has_changed() -> Result<()> {
+    let mut cluster = Cluster::start(Setup { agents: 3, apart: true, ..Setup::default() }).await?;
+    let key = cluster.key("known");
+    cluster.create(&jobs::sleeper(&key, 6)).await?;
+    cluster.all_running(&key, 6).await?;
+    let living = cluster.living()?;
+    // An agent that has not heard yet that its last report is known says all of it again.
+    for turn in 1.. {
+        let mut before = Vec::new();
+        for n in 0..3 {
+            before.push(hellos(&cluster, n).await?);
+        }
+        let old = cluster.leader().await?;
+        cluster.replicas[old].kill()?;
+        let new = cluster.leader().await?;
+        cluster.hosts_known().await?;
+        let brief = wait::until("every agent's hello", PATIENCE, async || {
+            let (brief, all) = hellos(&cluster, new).await?;
+            ensure!(all - before[new].1 >= 3.0, "{all} since it was started");
+            Ok(brief - before[new].0)
+        })
+        .await?;
+        cluster.replicas[old].start()?;
+        cluster.serves(old).await?;
+        if brief >= 3.0 {
+            break;
+        }
+        ensure!(turn < 5, "of the hellos to the new leader {brief} were brief, for the {turn}th time");
+    }
+    untouched(&cluster, &living)?;
     ends_sound(cluster).await
 }
 

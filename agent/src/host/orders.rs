@@ -18,12 +18,19 @@ impl Host {
     pub(super) fn connected(&mut self, session: Arc<Session>) -> Result<(), Fatal> {
         self.session = Some(session.clone());
         self.registered = false;
-        self.greet(&session)
+        self.greet(&session, true)
     }
 
-    /// The newest report of every task travels with the greeting, so none older has to follow it.
-    fn greet(&mut self, session: &Session) -> Result<(), Fatal> {
+    /// Where nothing has changed that the scheduler does not know, it may be said briefly. Else the newest report of
+    /// every task travels with the greeting, so none older has to follow it.
+    fn greet(&mut self, session: &Session, may_be_brief: bool) -> Result<(), Fatal> {
         self.sync()?; // what was reported in this very turn is not on the disk yet
+        let spec = Some(self.setup.spec.clone());
+        if may_be_brief && !self.explain && self.is_settled() {
+            let hello = self.journal.book().hello(self.digest_of_tasks());
+            session.greet(wire::Hello { spec, ..hello }, self.obeys);
+            return Ok(());
+        }
         let book = self.journal.book();
         // A task whose executor has not said a word yet is here all the same.
         let silent = |id: &TaskId| wire::TaskReport {
@@ -31,11 +38,8 @@ impl Host {
             status: wire::Status::Assigned.into(),
             ..Default::default()
         };
-        session.greet(wire::Hello {
-            spec: Some(self.setup.spec.clone()),
-            tasks: book.tasks.iter().map(|(id, e)| e.report.clone().unwrap_or_else(|| silent(id))).collect(),
-            ..book.hello()
-        });
+        let tasks = book.tasks.iter().map(|(id, e)| e.report.clone().unwrap_or_else(|| silent(id))).collect();
+        session.greet(wire::Hello { spec, tasks, ..book.hello(0) }, 0);
         self.sent = book.sequence;
         self.moved_at = Instant::now();
         Ok(())
@@ -44,10 +48,10 @@ impl Host {
     pub(super) fn frame(&mut self, session: &Arc<Session>, frame: SchedulerFrame) -> Result<(), Fatal> {
         let refused = |label| metrics::counter!(telemetry::FRAMES_REFUSED, "reason" => label).increment(1);
         match &frame.body {
-            Some(Body::Resync(_)) => {
+            Some(Body::Resync(resync)) => {
                 session.mark_valid();
                 self.registered = false;
-                return self.greet(session);
+                return self.greet(session, resync.brief);
             }
             Some(Body::Refused(why)) => {
                 tracing::warn!(
@@ -55,6 +59,7 @@ impl Host {
                     "a scheduler refuses this host; its tasks go on, trying again"
                 );
                 refused("host_refused");
+                self.explain = true;
                 return Ok(());
             }
             _ => {}
@@ -110,6 +115,7 @@ impl Host {
         }
         if !self.registered {
             self.registered = true;
+            self.explain = false;
             metrics::gauge!(telemetry::CONNECTED).set(1.0);
         }
         Ok(())
@@ -222,6 +228,7 @@ impl Host {
     fn settle(&mut self, session: &Arc<Session>, whole: bool) {
         let Some(wanted) = &self.wanted else { return };
         if whole {
+            self.obeys = wanted.generation;
             session.set_generation(wanted.generation);
             metrics::gauge!(telemetry::GENERATION).set(wanted.generation as f64);
             return;

@@ -50,12 +50,16 @@ impl Host {
         digest::of_host(live.map(|(id, entry)| (*id, entry.status().unwrap_or(Status::Assigned))))
     }
 
-    /// What the next heartbeat says. The digest only when the leader can know the same: every report is acknowledged,
-    /// and what it wants is obeyed.
+    /// Whether the leader can know the same of all tasks: every report is acknowledged, and what it wants is obeyed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.outbox.is_empty() && self.wanted.as_ref().is_some_and(|wanted| wanted.generation == self.obeys)
+    }
+
+    /// What the next heartbeat says. The digest only when the leader can know the same, and has said so on this stream.
     pub(super) fn say_state(&self) {
         let Some(session) = &self.session else { return };
-        let obeys = self.wanted.as_ref().is_some_and(|wanted| wanted.generation == session.generation());
-        let digest = if obeys && self.outbox.is_empty() { self.digest } else { 0 };
+        let heard = session.generation() == self.obeys;
+        let digest = if heard && self.is_settled() { self.digest } else { 0 };
         session.set_state(self.unused, digest);
     }
 }

@@ -261,14 +261,34 @@ impl Host {
         batch.whole = true;
     }
 
-    /// The newest report of every task travels with the greeting, so none older has to follow it.
-    pub fn hello(&mut self, spec: wire::HostSpec, now_ms: u64) -> wire::Hello {
+    /// Where nothing has changed that the scheduler does not know, it may be said briefly. Else the newest report of
+    /// every task travels with the greeting, so none older has to follow it.
+    pub fn hello(&mut self, spec: wire::HostSpec, may_be_brief: bool, now_ms: u64) -> wire::Hello {
         self.sent = self.standing.sequence;
         self.moved_ms = now_ms;
         self.registered = false;
+        let spec = Some(spec);
+        if may_be_brief && self.is_settled() {
+            return wire::Hello { spec, ..self.standing.hello(self.digest()) };
+        }
         self.whole = false;
         let tasks = self.tasks.iter().map(Task::report).collect();
-        wire::Hello { spec: Some(spec), tasks, ..self.standing.hello() }
+        wire::Hello { spec, tasks, ..self.standing.hello(0) }
+    }
+
+    /// The newest wanted set that is wholly obeyed; 0 = none.
+    pub fn obeys(&self) -> u64 {
+        self.wanted.filter(|_| self.whole).unwrap_or(0)
+    }
+
+    /// Whether the leader can know the same of all tasks: every report is acknowledged, and what it wants is obeyed.
+    fn is_settled(&self) -> bool {
+        self.wanted.is_some() && self.whole && self.outbox.is_empty()
+    }
+
+    fn digest(&self) -> u64 {
+        let live = self.tasks.iter().filter(|task| !task.ended());
+        digest::of_host(live.map(|task| (task.id, task.status)))
     }
 
     /// Obeys this leader, under this host id, from here on: the batch must be on the disk before anything else is done.
@@ -522,17 +542,16 @@ impl Host {
     /// What heartbeats say: what live tasks that are not revocable reserve and do not use, and the digest of all live
     /// tasks, or 0 while the scheduler may rightly think otherwise.
     pub fn claims(&self, use_percent: u64) -> (wire::Resources, u64) {
-        let settled = self.registered && self.whole && self.outbox.is_empty();
         let (mut cpu_milli, mut ram_mib) = (0_u64, 0_u64);
-        let live = || self.tasks.iter().filter(|task| !task.ended());
-        for pretence in live().filter_map(|task| task.pretence.as_ref()).filter(|p| !p.wire.revocable) {
+        let live = self.tasks.iter().filter(|task| !task.ended());
+        for pretence in live.filter_map(|task| task.pretence.as_ref()).filter(|p| !p.wire.revocable) {
             cpu_milli = cpu_milli.saturating_add(pretence.wire.cpu_milli);
             ram_mib = ram_mib.saturating_add(pretence.wire.ram_mib);
         }
         let part = |amount: u64| (u128::from(amount) * u128::from(100 - use_percent.min(100)) / 100) as u64;
         let unused =
             wire::Resources { cpu_milli: part(cpu_milli), ram_mib: part(ram_mib), ..Default::default() };
-        let digest = if settled { digest::of_host(live().map(|task| (task.id, task.status))) } else { 0 };
+        let digest = if self.registered && self.is_settled() { self.digest() } else { 0 };
         (unused, digest)
     }
 

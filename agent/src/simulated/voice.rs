@@ -29,6 +29,8 @@ const _: () = assert!(HOSTS_PER_LINE.is_multiple_of(BEATS_TOGETHER), "they share
 pub(super) struct Voice {
     fleet: Arc<Fleet>,
     host: Host,
+    /// A scheduler refused the last hello: the next one is whole, which every version understands.
+    explain: bool,
     told: Counts,
     told_registered: bool,
 }
@@ -36,7 +38,7 @@ pub(super) struct Voice {
 impl Voice {
     /// Of this host.
     pub(super) fn new(fleet: Arc<Fleet>, host: Host) -> Self {
-        Voice { fleet, host, told: Counts::default(), told_registered: false }
+        Voice { fleet, host, explain: false, told: Counts::default(), told_registered: false }
     }
 
     /// A batch, with the host's book at its head when the journal's file does not have that yet.
@@ -68,11 +70,12 @@ impl Voice {
         }
     }
 
-    async fn greet(&mut self, session: &Session) -> Result<(), Gone> {
+    async fn greet(&mut self, session: &Session, may_be_brief: bool) -> Result<(), Gone> {
         let batch = self.batch();
         self.commit(&batch).await?;
         let spec = self.fleet.spec(self.host.index);
-        session.greet(self.host.hello(spec, clock::boottime_ms()));
+        let hello = self.host.hello(spec, may_be_brief && !self.explain, clock::boottime_ms());
+        session.greet(hello, self.host.obeys());
         self.tell();
         Ok(())
     }
@@ -155,19 +158,20 @@ impl Voice {
 
 impl Ear for Voice {
     async fn connected(&mut self, session: &Arc<Session>) -> Result<(), Gone> {
-        self.greet(session).await
+        self.greet(session, true).await
     }
 
     async fn frame(&mut self, session: &Arc<Session>, frame: SchedulerFrame) -> Result<(), Gone> {
         let refused = |label| metrics::counter!(telemetry::FRAMES_REFUSED, "reason" => label).increment(1);
         match &frame.body {
-            Some(Body::Resync(_)) => {
+            Some(Body::Resync(resync)) => {
                 session.mark_valid();
-                return self.greet(session).await;
+                return self.greet(session, resync.brief).await;
             }
             Some(Body::Refused(why)) => {
                 tracing::warn!(host = self.host.index, reason = why.reason, "a scheduler refuses this host");
                 refused("host_refused");
+                self.explain = true;
                 return Ok(());
             }
             _ => {}
@@ -194,6 +198,7 @@ impl Ear for Voice {
                 }
                 if !self.host.registered {
                     self.host.registered = true;
+                    self.explain = false;
                     self.host.send(session, clock::boottime_ms());
                     self.tell();
                 }

@@ -202,9 +202,9 @@ async fn a_simulated_host_obeys_only_whom_it_may() {
     fleet.start(1);
     leader.attached().await;
     assert_eq!(leader.hellos.last().unwrap().fence, Some(leader.fence.into()));
-    deposed.echo = leader.frame(Body::Resync(wire::Resync {})).echo;
+    deposed.echo = leader.frame(Body::Resync(wire::Resync::default())).echo;
     leader.send(deposed).await;
-    leader.send(leader.frame(Body::Resync(wire::Resync {}))).await;
+    leader.send(leader.frame(Body::Resync(wire::Resync::default()))).await;
     leader.attached().await;
     assert_eq!(fleet.launched(), [1]);
     assert_eq!(statuses(&leader, 1).last(), Some(&Status::Running));

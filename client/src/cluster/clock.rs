@@ -38,10 +38,10 @@ pub(crate) async fn run(context: &Context<'_>, to_ms: Option<u64>, yes: bool) ->
     let ask = Ask { doing: "setting the cluster's clock", request_id: None };
     let reply =
         connection.operate(ask, async |mut api| api.set_clock(SetClockRequest { to_ms }).await).await?;
-    let by = reply.clock_ms.saturating_sub(reply.before_ms) / 1000;
+    let changed = to_ms > reply.before_ms;
     context.output.answer(
-        &format!("the cluster's time is {} now, {by} s later than before", seconds(reply.clock_ms)),
-        &json!({ "clock_ms": reply.clock_ms, "before_ms": reply.before_ms, "changed": true }),
+        &format!("the cluster's time is {} now, {}", seconds(reply.clock_ms), set(reply.before_ms, to_ms)),
+        &json!({ "clock_ms": reply.clock_ms, "before_ms": reply.before_ms, "changed": changed }),
     )
 }
 
@@ -49,11 +49,21 @@ fn seconds(ms: u64) -> String {
     format!("{} s since 1970", ms / 1000)
 }
 
+fn set(before_ms: u64, to_ms: u64) -> String {
+    match to_ms.saturating_sub(before_ms) {
+        0 => "as it was: it was there already".to_owned(),
+        by => format!("{} s later than before", by / 1000),
+    }
+}
+
 fn would(clock_ms: u64, to_ms: u64) -> String {
     let (clock, to) = (seconds(clock_ms), seconds(to_ms));
     match to_ms.checked_sub(clock_ms) {
         Some(by) => {
-            format!("The cluster's time is {clock}, and would go forward by {} s to {to}.", by / 1000)
+            format!(
+                "The cluster's time is {clock}, and would go forward by {} s to {to}, unless the leader's machine shows a much earlier time: then it is refused.",
+                by / 1000
+            )
         }
         None => {
             format!(
@@ -74,6 +84,8 @@ mod tests {
             assert!(read_seconds(bad).is_err(), "{bad}");
         }
         assert!(would(5_000, 90_000).contains("is 5 s since 1970, and would go forward by 85 s to 90 s"));
+        assert_eq!(set(5_000, 90_000), "85 s later than before");
+        assert!(set(90_000, 90_000).contains("as it was"));
         assert!(would(90_000, 5_000).contains("refused to go back"));
     }
 }

@@ -1,7 +1,8 @@
 //! The agents' links at the leader: hello, heartbeats, reports, and what each host is owed.
 //!
 //! What a host is owed is computed from State each time; this table only knows which hosts to look at. Losing it
-//! (a new leader begins with an empty one) costs a hello of each agent.
+//! (a new leader begins with an empty one) costs a hello of each agent, a brief one where nothing has changed: then
+//! nothing is sent back but a welcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -48,6 +49,8 @@ struct Link {
     /// Session and number of the newest heartbeat.
     heartbeat: Option<(u64, u64)>,
     obeyed: u64,
+    /// Its hello was brief: what it obeys, it obeys under this epoch, and need not be sent again.
+    keeps: bool,
     sent: Option<(u64, Instant)>,
     configs_sent: BTreeSet<ConfigHash>,
     /// Reports are in the log; later ones wait, so that an acknowledgement never skips one that was lost.
@@ -82,6 +85,13 @@ pub(super) enum Ask {
     Reports(LinkId, HostId, String, Vec<wire::TaskReport>),
 }
 
+impl Link {
+    /// Whether it obeys the host's newest wanted set already, and has not been sent another.
+    fn needs_nothing(&self, newest: impl FnOnce() -> Option<u64>) -> bool {
+        self.keeps && self.sent.is_none() && newest() == Some(self.obeyed)
+    }
+}
+
 impl Hosts {
     /// An empty table: every host counts as heard now.
     pub(super) fn new() -> Self {
@@ -107,6 +117,7 @@ impl Hosts {
             journal: String::new(),
             heartbeat: None,
             obeyed: 0,
+            keeps: false,
             sent: None,
             configs_sent: BTreeSet::new(),
             reporting: false,
@@ -152,6 +163,7 @@ impl Hosts {
                     hello.identity.as_ref().map(|identity| identity.journal_id.clone()).unwrap_or_default();
                 link.heartbeat = None;
                 link.obeyed = 0;
+                link.keeps = is_brief(&hello);
                 link.sent = None;
                 link.configs_sent.clear();
                 link.reporting = true; // until what the hello said is applied
@@ -224,12 +236,12 @@ impl Hosts {
         self.hang_up(id);
     }
 
-    /// What the agent said could not be put through the log: it shall say it again.
+    /// What the agent said could not be put through the log, or is not enough: it shall say all that it has.
     pub(super) fn again(&mut self, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.stage = Stage::Silent;
             link.waiting.clear();
-            if !link.outlet.send(crate::route::resync()) {
+            if !link.outlet.send(crate::route::resync(false)) {
                 self.hang_up(id);
             }
         }
@@ -342,6 +354,10 @@ impl Hosts {
             if link.heartbeat.is_none() {
                 continue; // its first heartbeat, sent right behind the hello, brings us back here
             }
+            if link.needs_nothing(|| session.replica.read(|machine| generation(&machine.state, host))) {
+                link.sent = Some((link.obeyed, Instant::now()));
+                continue;
+            }
             let Some(wanted) = wanted_set(session, host, &mut link.configs_sent) else { continue };
             link.sent = Some((wanted.generation, Instant::now()));
             metrics::counter!(telemetry::WANTED_SETS).increment(1);
@@ -410,6 +426,22 @@ impl Hosts {
 /// Whether a quorum has acknowledged this leader lately enough to act on its word.
 fn acknowledged(session: &Session) -> bool {
     session.replica.quorum_acknowledged().is_some_and(|at| at.elapsed() < LEADER_LEASE)
+}
+
+/// Whether it says only that nothing has changed.
+pub(super) fn is_brief(hello: &Hello) -> bool {
+    hello.digest != 0
+}
+
+/// Whether State can take a brief hello's word: it is obeyed in the same epoch, and believes the same of the host's tasks.
+pub(super) fn agrees(state: &State, host: HostId, hello: &Hello) -> bool {
+    let epoch = hello.fence.as_ref().map(|fence| fence.epoch);
+    epoch == Some(state.cluster().epoch) && digest(state, host) == Some(hello.digest)
+}
+
+/// Of the host's newest wanted set.
+fn generation(state: &State, host: HostId) -> Option<u64> {
+    state.host(host).map(|host| host.record.generation)
 }
 
 /// What State believes that a host has, in one number; `None` while something of it is on its way.
@@ -654,6 +686,36 @@ mod tests {
             hosts.digests.insert(link);
             hosts.compare(&state);
             assert_eq!(frames.try_recv().is_ok(), asked, "{said} of {right}");
+        }
+    }
+
+    #[test]
+    fn a_brief_hello_is_believed_only_where_state_believes_the_same() {
+        let (state, host) = running();
+        let right = digest(&state, host).unwrap();
+        let fence = |epoch| Some(wire::Fence { epoch, term: 9, leader: 9 });
+        for (fence, digest, agreed) in [
+            (fence(1), right, true),
+            (fence(1), right ^ 2, false),
+            (fence(2), right, false), // another history, with generations of its own
+            (fence(0), right, false),
+            (None, right, false),
+        ] {
+            let hello = Hello { fence, digest, ..Hello::default() };
+            assert!(is_brief(&hello));
+            assert_eq!(agrees(&state, host, &hello), agreed, "{hello:?}");
+        }
+        let newest = generation(&state, host);
+        let (mut hosts, ..) = linked(host);
+        let link = hosts.links.values_mut().next().unwrap();
+        for (keeps, sent, obeyed, needs_nothing) in [
+            (true, None, newest.unwrap(), true),
+            (true, None, newest.unwrap() - 1, false),
+            (true, Some((7, Instant::now())), newest.unwrap(), false),
+            (false, None, newest.unwrap(), false), // it was asked for all that it has
+        ] {
+            (link.keeps, link.sent, link.obeyed) = (keeps, sent, obeyed);
+            assert_eq!(link.needs_nothing(|| newest), needs_nothing, "{link:?}");
         }
     }
 

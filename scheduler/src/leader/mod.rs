@@ -36,7 +36,7 @@ pub use session::{Event, LinkId, Session};
 
 use self::clock::{SessionClock, session_start, wall_ms};
 use self::counts::Vetoes;
-use self::hosts::{Ask, Hosts};
+use self::hosts::{Ask, Hosts, agrees, is_brief};
 use crate::clocks::Clocks;
 use crate::limits::{
     COUNTING_MAX, LEADER_INBOX_MAX, PLACEMENTS_PER_ROUND_MAX, PROPOSALS_MAX, REPORT_FIXED_BYTES,
@@ -328,7 +328,23 @@ impl Leader {
             Ok(spec) => spec,
             Err(bad) => return self.hosts.refuse(link, format!("the agent's hello is not valid: {bad}")),
         };
-        let known = self.session.replica.read(|machine| registered(&machine.state, &identity, &spec));
+        let brief = is_brief(&hello);
+        let known = self.session.replica.read(|machine| {
+            let state = &machine.state;
+            registered(state, &identity, &spec).filter(|host| !brief || agrees(state, *host, &hello))
+        });
+        let doubted = brief && known.is_none();
+        let said = if doubted {
+            "doubted"
+        } else if brief {
+            "brief"
+        } else {
+            "whole"
+        };
+        metrics::counter!(telemetry::HELLOS, "said" => said).increment(1);
+        if doubted {
+            return self.hosts.again(link);
+        }
         if let Some(host) = known {
             return self.greeted(link, host, *hello);
         }

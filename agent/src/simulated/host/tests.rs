@@ -147,7 +147,7 @@ fn a_book_says_all_of_it_and_a_reading_loses_only_what_had_not_begun() {
     let machine = wire::HostIdentity { journal_id: "new".into(), boot_id: "b".into(), ..Default::default() };
     again.recover(&machine, 0);
     assert_eq!(again.standing.identity.journal_id, "j");
-    let hello = again.hello(wire::HostSpec::default(), 0);
+    let hello = again.hello(wire::HostSpec::default(), true, 0);
     let said: Vec<_> = hello.tasks.iter().map(|report| (report.task_id, report.status())).collect();
     assert_eq!(said, [(1, Status::Running), (2, Status::Killed), (4, Status::Lost)]);
     let mut rebooted = bench.read_again();
@@ -174,6 +174,29 @@ fn a_task_ends_when_its_time_has_come() {
     assert_eq!((unused.cpu_milli, digest), (0, 0), "nothing lives, and nothing is acknowledged");
     bench.acknowledge();
     assert_eq!(bench.host.claims(0).1, digest::of_host([]));
+}
+
+#[test]
+fn a_hello_is_brief_where_the_scheduler_knows_all() {
+    let mut bench = Bench::new();
+    let said = |bench: &mut Bench, may_be_brief| {
+        let hello = bench.host.hello(wire::HostSpec::default(), may_be_brief, 0);
+        bench.host.registered = true;
+        (hello.level, hello.tasks.len(), hello.digest)
+    };
+    assert_eq!(said(&mut bench, true), (1, 0, 0), "it was told nothing yet");
+    bench.want(1, &[(1, Start), (2, Start)]);
+    assert_eq!(said(&mut bench, true), (1, 2, 0), "nothing is acknowledged");
+    bench.acknowledge();
+    assert_eq!(said(&mut bench, true), (1, 2, 0), "what it was told before a whole hello does not count");
+    bench.want(2, &[(1, Keep), (2, Keep)]);
+    let running = digest::of_host([1, 2].map(|id| (TaskId(id), Status::Running)));
+    for _ in 0..2 {
+        assert_eq!((said(&mut bench, true), bench.host.obeys()), ((2, 0, running), 2));
+    }
+    assert_eq!((said(&mut bench, false), bench.host.obeys()), ((1, 2, 0), 0), "it was asked for all");
+    bench.want(3, &[(1, Keep), (2, Kill)]);
+    assert_eq!(said(&mut bench, true), (1, 2, 0), "the end of one is not acknowledged");
 }
 
 #[test]
