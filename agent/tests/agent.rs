@@ -899,7 +899,9 @@ async fn an_agent_greets_briefly_where_all_is_known_unless_it_is_asked_for_all_o
         let hellos = leader.hellos.len();
         leader.until("a hello", |leader| leader.hellos.len() > hellos).await;
         let before = leader.heartbeat;
-        leader.until("the heartbeat behind it", |leader| leader.heartbeat != before).await;
+        let session = leader.hellos.last().unwrap().session;
+        let behind = |leader: &Leader| leader.heartbeat.session == session && leader.heartbeat != before;
+        leader.until("the heartbeat behind it", behind).await;
         let hello = leader.hellos.last().unwrap();
         (hello.level, hello.tasks.len(), hello.digest, leader.heartbeat.generation)
     };

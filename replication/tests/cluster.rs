@@ -528,7 +528,8 @@ fn a_member_that_is_silent_for_long_goes_once_another_has_come() {
     let mut nodes = cluster(dir.path(), 2_000);
     for node in &mut nodes {
         node.kill();
-        node.more = &["--profile", "lan", "--dead-after-ms", "4000"];
+        // Longer than the fourth takes to start on a slow disk.
+        node.more = &["--profile", "lan", "--dead-after-ms", "8000"];
     }
     for node in &mut nodes {
         node.start(&[]);
@@ -538,7 +539,7 @@ fn a_member_that_is_silent_for_long_goes_once_another_has_come() {
     nodes[dead].kill();
     let mut dead = nodes.remove(dead);
     // Nobody has taken its place, so it stays, however long.
-    std::thread::sleep(Duration::from_secs(8));
+    std::thread::sleep(Duration::from_secs(12));
     voters(&nodes, 3);
     let seed = nodes[leader(&nodes)].api.clone();
     let mut fourth = Node::new(dir.path(), "fourth", 2_000);
