@@ -124,6 +124,15 @@ impl StoreError {
         }
     }
 
+    /// Whether bytes are not what was written. RocksDB says so in words, and not of files that it may not open.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Corrupt(_) => true,
+            StoreError::Rows { problem, .. } => problem.starts_with("Corruption"),
+            _ => false,
+        }
+    }
+
     /// As openraft wants it.
     pub(crate) fn into_io(self) -> std::io::Error {
         match self {
