@@ -79,6 +79,8 @@ fn arguments() -> Result<Arguments, Problem> {
     let mut options = Options::new(dir, "test", &need("raft")?, &need("api")?, profile);
     options.segment_bytes = 1 << 20;
     options.check_every = Duration::from_secs(1);
+    // The tests' disk is what it is.
+    options.accept_slow_disk = true;
     if let Some(ms) = given.get("dead-after-ms") {
         options.dead_after = Some(Duration::from_millis(ms.parse()?));
     }

@@ -166,9 +166,7 @@ impl Adapter {
             drop(turn);
             let looked_at = Arc::clone(snapshot);
             return match off_thread(move || snapshot::check_rows(&looked_at)).await {
-                Err(damaged @ StoreError::Corrupt(_)) => Err(damaged.to_string()),
-                // So does RocksDB say it, and not of files that it may not open.
-                Err(StoreError::Rows { problem, .. }) if problem.starts_with("Corruption") => Err(problem),
+                Err(damaged) if damaged.is_damage() => Err(damaged.to_string()),
                 // It was damaged on its way.
                 _ => Ok(()),
             };

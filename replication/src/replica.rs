@@ -631,6 +631,7 @@ fn open<M: Machine>(
         "the machine was loaded from its rows"
     );
     let newest = snapshot::useful(newest, at.applied, log.ends().0);
+    let newest = snapshot::sound(newest, at.applied)?;
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
