@@ -184,7 +184,7 @@ fn blocked(answers: &Answers) -> Option<String> {
     if there * 2 > voters.len() || voters.is_empty() {
         return None;
     }
-    Some(format!("{there} of {} voters can take part: {}", voters.len(), hindered.join(", ")))
+    Some(format!("only {there} of {} voters can take part: {}", voters.len(), hindered.join(", ")))
 }
 
 /// Members that did not answer, and why not.
@@ -245,7 +245,8 @@ fn replica_json(address: &str, reply: &ClusterStatusReply) -> Value {
                 "lag": m.lag,
                 "heard": m.heard,
                 "disk_full": m.full,
-                "heard_ms": heard_ms(m),
+                // What the leader says of itself is nothing that it has heard.
+                "heard_ms": heard_ms(m).filter(|_| m.node_id != reply.node_id),
                 "acts_at": (m.acts_at > 0).then_some(m.acts_at),
             })
         })
@@ -540,7 +541,7 @@ mod tests {
 
     #[test]
     fn members_that_do_not_answer_are_shown_with_what_the_leader_knows_of_them() {
-        let mut members = [member(1, 0), member(2, 40), member(3, 300_000), member(4, 0), member(5, 20)];
+        let mut members = [member(1, 7), member(2, 40), member(3, 300_000), member(4, 0), member(5, 20)];
         members[3].voter = false;
         members[4].api_address = "a:2".into(); // as somebody has configured it
         let refused = || Err("Connection refused".to_owned());
@@ -590,17 +591,19 @@ mod tests {
             (answers([("a:1", reply(1, 1, &two)), ("a:2", silent()), ("a:3", silent())]), None),
             (
                 answers([("a:1", reply(1, 1, &alone)), ("a:2", silent()), ("a:3", silent())]),
-                Some("1 of 3 voters can take part: node-2 is not heard by the leader, node-3 is not heard"),
+                Some(
+                    "only 1 of 3 voters can take part: node-2 is not heard by the leader, node-3 is not heard",
+                ),
             ),
             (
                 answers([("a:1", reply(1, 1, &full)), ("a:2", reply(2, 1, &two)), ("a:3", silent())]),
                 Some(
-                    "1 of 3 voters can take part: node-1 has a disk that is nearly full, node-3 is not heard",
+                    "only 1 of 3 voters can take part: node-1 has a disk that is nearly full, node-3 is not heard",
                 ),
             ),
             (
                 answers([("a:1", silent()), ("a:2", reply(2, 1, &new)), ("a:3", silent())]),
-                Some("1 of 3 voters can take part: node-1 does not answer, node-3 does not answer"),
+                Some("only 1 of 3 voters can take part: node-1 does not answer, node-3 does not answer"),
             ),
             (
                 answers([("a:2", reply(2, 0, &new)), ("a:3", reply(3, 0, &new))]),
