@@ -3,7 +3,7 @@
 #[path = "agent/simulated.rs"]
 mod simulated;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 
 /// For anything that shall happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Outlet = mpsc::Sender<Result<SchedulerFrame, tonic::Status>>;
 
@@ -61,6 +61,8 @@ struct Leader {
     heartbeat: wire::Heartbeat,
     reports: Vec<wire::TaskReport>,
     acknowledges: bool,
+    /// Of agents that are dead: what they had sent may still come, and says nothing any more.
+    over: BTreeSet<u64>,
     configs: BTreeMap<Vec<u8>, wire::TaskConfig>,
 }
 
@@ -82,6 +84,7 @@ impl Leader {
             heartbeat: wire::Heartbeat::default(),
             reports: vec![],
             acknowledges: true,
+            over: BTreeSet::new(),
             configs: BTreeMap::new(),
         }
     }
@@ -107,7 +110,16 @@ impl Leader {
             assert!(Instant::now() < deadline, "not in time: {what}; reports so far: {:?}", self.reports);
             let frame = tokio::time::timeout(Duration::from_millis(100), self.frames.recv()).await;
             let Ok(Some((outlet, frame))) = frame else { continue };
-            match frame.body.expect("a frame has a body") {
+            let body = frame.body.expect("a frame has a body");
+            let session = match &body {
+                agent_frame::Body::Hello(hello) => hello.session,
+                agent_frame::Body::Heartbeat(heartbeat) => heartbeat.session,
+                agent_frame::Body::Reports(reports) => reports.session,
+            };
+            if self.over.contains(&session) {
+                continue;
+            }
+            match body {
                 agent_frame::Body::Hello(hello) => {
                     self.reports.extend(hello.tasks.clone());
                     self.hellos.push(hello);
@@ -125,6 +137,12 @@ impl Leader {
                 }
             }
         }
+    }
+
+    /// The agent was killed: what it reported, and what is still on its way from it, is past.
+    fn forget_agent(&mut self) {
+        self.reports.clear();
+        self.over.extend(self.hellos.iter().map(|hello| hello.session));
     }
 
     async fn acknowledge(&self) {
@@ -408,7 +426,7 @@ async fn an_agent_that_is_killed_finds_its_tasks_running() {
     // While nobody looks, one task ends and the executor of the other is untouched.
     let pid = rustix_pid(before.1[1].pid);
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    leader.reports.clear();
+    leader.forget_agent();
     agent.start();
     leader.attached().await;
     assert_eq!(leader.hellos.last().unwrap().cluster_id, "cluster");
@@ -562,6 +580,7 @@ async fn who_may_not_command_is_not_obeyed() {
 
     // The fence outlives the agent.
     agent.kill();
+    leader.forget_agent();
     agent.start();
     leader.attached().await;
     assert_eq!(leader.hellos.last().unwrap().fence, Some(leader.fence.into()));
@@ -606,14 +625,12 @@ async fn reports_come_again_until_they_are_acknowledged() {
     leader.want(&[]).await;
     leader.obeyed().await;
     agent.kill();
-    leader.reports.clear();
+    leader.forget_agent();
     agent.start();
+    leader.attached().await;
     assert_eq!(leader.reported(1, Status::Finished).await, report, "again after a restart");
     leader.acknowledges = true;
     leader.acknowledge().await;
-    leader
-        .until("a heartbeat", |leader| leader.heartbeat.session == leader.hellos.last().unwrap().session)
-        .await;
     leader.want(&[]).await;
     leader.forgotten(1).await;
 }
@@ -652,7 +669,7 @@ async fn an_intent_without_an_executor_is_abandoned_and_a_lost_journal_is_made_g
 
     agent.kill();
     std::fs::remove_file(journal::Journal::path(agent.dir.path())).unwrap();
-    leader.reports.clear();
+    leader.forget_agent();
     agent.start();
     leader.attached().await;
     let hello = leader.hellos.last().unwrap().clone();
@@ -718,6 +735,9 @@ fn pid_namespace(pid: &str) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
+/// From the end of a lease until nothing of the task is left, as the agent's limits count on it (`KILL_MS`).
+const KILL_MAX: Duration = Duration::from_secs(4);
+
 /// Task 1 is [`ONE`], task 2 is another as usual; both run.
 struct Leased {
     /// All that is in the pid namespace of task 1.
@@ -757,15 +777,15 @@ impl Leased {
         assert!(self.other.iter().all(identity::is_alive));
     }
 
-    /// Waits until nothing of task 1 is left; it must be within its lease, and a second more.
+    /// Waits until nothing of task 1 is left; it must be within its lease, and the time that a kill may take.
     fn only_the_other_is_left(&self, renewed_at: Instant) {
         let lease = agent::limits::AGENT_LEASE;
         while self.one.iter().any(identity::is_alive) {
-            assert!(renewed_at.elapsed() < lease + Duration::from_secs(1), "still alive: {:?}", self.one);
+            assert!(renewed_at.elapsed() < lease + KILL_MAX, "still alive: {:?}", self.one);
             std::thread::sleep(Duration::from_millis(10));
         }
-        // The newest heartbeat that was acknowledged was sent up to a second before.
-        assert!(renewed_at.elapsed() > lease - Duration::from_secs(2), "killed before its time");
+        // The newest heartbeat that was acknowledged was sent a second before, or more on a busy machine.
+        assert!(renewed_at.elapsed() > lease / 2, "killed before its time");
         assert!(self.other.iter().all(identity::is_alive));
     }
 }
@@ -795,6 +815,7 @@ async fn an_agent_that_is_restarted_goes_on_with_the_lease_and_one_that_is_not_e
     let Some((mut agent, leased)) = Leased::start(&mut leader).await else { return };
     let began = Instant::now();
     agent.kill();
+    leader.forget_agent();
     agent.start();
     leader.attached().await;
     let long = agent::limits::AGENT_LEASE + Duration::from_secs(2);
@@ -812,8 +833,8 @@ async fn a_deposed_leader_renews_no_lease() {
     // It hears every heartbeat and answers each.
     leader.fence = Fence { epoch: 7, term: 0, leader: 9 };
     let lease = agent::limits::AGENT_LEASE;
-    leader.until("nearly a lease", |_| began.elapsed() > lease - Duration::from_secs(2)).await;
-    let deadline = began + lease + Duration::from_secs(1);
+    leader.until("half a lease", |_| began.elapsed() > lease / 2).await;
+    let deadline = began + lease + KILL_MAX;
     let gone = |_: &Leader| !leased.one.iter().any(identity::is_alive) || Instant::now() > deadline;
     leader.until("the end of the lease", gone).await;
     leased.only_the_other_is_left(began);
@@ -878,7 +899,9 @@ async fn an_agent_greets_briefly_where_all_is_known_unless_it_is_asked_for_all_o
         let hellos = leader.hellos.len();
         leader.until("a hello", |leader| leader.hellos.len() > hellos).await;
         let before = leader.heartbeat;
-        leader.until("the heartbeat behind it", |leader| leader.heartbeat != before).await;
+        let session = leader.hellos.last().unwrap().session;
+        let behind = |leader: &Leader| leader.heartbeat.session == session && leader.heartbeat != before;
+        leader.until("the heartbeat behind it", behind).await;
         let hello = leader.hellos.last().unwrap();
         (hello.level, hello.tasks.len(), hello.digest, leader.heartbeat.generation)
     };

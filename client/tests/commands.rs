@@ -212,7 +212,7 @@ fn run(line: &str) -> (i32, String, String) {
 }
 
 fn ended(child: &mut Child) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status.code().unwrap_or(-1);
@@ -231,9 +231,9 @@ fn listing(tasks: Vec<TaskView>) -> GetJobReply {
     GetJobReply { tasks, counts, ..GetJobReply::default() }
 }
 
-/// An address where nothing listens.
+/// An address where nothing ever listens.
 fn nowhere() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], 1))
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_replica_that_hangs_or_breaks_is_no_end() {
         let begun = Instant::now();
         let (code, _, err) = run(&format!("{line} --addr {address} --timeout 1s"));
         assert_eq!(code, want, "{line}: {err}");
-        assert!(begun.elapsed() < Duration::from_secs(8), "{line} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(12), "{line} took {:?}", begun.elapsed());
     }
     let replica = Replica::killing(|_| Ok(KillTasksReply { tasks: 1 }));
     let line = format!("job killall {KEY} --addr {breaks_at},{hangs_at},{} --timeout 20s", replica.address);
@@ -397,7 +397,7 @@ fn an_interrupted_command_says_what_may_have_happened() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while replica.request_ids().is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -506,11 +506,11 @@ fn logs_wait_for_an_agent_no_longer_than_asked() {
         Ok(listing(vec![TaskView { agent_address: agent_address.clone(), ..task }]))
     });
     let begun = Instant::now();
-    let line = format!("task logs {KEY}/0 --process main --timeout 1s --addr {}", replica.address);
+    let line = format!("task logs {KEY}/0 --process main --timeout 3s --addr {}", replica.address);
     let (code, _, err) = run(&line);
     assert_eq!(code, 7, "{err}");
-    assert!(err.contains("no answer within 1s"), "{err}");
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(err.contains("no answer within 3s"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -8,7 +8,7 @@
 start() {
   local name=$1 api=${1^^} raft=${1^^}_RAFT
   borealis-scheduler --dir "$DIR/$name" --cluster devcluster --api "${!api}" --raft "${!raft}" \
-    --profile fast --accept-slow-disk "${@:2}" 2>>"$DIR/$name.log" &
+    --profile lan --accept-slow-disk "${@:2}" 2>>"$DIR/$name.log" &
   echo $! >"$DIR/$name.pid"
   patiently 'curl -fs -o /dev/null http://${!api}/metrics || ! kill -0 $(cat $DIR/$name.pid)' "$api"
   kill -0 "$(cat "$DIR/$name.pid")"

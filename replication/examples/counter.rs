@@ -79,6 +79,8 @@ fn arguments() -> Result<Arguments, Problem> {
     let mut options = Options::new(dir, "test", &need("raft")?, &need("api")?, profile);
     options.segment_bytes = 1 << 20;
     options.check_every = Duration::from_secs(1);
+    // The tests' disk is what it is.
+    options.accept_slow_disk = true;
     if let Some(ms) = given.get("dead-after-ms") {
         options.dead_after = Some(Duration::from_millis(ms.parse()?));
     }
@@ -100,6 +102,13 @@ async fn main() -> Result<(), Problem> {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        if !replication::applies() {
+            std::process::abort();
+        }
+    }));
     let Arguments { options, init, join, listen_raft } = arguments()?;
     if replication::identity(&options.dir)?.is_none() {
         match join {
@@ -130,6 +139,9 @@ async fn main() -> Result<(), Problem> {
 
 /// Joins through any replica that answers at `seed`, then at the leader it names.
 async fn enter(options: &Options, seed: &str) -> Result<(), Problem> {
+    if options.dir.exists() {
+        replication::refuse_used(&options.dir)?;
+    }
     let uuid = replication::store_uuid(&options.dir)?;
     let mut at = seed.to_owned();
     for _ in 0..200 {

@@ -1,6 +1,7 @@
 //! Between openraft and the machine: applies entries in order, answers proposers, builds and installs snapshots.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -84,6 +85,16 @@ pub(crate) struct Adapter {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+thread_local! {
+    static APPLIES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread applies an entry. If it panics then, the process ends by itself, once it has said which entry it
+/// was: a panic hook that ends processes must leave it to that.
+pub fn applies() -> bool {
+    APPLIES.get()
+}
+
 impl Adapter {
     pub(crate) fn new(
         dir: PathBuf,
@@ -104,7 +115,9 @@ impl Adapter {
 
     /// A panic would happen on every replica; swallowed, it would leave a machine half changed.
     fn apply_or_abort(&self, entry: &Entry) -> Result<Answer, Corrupt> {
+        let before = APPLIES.replace(true);
         let applied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.apply_entry(entry)));
+        APPLIES.set(before);
         applied.unwrap_or_else(|_| {
             eprintln!(
                 "applying entry {} panicked (message above); the process ends, since going on would mean guessing",
@@ -152,9 +165,7 @@ impl Adapter {
             drop(turn);
             let looked_at = Arc::clone(snapshot);
             return match off_thread(move || snapshot::check_rows(&looked_at)).await {
-                Err(damaged @ StoreError::Corrupt(_)) => Err(damaged.to_string()),
-                // So does RocksDB say it, and not of files that it may not open.
-                Err(StoreError::Rows { problem, .. }) if problem.starts_with("Corruption") => Err(problem),
+                Err(damaged) if damaged.is_damage() => Err(damaged.to_string()),
                 // It was damaged on its way.
                 _ => Ok(()),
             };

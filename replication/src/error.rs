@@ -1,9 +1,13 @@
 //! What can go wrong, in words for the person who must act.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::machine::Corrupt;
 use crate::membership::Member;
+
+/// When who was told that a queue is full may come again: in this time a leader with a sound disk empties it.
+pub const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// A data directory cannot be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +124,15 @@ impl StoreError {
         }
     }
 
+    /// Whether bytes are not what was written. RocksDB says so in words, and not of files that it may not open.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Corrupt(_) => true,
+            StoreError::Rows { problem, .. } => problem.starts_with("Corruption"),
+            _ => false,
+        }
+    }
+
     /// As openraft wants it.
     pub(crate) fn into_io(self) -> std::io::Error {
         match self {
@@ -164,7 +177,7 @@ pub enum ProposeError {
         leader: Option<Member>,
     },
     /// The queue is full; nothing was proposed.
-    #[error("too much is waiting ({commands} commands, {bytes} bytes); retry later")]
+    #[error("too much is waiting ({commands} commands, {bytes} bytes); retry after {} ms", RETRY_AFTER.as_millis())]
     Busy {
         /// Commands waiting.
         commands: usize,
@@ -220,7 +233,7 @@ pub enum ReadError {
         index: u64,
     },
     /// Too many reads wait.
-    #[error("too many reads are waiting ({reads}); retry later")]
+    #[error("too many reads are waiting ({reads}); retry after {} ms", RETRY_AFTER.as_millis())]
     Busy {
         /// How many at most.
         reads: usize,

@@ -161,8 +161,9 @@ pub(crate) fn settle(
     file.write(&message.encode_to_vec())
 }
 
-/// Only what an interrupted `init` or `adopt` leaves may be there.
-pub(crate) fn refuse_used(dir: &Path) -> Result<(), StoreError> {
+/// Refuses a directory in which no cluster can be begun or joined: only what an interrupted `init` or `adopt` leaves may be
+/// there.
+pub fn refuse_used(dir: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(dir).map_err(StoreError::io("listing", dir))? {
         let entry = entry.map_err(StoreError::io("listing", dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -37,10 +37,11 @@ mod state;
 pub mod telemetry;
 mod transport;
 
+pub use adapter::applies;
 pub use backup::Backup;
 pub use batch::PendingAnswer;
-pub use error::{MembershipError, ProposeError, ReadError, StartError, StoreError};
-pub use identity::{Identity, adopt, identity, init, store_uuid};
+pub use error::{MembershipError, ProposeError, RETRY_AFTER, ReadError, StartError, StoreError};
+pub use identity::{Identity, adopt, identity, init, refuse_used, store_uuid};
 pub use machine::{Changes, Corrupt, Machine, Row, Rows};
 pub use membership::{Admitted, Fingerprint, Leadership, Member, Status, Voting};
 pub use offline::{Inspection, LoggedEntry, inspect, recover, restore, skip, skippable};

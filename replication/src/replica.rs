@@ -30,7 +30,7 @@ use crate::machine::Machine;
 use crate::membership::{Fingerprint, Leadership, Member, Status};
 use crate::options::{Options, Profile};
 use crate::quarantine;
-use crate::raft::{Answer, Data, Types, Vote};
+use crate::raft::{Answer, Data, LogId, Types, Vote};
 use crate::reads::{Asker, Reads};
 use crate::service::{self, Raft, RaftService};
 use crate::snapshot;
@@ -131,10 +131,13 @@ impl<M: Machine> Replica<M> {
         };
         let Opened { identity, machine, pending, writer, mut log, newest, sync, lock } = opened;
         check_sync(&options, sync)?;
-        follow_the_rows(&mut log, &pending)
+        // openraft installs a snapshot that arrived and is newer than the rows before it does anything else.
+        let holds =
+            pending.with(|present| present.at.applied).max(newest.as_ref().and_then(|newest| newest.last()));
+        follow_the_rows(&mut log, holds)
             .await
             .map_err(StoreError::io("writing the vote", log_dir(&options.dir)))?;
-        drop_dead_tail(&mut log, &pending).await.map_err(StoreError::io("cutting", log_dir(&options.dir)))?;
+        drop_dead_tail(&mut log, holds).await.map_err(StoreError::io("cutting", log_dir(&options.dir)))?;
         let identity = Arc::new(identity);
         let erased: Arc<dyn AnyMachine> = Arc::clone(&machine) as _;
         let adapter = Adapter::new(options.dir.clone(), erased, Arc::clone(&pending), writer.clone(), newest);
@@ -297,7 +300,7 @@ impl<M: Machine> Replica<M> {
     pub fn status(&self) -> Status {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let index = |id: &Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+        let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
         let stopped = self.inner.stopped.borrow().clone();
         Status {
             node_id: self.inner.identity.node_id,
@@ -577,10 +580,10 @@ async fn leave_quarantine(
     left
 }
 
-/// Rows that came from a peer may be of a later leader than any that this replica voted for. Before its log says so too,
-/// its vote must.
-async fn follow_the_rows(log: &mut Log, pending: &Pending) -> std::io::Result<()> {
-    let Some(applied) = pending.with(|present| present.at.applied) else { return Ok(()) };
+/// Rows that came from a peer, installed or not yet, may be of a later leader than any that this replica voted for. Before
+/// its log says so too, its vote must.
+async fn follow_the_rows(log: &mut Log, holds: Option<LogId>) -> std::io::Result<()> {
+    let Some(applied) = holds else { return Ok(()) };
     if log.vote().is_none_or(|vote| vote.leader_id < applied.leader_id) {
         log.save_vote(&Vote { leader_id: applied.leader_id, committed: true }).await?;
     }
@@ -590,8 +593,7 @@ async fn follow_the_rows(log: &mut Log, pending: &Pending) -> std::io::Result<()
 /// Rows may come from a peer, by a snapshot or after a quarantine, and be of a later leader than the own log, which
 /// reaches further: all of its tail was overwritten elsewhere, and what is committed of it is in the rows. A crash can
 /// keep the rows and lose the log's own cut.
-async fn drop_dead_tail(log: &mut Log, pending: &Pending) -> std::io::Result<()> {
-    let applied = pending.with(|present| present.at.applied);
+async fn drop_dead_tail(log: &mut Log, applied: Option<LogId>) -> std::io::Result<()> {
     let (last, purged) = log.ends();
     if last < applied && last.map(|id| id.index) >= applied.map(|id| id.index) {
         tracing::warn!(?last, ?applied, "the rows are of a later leader than the log; the log is dropped");
@@ -658,6 +660,7 @@ fn open<M: Machine>(
         "the machine was loaded from its rows"
     );
     let newest = snapshot::useful(newest, at.applied, log.ends().0);
+    let newest = snapshot::sound(newest, at.applied)?;
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })

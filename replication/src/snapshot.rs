@@ -253,6 +253,24 @@ pub(crate) fn useful(
     })
 }
 
+/// One that arrived and is not installed yet is installed first of all. If it is damaged, it is taken for none: a leader
+/// will send another.
+pub(crate) fn sound(
+    newest: Option<Arc<Snapshot>>,
+    stored: Option<LogId>,
+) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    let Some(arrived) = newest.as_ref().filter(|newest| newest.last() > stored) else { return Ok(newest) };
+    match check_files(arrived).and_then(|()| check_rows(arrived)) {
+        Ok(()) => Ok(newest),
+        Err(why) if why.is_damage() => {
+            tracing::error!(id = arrived.meta.id, "a snapshot that arrived is damaged, and goes: {why}");
+            arrived.doom();
+            Ok(None)
+        }
+        Err(why) => Err(why),
+    }
+}
+
 /// Whether its files are what its manifest says.
 pub(crate) fn check_files(snapshot: &Snapshot) -> Result<(), StoreError> {
     for file in &snapshot.meta.files {

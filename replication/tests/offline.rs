@@ -43,7 +43,7 @@ async fn start(dir: &Path) -> Replica<Count> {
     let replica = Replica::start(options(dir)).await.unwrap();
     let mut leadership = replica.leadership();
     let led = leadership.wait_for(|now| now.is_me);
-    tokio::time::timeout(Duration::from_secs(20), led).await.expect("an election").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), led).await.expect("an election").unwrap();
     replica
 }
 
@@ -125,6 +125,12 @@ async fn what_a_crash_left_becomes_a_new_cluster_with_all_of_its_log() {
     let replica = start(&dir).await;
     add(&replica, 10).await;
     replica.snapshot().await;
+    // It is taken in the background, and what is copied below must lie still.
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while replica.status().snapshot == 0 {
+        assert!(std::time::Instant::now() < deadline, "no snapshot was taken");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     add(&replica, 20).await;
     let busy = replication::inspect(&dir).unwrap_err().to_string();
     assert!(busy.contains("used by another process"), "{busy}");

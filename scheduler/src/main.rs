@@ -39,7 +39,9 @@ fn run() -> anyhow::Result<()> {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         report(info);
-        std::process::abort();
+        if !replication::applies() {
+            std::process::abort();
+        }
     }));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -122,8 +122,11 @@ async fn progress(tally: &Tally, more: u64) -> Result<()> {
 
 /// Waits until a replica has applied what the leader had applied when this was called.
 async fn caught_up(cluster: &Cluster, replica: usize) -> Result<()> {
-    let leader = cluster.leader().await?;
-    let goal = cluster.api(leader).within(Duration::from_secs(5)).status().await.done()?.applied_index;
+    let goal = wait::until("the leader to say how far it is", PATIENCE, async || {
+        let leader = cluster.leader().await?;
+        Ok(cluster.api(leader).within(Duration::from_secs(5)).status().await.done()?.applied_index)
+    })
+    .await?;
     wait::until("a restarted replica to catch up", PATIENCE, async || {
         let at = cluster.api(replica).status().await.done()?.applied_index;
         ensure!(at >= goal, "it has applied {at} of {goal}");

@@ -11,7 +11,7 @@ use tests::cluster::{Cluster, PATIENCE, Setup};
 use tests::{jobs, verdict, wait};
 
 /// For one command, which may wait for tasks.
-const COMMAND: Duration = Duration::from_secs(40);
+const COMMAND: Duration = Duration::from_secs(120);
 
 /// A service of so many tasks of one core.
 fn cores(key: &JobKey, instances: u32, tier: &str) -> JobSpec {

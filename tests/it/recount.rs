@@ -86,8 +86,11 @@ async fn every_figure_is_what_a_count_gives() -> Result<()> {
     let key = |role: &str, name: &str| JobKey::new(&cluster.name, role, "test", name);
     let quota = |cpu_milli| wire::Resources { cpu_milli, ram_mib: 8_192, disk_mib: 8_192, gpus: 0 };
     let api = cluster.api(cluster.leader().await?);
-    api.set_quota(&request("t"), "www", quota(9_000)).await.done()?;
-    api.set_quota(&request("t"), "games", quota(4_000)).await.done()?;
+    for (role, cpu_milli) in [("www", 9_000), ("games", 4_000)] {
+        let request = request("t");
+        let set = async || api.set_quota(&request, role, quota(cpu_milli)).await.done();
+        wait::until("a quota to be set", PATIENCE, set).await?;
+    }
     // Of 32 cores, on 8 hosts in 4 racks.
     let own = |value: &str| constraint("dedicated", &[value]);
     let specs = [
@@ -118,7 +121,9 @@ async fn every_figure_is_what_a_count_gives() -> Result<()> {
 
     // A host goes, and some room comes back.
     let host = seen.hosts.first().and_then(|host| host.spec.clone()).context("a host")?.name;
-    api.drain_hosts(&request("t"), &[host]).await.done()?;
+    let (drain, hosts) = (request("t"), [host]);
+    wait::until("a host to be drained", PATIENCE, async || api.drain_hosts(&drain, &hosts).await.done())
+        .await?;
     check(&cluster, "with a drained host").await?;
     cluster.kill_tasks(&fill, &[1, 3]).await?;
     cluster.kill_tasks(&key("www", "huge")?, &[]).await?;

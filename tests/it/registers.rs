@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::cluster::PATIENCE;
+use tests::cluster::{self, PATIENCE};
 use tests::registers::cluster::{Registers, Setup};
 use tests::registers::wire::{
     CasRequest, Command, GetRequest, Numbered, ProposeRequest, PutRequest, answered, command,
@@ -17,7 +17,8 @@ fn put(key: &str, value: &str, request: u64) -> PutRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registers_keep_their_words_through_a_dead_leader() -> Result<()> {
-    let mut cluster = Registers::start(&Setup::default(), None).await?;
+    let _turn = cluster::turn().await;
+    let mut cluster = Registers::start(&Setup { profile: "lan", ..Setup::default() }, None).await?;
     let leader = cluster.leader().await?;
     let mut client = cluster.client(leader)?;
     let first = client.put(put("a", "1", 10)).await?.into_inner();

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tests::cluster::free_ports;
+use tests::cluster::{self, free_ports};
 use tests::processes;
 use tests::programs::Programs;
 use tests::wait;
@@ -98,6 +98,7 @@ async fn every_runbook_can_be_executed_as_it_stands() -> Result<()> {
     let pages = pages()?;
     ensure!(pages.len() >= 4, "only {} pages", pages.len());
     for page in pages {
+        let _turn = cluster::turn().await;
         execute(&page).await?;
     }
     Ok(())

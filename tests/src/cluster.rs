@@ -4,19 +4,19 @@
 //! then judge the machine. When a cluster is dropped, every process that belongs to its directory is killed by its
 //! pid, the tasks' too. After a failed test the directory stays, and the ends of the logs are printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use proto::JobKey;
 use proto::wire;
 
-use crate::api::Api;
+use crate::api::{Answer, Api};
 use crate::client::Client;
 use crate::journal::{self, Journal, TaskOnDisk};
 use crate::network::{Network, Place};
@@ -44,7 +44,8 @@ pub struct Setup {
     pub agents: usize,
     /// Each agent speaks for so many simulated hosts; 0 = it runs real tasks as one host.
     pub simulated: usize,
-    /// Raft timers: `fast` or `lan`.
+    /// Raft timers: `fast` or `lan`. A busy machine makes those of `fast` elect another leader at any moment; tests
+    /// that do not want just that take `lan`.
     pub profile: &'static str,
     /// CPUs that each agent offers.
     pub cpus: u32,
@@ -66,7 +67,7 @@ impl Default for Setup {
             replicas: 3,
             agents: 2,
             simulated: 0,
-            profile: "fast",
+            profile: "lan",
             cpus: 4,
             apart: false,
             crowd: 0,
@@ -308,7 +309,12 @@ impl Cluster {
         for n in 1..self.replicas.len() {
             let via = self.replicas[0].api.clone();
             let what = format!("{} to join", self.replicas[n].name);
-            wait::until(&what, PATIENCE, async || self.apis[n].join(&via).await.done()).await?;
+            wait::until(&what, PATIENCE, async || match self.apis[n].join(&via).await {
+                // The answer to an earlier try was lost.
+                Answer::Refused(tonic::Code::AlreadyExists, _) => Ok(()),
+                answer => answer.done().map(|_| ()),
+            })
+            .await?;
         }
         // Before all of them vote, the first one's death leaves no quorum.
         for api in &self.apis {
@@ -466,7 +472,7 @@ impl Cluster {
     pub async fn all_gone(&self, key: &JobKey) -> Result<()> {
         wait::until(&format!("no live task of {key}"), PATIENCE, async || {
             match self.any_api().get_job(key).await {
-                crate::api::Answer::Refused(tonic::Code::NotFound, _) => Ok(()),
+                Answer::Refused(tonic::Code::NotFound, _) => Ok(()),
                 answer => {
                     let left = answer.done()?.tasks;
                     ensure!(left.is_empty(), "{} are left", left.len());
@@ -585,17 +591,22 @@ fn addresses(setup: &Setup) -> Result<Vec<(String, String)>> {
     Ok(ports.chunks(2).map(|ports| (address(ports[0]), address(ports[1]))).collect())
 }
 
-/// Ports that nobody listens on now. Tests that run at the same time look in ranges of their own: `free_range` from
-/// 12000, this from 20000, those of `replication` from 26000, those of `client` from 29000; all below those that the kernel hands out for outgoing connections: a replica that
-/// is down for a while must find its port free.
+/// Ports that nobody listens on now, none of them given out twice. Tests that run at the same time look in ranges of
+/// their own: `free_range` from 12000, this from 20000, those of `replication` from 26000, those of `client` from 29000;
+/// all below those that the kernel hands out for outgoing connections: a replica that is down for a while must find its
+/// port free.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().map_err(|_| anyhow!("a test ended while it looked for ports"))?;
     let mut held = Vec::new();
     for _ in 0..1000 {
         if held.len() == count {
             break;
         }
         let port = rand::random_range(20_000..26_000);
-        held.extend(TcpListener::bind(("127.0.0.1", port)));
+        if given.insert(port) {
+            held.extend(TcpListener::bind(("127.0.0.1", port)));
+        }
     }
     ensure!(held.len() == count, "no {count} free ports between 20000 and 26000");
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()

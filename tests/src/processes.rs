@@ -233,16 +233,16 @@ mod tests {
         let spawn =
             |dir: &Path| Command::new("sh").args(["-c", "sleep 60 & wait"]).current_dir(dir).spawn().unwrap();
         let (mut swept, mut spared) = (spawn(dir.path()), spawn(other.path()));
-        wait::until_blocking("the child's child", Duration::from_secs(5), || {
+        wait::until_blocking("the child's child", Duration::from_secs(60), || {
             ensure!(of_directory(dir.path()).len() == 2 && of_directory(other.path()).len() == 2);
             Ok(())
         })
         .unwrap();
         let identity = Identity::of(spared.id() as i32).unwrap();
-        assert_eq!(sweep(dir.path(), Duration::from_secs(5)).unwrap(), 2);
+        assert_eq!(sweep(dir.path(), Duration::from_secs(60)).unwrap(), 2);
         assert!(!swept.wait().unwrap().success());
         assert!(identity.alive());
-        sweep(other.path(), Duration::from_secs(5)).unwrap();
+        sweep(other.path(), Duration::from_secs(60)).unwrap();
         spared.wait().unwrap();
         assert!(!identity.alive());
     }

@@ -132,7 +132,7 @@ async fn simulated_tasks_outlive_their_agent_and_are_killed_by_the_wanted_set() 
     assert!(String::from_utf8_lossy(&second.stderr).contains("another agent runs in"), "{second:?}");
     for _ in 0..3 {
         fleet.kill();
-        leader.reports.clear();
+        leader.forget_agent();
         fleet.start(1);
         leader.attached().await;
         let hello = leader.hellos.last().unwrap();
@@ -154,6 +154,7 @@ async fn simulated_tasks_outlive_their_agent_and_are_killed_by_the_wanted_set() 
     }
     // A forgotten task is never started again, nor after a restart.
     fleet.kill();
+    leader.forget_agent();
     fleet.start(1);
     leader.attached().await;
     leader.reports.clear();
@@ -197,6 +198,7 @@ async fn a_simulated_host_obeys_only_whom_it_may() {
 
     // The fence outlives the agent.
     fleet.kill();
+    leader.forget_agent();
     fleet.start(1);
     leader.attached().await;
     assert_eq!(leader.hellos.last().unwrap().fence, Some(leader.fence.into()));
@@ -226,21 +228,14 @@ async fn simulated_reports_come_again_until_they_are_acknowledged() {
     leader.want(&[]).await;
     leader.obeyed().await;
     fleet.kill();
-    leader.reports.clear();
+    leader.forget_agent();
     fleet.start(1);
+    leader.attached().await;
     assert_eq!(leader.reported(1, Status::Finished).await, report, "again after a restart");
     leader.acknowledges = true;
     leader.acknowledge().await;
-    leader.attached_again().await;
     leader.want(&[]).await;
     leader.forgotten(1).await;
-}
-
-impl Leader {
-    async fn attached_again(&mut self) {
-        let session = self.hellos.last().unwrap().session;
-        self.until("a heartbeat", |leader| leader.heartbeat.session == session).await;
-    }
 }
 
 #[test]
@@ -312,7 +307,7 @@ impl Many {
     }
 
     async fn until(&mut self, what: &str, done: impl Fn(&Many) -> bool) {
-        let deadline = Instant::now() + 4 * PATIENCE;
+        let deadline = Instant::now() + 2 * PATIENCE;
         while !done(self) {
             assert!(Instant::now() < deadline, "not in time: {what}; {} run", self.running);
             let frame = tokio::time::timeout(Duration::from_millis(100), self.leader.frames.recv()).await;
@@ -321,13 +316,19 @@ impl Many {
                 agent_frame::Body::Hello(hello) => {
                     let name = hello.spec.as_ref().unwrap().name.clone();
                     let host = name.strip_prefix("sim-").unwrap().parse().unwrap();
-                    self.seats.retain(|_, seat| seat.host != host);
                     let echo = wire::Echo { session: hello.session, number: 0 };
-                    let sequence = hello.tasks.iter().map(|report| report.sequence).max().unwrap_or(0);
-                    let session = hello.session;
-                    let fence = self.leader.fence;
-                    let seat = Seat { outlet, host, echo, hello, fence, running: 0, sequence };
+                    let (session, tasks, fence) = (hello.session, hello.tasks.clone(), self.leader.fence);
+                    let mut seat = Seat { outlet, host, echo, hello, fence, running: 0, sequence: 0 };
+                    // A host that heard nothing for a while comes anew, with all that it has to say.
+                    let before = self.seats.iter().find(|(_, seat)| seat.host == host).map(|(id, _)| *id);
+                    if let Some(before) = before.and_then(|before| self.seats.remove(&before)) {
+                        (seat.running, seat.sequence) = (before.running, before.sequence);
+                        self.note(&mut seat, &tasks);
+                    }
+                    let heard = tasks.iter().map(|report| report.sequence).max().unwrap_or(0);
+                    seat.sequence = seat.sequence.max(heard);
                     Self::say(&seat, Body::Welcome(wire::Welcome { host_id: 100 + host as u64 })).await;
+                    let sequence = seat.sequence;
                     Self::say(&seat, Body::Acknowledged(wire::Acknowledged { sequence })).await;
                     self.seats.insert(session, seat);
                 }
@@ -337,19 +338,27 @@ impl Many {
                     Self::say(seat, Body::Welcome(wire::Welcome { host_id: 100 + seat.host as u64 })).await;
                 }
                 agent_frame::Body::Reports(reports) => {
-                    let Some(seat) = self.seats.get_mut(&reports.session) else { continue };
-                    for report in &reports.reports {
-                        assert!(report.sequence > seat.sequence, "rising, each once");
-                        seat.sequence = report.sequence;
-                        self.running += usize::from(report.status() == Status::Running);
-                        seat.running += usize::from(report.status() == Status::Running);
-                        self.reports += 1;
-                    }
+                    let Some(mut seat) = self.seats.remove(&reports.session) else { continue };
+                    let rising = |pair: &[wire::TaskReport]| pair[0].sequence < pair[1].sequence;
+                    assert!(reports.reports.windows(2).all(rising), "rising, each once");
+                    self.note(&mut seat, &reports.reports);
                     let sequence = seat.sequence;
-                    Self::say(seat, Body::Acknowledged(wire::Acknowledged { sequence })).await;
+                    Self::say(&seat, Body::Acknowledged(wire::Acknowledged { sequence })).await;
+                    self.seats.insert(reports.session, seat);
                 }
             }
         }
+    }
+
+    /// Counts what is new. What was not acknowledged for a while is said again, as it was.
+    fn note(&mut self, seat: &mut Seat, reports: &[wire::TaskReport]) {
+        for report in reports.iter().filter(|report| report.sequence > seat.sequence) {
+            self.running += usize::from(report.status() == Status::Running);
+            seat.running += usize::from(report.status() == Status::Running);
+            self.reports += 1;
+        }
+        let newest = reports.iter().map(|report| report.sequence).max().unwrap_or(0);
+        seat.sequence = seat.sequence.max(newest);
     }
 
     async fn attached(&mut self, hosts: usize) {
@@ -357,6 +366,18 @@ impl Many {
             many.seats.len() == hosts && many.seats.values().all(|seat| seat.echo.number > 0)
         };
         self.until("all hosts and their heartbeats", there).await;
+    }
+
+    /// Wants it until so many run: orders that a busy machine has let grow old are given once more.
+    async fn obeyed(&mut self, generation: u64, told: u64, tasks: u64, config: &wire::TaskConfig) {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let running = self.seats.len() * tasks as usize;
+        while self.running != running {
+            assert!(Instant::now() < deadline, "{} of {running} run", self.running);
+            self.want(generation, told, tasks, config).await;
+            let again = Instant::now() + 3 * agent::limits::START_AGE_MAX;
+            self.until("all tasks run", |many| many.running == running || Instant::now() > again).await;
+        }
     }
 
     /// Wants the first `tasks` tasks of each host, of which it has been told `told` before.
@@ -389,8 +410,7 @@ async fn each_of_many_simulated_hosts_has_a_standing_of_its_own() {
     let journals: std::collections::BTreeSet<_> =
         many.seats.values().map(|seat| seat.hello.identity.as_ref().unwrap().journal_id.clone()).collect();
     assert_eq!(journals.len(), HOSTS);
-    many.want(1, 0, 10, &config("run")).await;
-    many.until("ten tasks each", |many| many.running == HOSTS * 10).await;
+    many.obeyed(1, 0, 10, &config("run")).await;
     assert!(many.seats.values().all(|seat| seat.running == 10));
     fleet.kill();
     many.seats.clear();
@@ -426,9 +446,7 @@ async fn what_a_simulated_task_costs() {
         let (begun, (cpu_ms, rss_kib)) = (Instant::now(), cost(pid));
         for step in 0..steps {
             let (told, tasks) = (TASKS * step / steps, TASKS * (step + 1) / steps);
-            many.want(step + 1, told, tasks, &config("run")).await;
-            let running = HOSTS * tasks as usize;
-            many.until("all tasks run", |many| many.running == running).await;
+            many.obeyed(step + 1, told, tasks, &config("run")).await;
         }
         let (wall, (cpu_after_ms, rss_after_kib)) = (begun.elapsed(), cost(pid));
         let count = HOSTS as f64 * TASKS as f64;

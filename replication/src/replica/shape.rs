@@ -54,11 +54,14 @@ impl<M: Machine> Replica<M> {
                 return Err(MembershipError::Refused(format!("the {name} is missing or too long")));
             }
         }
-        for member in self.status().members {
-            if member.raft_address == raft_address && member.store_uuid != store_uuid {
-                let id = member.node_id;
+        let _alone = self.inner.shaping.lock().await;
+        for member in self.status().members.iter().filter(|member| member.store_uuid != store_uuid) {
+            let id = member.node_id;
+            let taken =
+                [("raft", &member.raft_address, raft_address), ("api", &member.api_address, api_address)];
+            if let Some((what, address, _)) = taken.into_iter().find(|(_, has, wants)| has == wants) {
                 return Err(MembershipError::Refused(format!(
-                    "{raft_address} is the raft address of node {id}, which has another data directory; if that one is lost, remove node {id} first, then join again"
+                    "{address} is the {what} address of node {id}, which has another data directory; if that one is lost, remove node {id} first, then join again"
                 )));
             }
         }
@@ -80,7 +83,6 @@ impl<M: Machine> Replica<M> {
             store_uuid: store_uuid.into(),
             learner: as_what == Voting::Learner,
         };
-        let _alone = self.inner.shaping.lock().await;
         match self.node(node_id) {
             Some(known) if known == node => {}
             Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(node_id, node)])), true).await?,
@@ -148,6 +150,11 @@ impl<M: Machine> Replica<M> {
     /// On the leader: removes a member for good. Removed once more, it stays removed.
     pub async fn remove(&self, node_id: u64) -> Result<(), MembershipError> {
         let _alone = self.inner.shaping.lock().await;
+        self.remove_alone(node_id).await
+    }
+
+    /// The same, for who holds `shaping`.
+    pub(super) async fn remove_alone(&self, node_id: u64) -> Result<(), MembershipError> {
         if self.node(node_id).is_none() && self.was_removed(node_id) {
             return Ok(());
         }
@@ -167,13 +174,20 @@ impl<M: Machine> Replica<M> {
     /// On the leader: hands leadership to that voter, or to the one that is closest behind; returns the new leader.
     /// Meanwhile proposals are answered `NotLeader`. If it does not take over in time, whoever wins an election leads.
     pub async fn transfer(&self, to: Option<u64>) -> Result<Member, MembershipError> {
-        let members = self.members_on_leader()?;
-        let lately = self.inner.options.profile.heartbeat() * 3;
-        let heir = heir(&members, self.inner.identity.node_id, to, lately)
-            .map_err(MembershipError::Refused)?
-            .clone();
-        let mut leadership = self.inner.leadership.clone();
         let fatal = |fatal: openraft::errors::Fatal<Types>| ProposeError::Stopped { why: fatal.to_string() };
+        // Whoever answered a moment ago may have died since, and a new leader has heard nobody yet.
+        let (began, patience) = (Instant::now(), self.inner.options.profile.heartbeat() * 3);
+        self.members_on_leader()?;
+        self.inner.raft.trigger().heartbeat().await.map_err(fatal)?;
+        let heir = loop {
+            let (members, lately) = (self.members_on_leader()?, began.elapsed());
+            match heir(&members, self.inner.identity.node_id, to, lately) {
+                Ok(heir) => break heir.clone(),
+                Err(why) if lately > patience => return Err(MembershipError::Refused(why)),
+                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        };
+        let mut leadership = self.inner.leadership.clone();
         self.inner.raft.trigger().transfer_leader(heir.node_id).await.map_err(fatal)?;
         let limit = self.inner.options.profile.election().1 * 2;
         let moved = leadership.wait_for(|now| !now.is_me && now.leader.is_some());

@@ -35,7 +35,7 @@ impl<M: Machine> Replica<M> {
             // Whoever was stopped itself heard nobody, and knows nothing of their silence.
             let late = looked.elapsed() > STOPPED_FROM;
             looked = Instant::now();
-            let Ok(alone) = self.inner.shaping.try_lock() else { continue };
+            let Ok(_alone) = self.inner.shaping.try_lock() else { continue };
             let (term, members, changing) = {
                 let metrics = self.inner.raft.metrics();
                 let metrics = metrics.borrow_watched();
@@ -60,7 +60,6 @@ impl<M: Machine> Replica<M> {
                 }
                 continue;
             }
-            drop(alone);
             let Some(after) = self.inner.options.dead_after else { continue };
             if changing {
                 continue;
@@ -77,7 +76,7 @@ impl<M: Machine> Replica<M> {
                 silent_s = after.as_secs(),
                 "a member that is silent for so long is removed: others have taken its place"
             );
-            if let Err(error) = self.remove(dead).await {
+            if let Err(error) = self.remove_alone(dead).await {
                 tracing::warn!(node = dead, "the silent member was not removed: {error}");
             }
         }

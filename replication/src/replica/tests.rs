@@ -105,3 +105,23 @@ async fn whoever_cannot_act_at_the_level_stays_out_and_whoever_is_silent_keeps_i
     assert_eq!(replica.status().members[0].acts_at.map(|level| level.get()), Some(1));
     replica.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_one_members_even_if_two_ask_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = leading(dir.path()).await;
+    let admit = |store: &'static str, raft: &'static str, api: &'static str| {
+        let replica = replica.clone();
+        async move { replica.admit(store, raft, api, crate::Voting::Learner, 1).await.map_err(|e| e.to_string()) }
+    };
+    let (one, other) = tokio::join!(admit("a", "h:3", "h:4"), admit("b", "h:3", "h:5"));
+    let (admitted, refused) = if one.is_ok() { (one, other) } else { (other, one) };
+    let node_id = admitted.unwrap().identity.node_id;
+    let refused = refused.unwrap_err();
+    assert!(refused.contains(&format!("h:3 is the raft address of node {node_id}")), "{refused}");
+    // The leader's own.
+    let refused = admit("c", "h:6", "127.0.0.1:2").await.unwrap_err();
+    assert!(refused.contains("127.0.0.1:2 is the api address of node 1"), "{refused}");
+    assert_eq!(replica.status().members.len(), 2);
+    replica.shutdown().await;
+}

@@ -265,6 +265,11 @@ impl World {
         });
     }
 
+    /// Whether one is on its way out.
+    pub(crate) fn replaces_one(&self) -> bool {
+        self.removals.load(Ordering::Relaxed) > 0
+    }
+
     /// Who says that it leads.
     pub(crate) fn leader(&self) -> Option<Cluster> {
         self.running().into_iter().map(|(_, replica)| replica).find(|r| r.leadership().borrow().is_me)
@@ -405,7 +410,7 @@ fn all_vote(world: &World) -> Result<(), String> {
     if running.len() < kept {
         return Err(format!("{} of {kept} replicas run", running.len()));
     }
-    if world.removals.load(Ordering::Relaxed) > 0 {
+    if world.replaces_one() {
         return Err("a replica is not removed yet".into());
     }
     let leader = world.leader().ok_or("nobody leads")?;

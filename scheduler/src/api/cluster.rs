@@ -191,6 +191,8 @@ async fn join_cluster(
     let _birth = node.birth.lock().await;
     unborn(&node).await?;
     let options = node.replication().map_err(failed)?;
+    // Before anybody hears of it: who is admitted is a member.
+    replication::refuse_used(&options.dir).map_err(failed)?;
     let store_uuid = replication::store_uuid(&options.dir).map_err(failed)?;
     let ask = AdmitRequest {
         store_uuid: store_uuid.clone(),

@@ -30,10 +30,10 @@ pub fn refused(refusal: &Refusal) -> Status {
 /// What became of a proposal that has no answer.
 pub fn unproposed(why: ProposeError) -> Status {
     match why {
-        ProposeError::NotLeader { .. }
-        | ProposeError::Stopped { .. }
-        | ProposeError::Busy { .. }
-        | ProposeError::NoRoom => Status::unavailable(format!("{why}; nothing was done")),
+        ProposeError::Busy { .. } => busy(format!("{why}; nothing was done")),
+        ProposeError::NotLeader { .. } | ProposeError::Stopped { .. } | ProposeError::NoRoom => {
+            Status::unavailable(format!("{why}; nothing was done"))
+        }
         ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => {
             Status::invalid_argument(why.to_string())
         }
@@ -45,7 +45,18 @@ pub fn unproposed(why: ProposeError) -> Status {
 
 /// Why a read was not possible.
 pub fn unread(why: ReadError) -> Status {
-    Status::unavailable(format!("{why}; try again"))
+    match why {
+        ReadError::Busy { .. } => busy(why.to_string()),
+        _ => Status::unavailable(format!("{why}; try again")),
+    }
+}
+
+/// A queue is full: says when to come again, also to gRPC libraries that heed it.
+fn busy(why: String) -> Status {
+    let mut status = Status::unavailable(why);
+    let after_ms = replication::RETRY_AFTER.as_millis() as u64;
+    status.metadata_mut().insert("grpc-retry-pushback-ms", after_ms.into());
+    status
 }
 
 /// A live task. `reason` is why it is pending, if a round has looked at it.
@@ -125,5 +136,23 @@ pub fn host_view(host: &engine::Host) -> HostView {
         }
         .into(),
         unused: Some(host.lendable().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_says_when_to_come_again() {
+        let busy = [
+            unproposed(ProposeError::Busy { commands: 16_384, bytes: 9 }),
+            unread(ReadError::Busy { reads: 16_384 }),
+        ];
+        for status in busy {
+            assert!(status.message().contains("retry after 100 ms"), "{status}");
+            assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "100");
+        }
+        assert!(unread(ReadError::NoQuorum).metadata().is_empty());
     }
 }

@@ -338,7 +338,7 @@ impl Demo {
     }
 
     fn kill_the_leader(&self, before: &Living) -> Result<()> {
-        let old = self.leader()?;
+        let old = self.wait("a leader to kill", || self.leader())?;
         processes::signal(old.pid, libc::SIGKILL)?;
         let killed = Instant::now();
         self.say("kill", &format!("kill -9 of the leader, {} (pid {})", old.name, old.pid));

@@ -202,8 +202,8 @@ impl Registers {
                 .map(tonic::Response::into_inner)
                 .with_context(|| format!("{} has no sum", self.replicas[n].name))
         };
-        let leader = self.leader().await?;
-        let wanted = wait::until("the leader's sum", PATIENCE, async || asked(leader, 0).await).await?;
+        let wanted =
+            wait::until("the leader's sum", PATIENCE, async || asked(self.leader().await?, 0).await).await?;
         for n in 0..self.replicas.len() {
             let sum = wait::until("a replica's sum", PATIENCE, async || asked(n, wanted.index).await).await?;
             ensure!(sum == wanted, "{} has {sum:?}, the leader {wanted:?}", self.replicas[n].name);

@@ -222,8 +222,10 @@ impl Disks<'_> {
 
     /// Starts a replica and waits until it is level with what was committed then, or has ended.
     async fn start(&mut self, n: usize) -> Result<Outcome> {
-        let leader = self.cluster.leader().await?;
-        let goal = self.cluster.status(leader).await?.committed;
+        let goal = wait::until("the leader to say how far it is", PATIENCE, async || {
+            Ok(self.cluster.status(self.cluster.leader().await?).await?.committed)
+        })
+        .await?;
         let said = fs::metadata(&self.replica(n).log)?.len() as usize;
         self.replica(n).start()?;
         wait::until("a started replica to be level, or to end", PATIENCE, async || {
