@@ -377,7 +377,7 @@ pub(crate) enum Cluster {
     },
     /// Let each replica at --addr store all it has and take a snapshot
     Snapshot,
-    /// Write a backup of the first replica at --addr that answers
+    /// Write a backup of the first replica at --addr that can send one
     Backup {
         /// Directory to make, here
         #[arg(long, value_name = "DIR")]
@@ -399,8 +399,11 @@ pub(crate) enum Cluster {
         #[arg(long)]
         yes: bool,
     },
-    /// Let a cluster go on that is held after a restore
+    /// Let a cluster go on that is held after a restore, once its hosts have come back
     Resume {
+        /// Do it though hosts are missing: their tasks are started elsewhere
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         again: Again,
     },

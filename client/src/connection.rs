@@ -77,8 +77,25 @@ pub(crate) fn judge(status: &Status) -> Verdict {
 pub(crate) struct Ask<'a> {
     /// What is being done to which object, to follow "while": `creating west/www-data/prod/web`.
     pub(crate) doing: &'a str,
-    /// Of a request that changes something.
-    pub(crate) request_id: Option<&'a str>,
+    /// What it changes.
+    pub(crate) effect: Effect<'a>,
+}
+
+/// What a request changes, and with that, what a lost answer means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Effect<'a> {
+    /// Nothing: ask again.
+    Reads,
+    /// Something, at most once under this id: the same request again tells.
+    Once(&'a str),
+    /// Something, and it has no id: only a look at the cluster tells.
+    Bare,
+}
+
+impl<'a> Effect<'a> {
+    fn id(self) -> Option<&'a str> {
+        if let Effect::Once(id) = self { Some(id) } else { None }
+    }
 }
 
 /// A cluster, by the addresses of its replicas.
@@ -123,7 +140,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Whoever answers must be of the cluster that was named. Where nobody says, the request itself will tell.
-    async fn check_cluster(&self) -> Result<(), Error> {
+    pub(crate) async fn check_cluster(&self) -> Result<(), Error> {
         let Some(expected) = self.expected.take() else { return Ok(()) };
         for address in &self.addresses {
             let Ok(reply) = crate::cluster::status::ask(address, CONNECT_MAX).await else { continue };
@@ -190,7 +207,7 @@ impl<'a> Connection<'a> {
         let mut said: BTreeMap<usize, String> = BTreeMap::new();
         let (begun, mut told) = (Instant::now(), false);
         let (mut unknown, mut pause) = (false, PAUSE_MIN);
-        self.in_flight.replace(ask.request_id.map(str::to_owned));
+        self.in_flight.replace(ask.effect.id().map(str::to_owned));
         loop {
             // One pass over all replicas, beginning with the one that answered last.
             let first = self.current.get();
@@ -210,7 +227,8 @@ impl<'a> Connection<'a> {
                 unknown |= verdict == Verdict::Unknown;
                 if let Verdict::Final(kind) = verdict {
                     self.in_flight.replace(None);
-                    return Err(refused(kind, ask, &words));
+                    let lost = unknown && ask.effect == Effect::Bare;
+                    return Err(if lost { unlooked(ask, &words) } else { refused(kind, ask, &words) });
                 }
                 said.insert(index, words);
             }
@@ -244,7 +262,7 @@ impl<'a> Connection<'a> {
     {
         // The first attempt is made even when the time is very short.
         let left = self.left().max(ATTEMPT_MIN);
-        let limit = if ask.request_id.is_some() { left.max(CERTAINTY) } else { left }.min(ATTEMPT_MAX);
+        let limit = if ask.effect == Effect::Reads { left } else { left.max(CERTAINTY) }.min(ATTEMPT_MAX);
         let known = self.channels.borrow().get(&index).cloned();
         let channel = match known {
             Some(channel) => channel,
@@ -267,8 +285,9 @@ impl<'a> Connection<'a> {
         let within = duration::words(self.timeout);
         let answers: String =
             said.iter().map(|(&i, why)| format!("\n  {}: {why}", self.addresses[i])).collect();
-        match ask.request_id {
-            Some(id) if unknown => {
+        match ask.effect {
+            Effect::Bare if unknown => unlooked(ask, &format!("no answer within {within}{answers}")),
+            Effect::Once(id) if unknown => {
                 let what = format!(
                     "no answer within {within} while {}; it may have been done all the same{answers}",
                     ask.doing
@@ -284,7 +303,7 @@ impl<'a> Connection<'a> {
                 } else {
                     "a majority of the replicas must run and reach each other: see `borealis cluster status`"
                 };
-                let nothing = if ask.request_id.is_some() { "; nothing was done" } else { "" };
+                let nothing = if ask.effect == Effect::Reads { "" } else { "; nothing was done" };
                 let what =
                     format!("no leader answered within {within} while {}{nothing}{answers}", ask.doing);
                 Error::new(Kind::Network, what).hint(hint)
@@ -327,9 +346,17 @@ fn root(error: &dyn std::error::Error) -> String {
         .replace(" (os error ", "")
 }
 
+/// An answer to a request without an id was lost, and another attempt brought nothing, or a refusal that may come of the
+/// first one's success.
+fn unlooked(ask: Ask<'_>, words: &str) -> Error {
+    let what = format!("an answer was lost while {}, which may or may not have happened: {words}", ask.doing);
+    Error::new(Kind::TimedOut, what)
+        .hint("look with `borealis cluster status`, and run the command again if it did not happen")
+}
+
 fn refused(kind: Kind, ask: Ask<'_>, words: &str) -> Error {
     let error = Error::new(kind, format!("the cluster refused while {}: {words}", ask.doing));
-    match (kind, ask.request_id) {
+    match (kind, ask.effect.id()) {
         (Kind::Authentication, _) => error.hint("ask whoever runs the cluster for the right to do this"),
         (Kind::Unknown, Some(id)) => error
             .hint(format!(

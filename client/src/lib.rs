@@ -142,7 +142,9 @@ async fn dispatch(context: &Context<'_>, command: &Command) -> Result<(), Error>
         Command::Cluster(Cluster::Snapshot) => cluster::backup::run_snapshot(context).await,
         Command::Cluster(Cluster::Backup { to }) => cluster::backup::run_backup(context, to).await,
         Command::Cluster(Cluster::SetClock { to, yes }) => cluster::clock::run(context, *to, *yes).await,
-        Command::Cluster(Cluster::Resume { again }) => cluster::freeze::run_resume(context, again).await,
+        Command::Cluster(Cluster::Resume { yes, again }) => {
+            cluster::freeze::run_resume(context, *yes, again).await
+        }
         Command::Cluster(Cluster::Inspect { dir }) => {
             let mut words = vec!["--dir".into(), dir.into()];
             words.extend(context.common.json.then(|| "--json".into()));

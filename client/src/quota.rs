@@ -5,7 +5,7 @@ use proto::{Resources, resources, wire};
 use serde_json::{Value, json};
 
 use crate::arguments::{Amounts, Quota};
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::{Error, Kind};
 use crate::table::{clean, table};
 use crate::{Context, TIMEOUT, request};
@@ -22,7 +22,7 @@ pub(crate) async fn run(context: &Context<'_>, quota: &Quota) -> Result<(), Erro
 async fn get(context: &Context<'_>, role: &str) -> Result<(), Error> {
     let connection = context.connect(None, TIMEOUT)?;
     let message = GetQuotaRequest { role: role.to_owned() };
-    let ask = Ask { doing: "asking for quotas", request_id: None };
+    let ask = Ask { doing: "asking for quotas", effect: Effect::Reads };
     let reply = connection.ask(ask, async |mut api| api.get_quota(message.clone()).await).await?;
     let value = json!({ "roles": reply.roles.iter().map(value).collect::<Vec<_>>() });
     context.output.answer(&text(role, &reply.roles), &value)
@@ -45,7 +45,7 @@ async fn set(context: &Context<'_>, role: &str, amounts: &Amounts, increment: bo
         increment,
     };
     let doing = format!("setting the quota of role {role}");
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     let reply = connection.ask(ask, async |mut api| api.set_quota(message.clone()).await).await?;
     let quota = read(reply.quota.as_ref());
     let answer = json!({ "role": role, "quota": amounts_json(quota), "request_id": id });

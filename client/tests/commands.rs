@@ -142,7 +142,7 @@ impl Borealis for Service {
     async fn freeze(&self, request: Request<FreezeRequest>) -> Result<Response<FreezeReply>, Status> {
         let ask = request.into_inner();
         self.change(ask.request, &[&ask.frozen])?;
-        Ok(Response::new(FreezeReply {}))
+        Ok(Response::new(FreezeReply { held: !ask.frozen }))
     }
     async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeReply>, Status> {
         self.change(request.into_inner().request, &[&"resume"])?;

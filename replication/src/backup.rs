@@ -41,11 +41,11 @@ impl Backup {
         Ok(())
     }
 
-    /// Writes it as the new directory `name`, whole or not at all. Blocks.
-    pub fn write_to(&self, name: &Path) -> Result<(), StoreError> {
-        let arriving = name.with_extension("part");
+    /// Writes it as the new directory `name`, whole or not at all; until then it is `arriving`, which nobody else may
+    /// use. Blocks.
+    fn write_to(&self, arriving: &Path, name: &Path) -> Result<(), StoreError> {
         let files = self.manifest.snapshot.iter().flat_map(|snapshot| snapshot.files.clone());
-        let mut receiver = transfer::Receiver::begin(&arriving, files.collect())?;
+        let mut receiver = transfer::Receiver::begin(arriving, files.collect())?;
         let from = receiver.missing().map(|(name, offset)| (name.to_owned(), offset));
         if from.is_some() {
             for chunk in snapshot::chunks(Arc::clone(&self.snapshot), from) {
@@ -53,7 +53,7 @@ impl Backup {
             }
         }
         receiver.finish()?;
-        Ok(transfer::seal(&arriving, &self.manifest, name)?)
+        Ok(transfer::seal(arriving, &self.manifest, name)?)
     }
 }
 
@@ -83,9 +83,25 @@ impl<M: Machine> Replica<M> {
         Ok(Backup { manifest, snapshot })
     }
 
-    /// Takes a backup and writes it as the new directory `name`.
+    /// Takes a backup and writes it as the new directory `name`. Until it is whole it has another name, which ends with
+    /// [`Replica::part_ending`].
     pub async fn backup_to(&self, name: &Path) -> Result<wire::BackupManifest, StoreError> {
+        let mut arriving = name.as_os_str().to_owned();
+        arriving.push(format!(".{}{}", uuid::Uuid::new_v4().simple(), self.part_ending()));
         let (backup, name) = (self.backup().await?, name.to_owned());
-        off_thread(move || backup.write_to(&name).map(|()| backup.manifest)).await
+        off_thread(move || {
+            let written = backup.write_to(arriving.as_ref(), &name);
+            if written.is_err() {
+                let _is_no_backup = std::fs::remove_dir_all(&arriving);
+            }
+            written.map(|()| backup.manifest)
+        })
+        .await
+    }
+
+    /// The ending of a backup's name that this replica writes or, when it was killed meanwhile, has left behind. No
+    /// other replica uses it.
+    pub fn part_ending(&self) -> String {
+        format!(".{}.part", self.identity().store_uuid)
     }
 }

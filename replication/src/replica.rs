@@ -43,6 +43,10 @@ use crate::transport::{MESSAGE_BYTES_MAX, Transport};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// While a snapshot is sent, the log may grow to this many times the bytes after which one is taken.
 const SENDING_LOG_FACTOR: u64 = 8;
+/// How long a snapshot that is waited for may take ...
+const SNAPSHOT_MAX: Duration = Duration::from_secs(600);
+/// ... and how often it is asked for meanwhile.
+const SNAPSHOT_LOOK: Duration = Duration::from_secs(5);
 /// Between two hand-overs because of a slow disk.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(60);
 /// A learner that heard nobody for so many of the longest election timeouts asks whether it belongs here.
@@ -202,6 +206,7 @@ impl<M: Machine> Replica<M> {
             acts_at: M::LEVEL,
             full: Arc::clone(&self.inner.full),
             receiving: Arc::default(),
+            warned: Arc::default(),
         };
         rpc::raft::raft_server::RaftServer::new(service)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -346,6 +351,31 @@ impl<M: Machine> Replica<M> {
     /// Takes a snapshot now, in the background.
     pub async fn snapshot(&self) {
         let _ = self.inner.raft.trigger().snapshot().await;
+    }
+
+    /// Takes a snapshot of all that is applied by now, lets go of the log before it, and says what the snapshot is.
+    pub async fn snapshot_now(&self) -> Result<proto::wire::raft::SnapshotMeta, StoreError> {
+        let raft = &self.inner.raft;
+        let refused =
+            |why: &dyn std::fmt::Display| StoreError::Refused(format!("no snapshot was taken: {why}"));
+        let applied = service::applied(raft);
+        let deadline = Instant::now() + SNAPSHOT_MAX;
+        let has_all = |metrics: &RaftMetrics<Types>| metrics.snapshot.map_or(0, |last| last.index) >= applied;
+        while !has_all(&raft.metrics().borrow_watched()) {
+            // One that was begun before this call may not have all of it; then there is a second one.
+            raft.trigger().snapshot().await.map_err(|why| refused(&why))?;
+            let wait = raft.wait(Some(SNAPSHOT_LOOK));
+            let Err(why) = wait.metrics(has_all, "a snapshot of all that is applied").await else { break };
+            if let Some(why) = self.inner.stopped.borrow().clone() {
+                return Err(refused(&why));
+            }
+            if Instant::now() > deadline {
+                return Err(refused(&why));
+            }
+        }
+        let newest = raft.get_snapshot().await.map_err(|why| refused(&why))?;
+        let newest = newest.ok_or_else(|| refused(&"nothing is applied yet"))?;
+        Ok(newest.snapshot.meta.clone())
     }
 
     pub(crate) async fn take_snapshot(&self) -> Result<Arc<snapshot::Snapshot>, StoreError> {

@@ -1,7 +1,7 @@
 //! What other replicas may ask of this one. A message for another cluster, node or store is refused before Raft
 //! sees it, and so is one that cannot be read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +37,10 @@ use crate::transport::{REFUSED, REMOVED, answer_to_wire};
 const FETCH_CHUNKS_AHEAD: usize = 4;
 /// How long a hand-over waits for the entries before it.
 const TRANSFER_WAIT: Duration = Duration::from_millis(500);
+/// Between two warnings of one peer's messages that are refused for one reason.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Peers and reasons that are warned of within that time.
+const WARNED_MAX: usize = 64;
 
 pub(crate) type Raft = openraft::Raft<Types, Adapter>;
 type RaftSnapshot = openraft::alias::SnapshotOf<Types, Arc<snapshot::Snapshot>>;
@@ -68,6 +72,25 @@ pub struct RaftService {
     pub(crate) full: Arc<AtomicBool>,
     /// Which transfer of a snapshot is the newest; held while it writes.
     pub(crate) receiving: Arc<tokio::sync::Mutex<u64>>,
+    /// Whose refused messages were spoken of lately.
+    pub(crate) warned: Arc<Mutex<Warned>>,
+}
+
+/// When a refusal was last put in words, by the peer and the reason: a replica of another cluster comes again many
+/// times a second, for as long as it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Warned(BTreeMap<(u64, &'static str), Instant>);
+
+impl Warned {
+    /// Whether to speak of it now.
+    fn is_due(&mut self, peer: u64, reason: &'static str, now: Instant) -> bool {
+        self.0.retain(|_, at| now.saturating_duration_since(*at) < WARN_EVERY);
+        if self.0.contains_key(&(peer, reason)) || self.0.len() >= WARNED_MAX {
+            return false;
+        }
+        self.0.insert((peer, reason), now);
+        true
+    }
 }
 
 impl RaftService {
@@ -76,10 +99,14 @@ impl RaftService {
         let checked = check_peer(&self.identity, peer).and_then(|()| check_removed(peer, removed));
         checked.map_err(|(reason, why)| {
             telemetry::refused(reason);
-            if reason == REMOVED {
+            let from = peer.map_or(0, |peer| peer.from);
+            if reason == REMOVED || !lock(&self.warned).is_due(from, reason, Instant::now()) {
                 tracing::debug!("a message was refused: {why}");
             } else {
-                tracing::warn!("a message of another replica was refused: {why}");
+                tracing::warn!(
+                    from,
+                    "messages of another replica are refused: {why}; this is said once a minute at most"
+                );
             }
             let mut status = Status::failed_precondition(why);
             status.metadata_mut().insert(REFUSED, MetadataValue::from_static(reason));
@@ -396,6 +423,17 @@ impl rpc::raft::raft_server::Raft for RaftService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_spoken_of_once_a_minute_for_each_peer() {
+        let (mut warned, now) = (Warned::default(), Instant::now());
+        assert!(warned.is_due(2, "cluster", now));
+        assert!(!warned.is_due(2, "cluster", now + Duration::from_secs(59)));
+        assert!(warned.is_due(2, "store", now) && warned.is_due(3, "cluster", now));
+        assert!(warned.is_due(2, "cluster", now + Duration::from_secs(60)));
+        let many = (0..1000).filter(|peer| warned.is_due(*peer, "node", now + Duration::from_secs(60)));
+        assert!(many.count() < WARNED_MAX);
+    }
 
     #[test]
     fn a_message_for_somebody_else_is_refused() {

@@ -35,17 +35,18 @@ pub struct Options {
     /// Start even if the disk syncs too slowly for the profile. For tests and trials: elections may follow.
     #[arg(long)]
     pub accept_slow_disk: bool,
-    /// Where this replica writes backups by the clock; none are taken without it.
+    /// Where this replica writes backups by the clock; none are taken without it. Others may write there too: each removes
+    /// only its own.
     #[arg(long)]
     pub backup_dir: Option<PathBuf>,
-    /// Seconds between two backups.
+    /// Seconds between two backups; at the start one is taken if the newest is older.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub backup_every_s: u64,
     /// How many of its backups are kept.
     #[arg(long, default_value_t = 24)]
     pub backup_keep: usize,
     /// A shell command to run after each backup, whose directory is in BOREALIS_BACKUP.
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", requires = "backup_dir")]
     pub backup_command: Option<String>,
     /// Free disk space, in MiB, below which this replica gives up leadership and takes no entries until twice as much
     /// is free; default: 5% of the disk, but at least 1 GiB and at most 10.
@@ -96,6 +97,16 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    #[test]
+    fn a_command_after_backups_needs_backups() {
+        let parse = |words: &str| {
+            let all = format!("borealis-scheduler --dir d --cluster c --backup-command true {words}");
+            Options::try_parse_from(all.split_whitespace())
+        };
+        assert!(parse("--backup-dir b").is_ok());
+        assert!(parse("").unwrap_err().to_string().contains("--backup-dir"));
+    }
 
     #[test]
     fn an_address_that_nobody_can_reach_is_refused() {

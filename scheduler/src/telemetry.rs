@@ -46,15 +46,23 @@ pub const WANTED_SETS: &str = "borealis_scheduler_wanted_sets_total";
 pub const SESSION_START_SECONDS: &str = "borealis_scheduler_session_start_seconds";
 /// Backups by the clock, by how they ended.
 pub const BACKUPS: &str = "borealis_scheduler_backups_total";
-/// When the newest backup was taken, in seconds of Unix time.
+/// When the newest backup was taken and the command after it, if there is one, succeeded; in seconds of Unix time, 0
+/// before the first.
 pub const BACKUP_TAKEN: &str = "borealis_scheduler_backup_taken_timestamp_seconds";
 /// 1; the label says which version runs.
 pub const BUILD_INFO: &str = "borealis_scheduler_build_info";
 
 /// Gives every metric its help text, and the gauges a first value.
 pub fn describe() {
-    describe_counter!(BACKUPS, "Backups by the clock, by how they ended.");
-    describe_gauge!(BACKUP_TAKEN, Unit::Seconds, "When this replica took its newest backup, in Unix time.");
+    describe_counter!(
+        BACKUPS,
+        "Backups by the clock: taken; failed; or taken, and the command after it failed."
+    );
+    describe_gauge!(
+        BACKUP_TAKEN,
+        Unit::Seconds,
+        "When this replica took its newest backup by the clock, and the command after it succeeded, in Unix time."
+    );
     describe_gauge!(LEADING, "1 on the replica that leads, else 0.");
     describe_histogram!(ROUND_SECONDS, Unit::Seconds, "Time to decide one scheduling round.");
     describe_counter!(PLACEMENTS, "Placements that were committed and accepted.");
@@ -84,6 +92,10 @@ pub fn describe() {
         "Time from gaining leadership to the first round."
     );
     describe_gauge!(BUILD_INFO, "Always 1; the label says which version runs.");
+    for outcome in ["taken", "failed", "command_failed"] {
+        metrics::counter!(BACKUPS, "outcome" => outcome).absolute(0);
+    }
+    metrics::gauge!(BACKUP_TAKEN).set(0.0);
     metrics::gauge!(LEADING).set(0.0);
     metrics::gauge!(AGENT_STREAMS).set(0.0);
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);

@@ -144,7 +144,12 @@ mod tests {
             sum: sum.into(),
             problem: problem.into(),
         };
-        let reply = |replicas| wire::FingerprintReply { log_index: 9, sum: "aa".into(), replicas };
+        let reply = |replicas| wire::FingerprintReply {
+            log_index: 9,
+            sum: "aa".into(),
+            replicas,
+            ..Default::default()
+        };
         let (one, two) = (sum(1, "aa", ""), sum(2, "aa", ""));
         for (sums, differ, missing) in [
             (vec![one.clone(), two.clone()], 0, 0),

@@ -6,7 +6,7 @@ use proto::wire::SetClockRequest;
 use serde_json::json;
 
 use super::status;
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::{Error, Kind};
 use crate::{Context, TIMEOUT, duration};
 
@@ -21,21 +21,20 @@ pub(crate) async fn run(context: &Context<'_>, to_ms: Option<u64>, yes: bool) ->
     let to_ms = to_ms.unwrap_or_else(duration::now_ms);
     let connection = context.connect(None, TIMEOUT)?;
     if !yes {
+        connection.check_cluster().await?;
         let answers = status::ask_all(connection.addresses(), connection.timeout()).await;
+        status::one_cluster(connection.addresses(), &answers)?;
         let newest = answers.values().flatten().max_by_key(|reply| reply.clock_ms);
         let Some(clock_ms) = newest.map(|reply| reply.clock_ms).filter(|ms| *ms > 0) else {
             return Err(Error::new(Kind::Network, "no replica says what the cluster's time is")
                 .hint("a replica must run whose program can set it: see `borealis cluster status`"));
         };
-        let text = format!(
-            "{}\nNothing was changed; repeat with --yes. There is no way back. All that is due until then is due at once: penalties, what is left of ended jobs, hosts that were silent for a day; what hosts should have reported waits for them as after an election.",
-            would(clock_ms, to_ms)
+        return context.output.answer(
+            &would(clock_ms, to_ms),
+            &json!({ "clock_ms": clock_ms, "to_ms": to_ms, "changed": false }),
         );
-        return context
-            .output
-            .answer(&text, &json!({ "clock_ms": clock_ms, "to_ms": to_ms, "changed": false }));
     }
-    let ask = Ask { doing: "setting the cluster's clock", request_id: None };
+    let ask = Ask { doing: "setting the cluster's clock", effect: Effect::Bare };
     let reply =
         connection.operate(ask, async |mut api| api.set_clock(SetClockRequest { to_ms }).await).await?;
     let changed = to_ms > reply.before_ms;
@@ -61,7 +60,7 @@ fn would(clock_ms: u64, to_ms: u64) -> String {
     match to_ms.checked_sub(clock_ms) {
         Some(by) => {
             format!(
-                "The cluster's time is {clock}, and would go forward by {} s to {to}, unless the leader's machine shows a much earlier time: then it is refused.",
+                "The cluster's time is {clock}, and would go forward by {} s to {to}, unless the leader's machine shows a much earlier time: then it is refused.\nNothing was changed; repeat with --yes. There is no way back. All that is due until then is due at once: penalties, what is left of ended jobs, hosts that were silent for a day; what hosts should have reported waits for them as after an election.",
                 by / 1000
             )
         }
@@ -86,6 +85,8 @@ mod tests {
         assert!(would(5_000, 90_000).contains("is 5 s since 1970, and would go forward by 85 s to 90 s"));
         assert_eq!(set(5_000, 90_000), "85 s later than before");
         assert!(set(90_000, 90_000).contains("as it was"));
-        assert!(would(90_000, 5_000).contains("refused to go back"));
+        assert!(would(5_000, 90_000).contains("--yes"));
+        let back = would(90_000, 5_000);
+        assert!(back.contains("refused to go back") && !back.contains("--yes"), "{back}");
     }
 }

@@ -6,7 +6,7 @@ use proto::NodeId;
 use proto::wire::{FingerprintReply, FingerprintRequest};
 use serde_json::{Value, json};
 
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::{Error, Kind};
 use crate::table::{clean, table};
 use crate::{Context, TIMEOUT};
@@ -14,7 +14,7 @@ use crate::{Context, TIMEOUT};
 /// Compares, and fails if two replicas differ.
 pub(crate) async fn run(context: &Context<'_>) -> Result<(), Error> {
     let connection = context.connect(None, TIMEOUT)?;
-    let ask = Ask { doing: "comparing the replicas' states", request_id: None };
+    let ask = Ask { doing: "comparing the replicas' states", effect: Effect::Reads };
     let request = FingerprintRequest { at: 0 };
     let reply = connection.operate(ask, async |mut api| api.fingerprint(request).await).await?;
     let verdict = Verdict::of(&reply);

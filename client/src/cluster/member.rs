@@ -5,7 +5,7 @@ use proto::wire::change_member_request::Change;
 use proto::wire::{ChangeMemberRequest, MemberView, TransferLeadershipRequest};
 use serde_json::json;
 
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::{Error, Kind};
 use crate::{Context, TIMEOUT};
 
@@ -31,7 +31,7 @@ pub(crate) async fn run_change(context: &Context<'_>, node: u64, change: Change)
     let doing = format!("{verb} {node_id}");
     let request = ChangeMemberRequest { node_id: node, change: change.into() };
     let connection = context.connect(None, TIMEOUT)?;
-    let ask = Ask { doing: &doing, request_id: None };
+    let ask = Ask { doing: &doing, effect: Effect::Bare };
     let reply = connection.operate(ask, async |mut api| api.change_member(request).await).await?;
     let members: Vec<_> = reply.members.iter().map(member).collect();
     context.output.answer(
@@ -44,7 +44,7 @@ pub(crate) async fn run_change(context: &Context<'_>, node: u64, change: Change)
 pub(crate) async fn run_transfer(context: &Context<'_>, to: Option<u64>) -> Result<(), Error> {
     let request = TransferLeadershipRequest { to: to.unwrap_or(0) };
     let connection = context.connect(None, TIMEOUT)?;
-    let ask = Ask { doing: "handing leadership over", request_id: None };
+    let ask = Ask { doing: "handing leadership over", effect: Effect::Bare };
     let reply = connection.operate(ask, async |mut api| api.transfer_leadership(request).await).await?;
     let leader = reply.leader.unwrap_or_default();
     let took_ms = reply.took_us as f64 / 1e3;

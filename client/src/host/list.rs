@@ -4,7 +4,7 @@ use proto::wire::{HostMode, HostView, ListHostsReply, ListHostsRequest};
 use proto::{HostId, Resources, resources, wire};
 use serde_json::{Value, json};
 
-use crate::connection::{Ask, Connection};
+use crate::connection::{Ask, Connection, Effect};
 use crate::error::Error;
 use crate::table::{clean, table};
 use crate::{Context, TIMEOUT};
@@ -20,7 +20,7 @@ pub(crate) async fn run(context: &Context<'_>) -> Result<(), Error> {
 
 /// Asks for the hosts.
 pub(crate) async fn hosts(connection: &Connection<'_>) -> Result<ListHostsReply, Error> {
-    let ask = Ask { doing: "listing hosts", request_id: None };
+    let ask = Ask { doing: "listing hosts", effect: Effect::Reads };
     connection.ask(ask, async |mut api| api.list_hosts(ListHostsRequest {}).await).await
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::list::{amounts, amounts_json, hosts, mode};
 use crate::arguments::{Again, DrainFlags};
-use crate::connection::{Ask, Connection};
+use crate::connection::{Ask, Connection, Effect};
 use crate::error::{Error, Kind};
 use crate::table::{clean, count, table};
 use crate::{Context, TIMEOUT, WAIT_TIMEOUT, duration, request};
@@ -28,7 +28,7 @@ pub(crate) async fn run_drain(
         DrainHostsRequest { request: Some(request), hosts: names.to_vec(), message: drain.message.clone() };
     let which = words(names);
     let doing = format!("draining {which}");
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     let reply = connection.ask(ask, async |mut api| api.drain_hosts(message.clone()).await).await?;
     if drain.wait {
         drained(context, &connection, names).await?;
@@ -70,7 +70,7 @@ pub(crate) async fn run_activate(
     let message = ActivateHostsRequest { request: Some(request), hosts: names.to_vec() };
     let which = words(names);
     let doing = format!("activating {which}");
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     connection.ask(ask, async |mut api| api.activate_hosts(message.clone()).await).await?;
     context
         .output

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{progress, source};
 use crate::arguments::JobCreate;
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::Error;
 use crate::table::count;
 use crate::{Context, TIMEOUT, WAIT_TIMEOUT, request};
@@ -21,7 +21,7 @@ pub(crate) async fn run(context: &Context<'_>, create: &JobCreate) -> Result<(),
 
     let message = CreateJobRequest { request: Some(request), spec: Some(job.spec.clone()) };
     let doing = format!("creating {key}");
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     let reply = connection.ask(ask, async |mut api| api.create_job(message.clone()).await).await?;
 
     let tasks = count(reply.tasks as usize, "instance");

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::progress::get_some;
 use crate::arguments::KillFlags;
-use crate::connection::{Ask, Connection};
+use crate::connection::{Ask, Connection, Effect};
 use crate::error::{Error, Kind};
 use crate::instances::{Selection, ranges};
 use crate::table::count;
@@ -54,7 +54,7 @@ async fn kill_tasks(context: &Context<'_>, selection: &Selection, kill: &KillFla
         format!("instances {}", ranges(instances))
     };
     let doing = format!("killing {which} of {job}");
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     let reply = connection.ask(ask, async |mut api| api.kill_tasks(message.clone()).await).await?;
 
     let tasks = count(reply.tasks as usize, "task");

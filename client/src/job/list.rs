@@ -5,10 +5,10 @@ use proto::wire::{ClusterStatusRequest, JobSummary, ListJobsRequest};
 use serde_json::{Value, json};
 
 use crate::addresses;
-use crate::connection::{Ask, Connection};
+use crate::connection::{Ask, Connection, Effect};
 use crate::error::{Error, Kind};
 use crate::table::table;
-use crate::{Context, TIMEOUT};
+use crate::{Context, TIMEOUT, duration};
 
 /// Which jobs are meant; empty = all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -41,15 +41,16 @@ pub(crate) async fn run(context: &Context<'_>, which: Option<&str>, stale: bool)
     let which = read(&parts, cluster.as_deref())?;
 
     let request = ListJobsRequest { role: which.role, environment: which.environment, stale };
-    let ask = Ask { doing: "listing jobs", request_id: None };
+    let ask = Ask { doing: "listing jobs", effect: Effect::Reads };
     let reply = connection.ask(ask, async |mut api| api.list_jobs(request.clone()).await).await?;
     let value =
         json!({ "jobs": reply.jobs.iter().map(job_json).collect::<Vec<_>>(), "age_ms": reply.age_ms });
-    context.output.answer(&text(&reply.jobs), &value)
+    let age_ms = stale.then_some(reply.age_ms);
+    context.output.answer(&text(&reply.jobs, age_ms), &value)
 }
 
 async fn cluster_name(connection: &Connection<'_>) -> Result<String, Error> {
-    let ask = Ask { doing: "asking for the cluster's name", request_id: None };
+    let ask = Ask { doing: "asking for the cluster's name", effect: Effect::Reads };
     let reply = connection.operate(ask, async |mut api| api.status(ClusterStatusRequest {}).await).await?;
     Ok(reply.cluster)
 }
@@ -94,9 +95,14 @@ fn job_json(job: &JobSummary) -> Value {
     })
 }
 
-fn text(jobs: &[JobSummary]) -> String {
+/// `age_ms` is told of one replica's word.
+fn text(jobs: &[JobSummary], age_ms: Option<u64>) -> String {
+    let age = age_ms.map(|age| {
+        format!("one replica's word, at most {} old\n", duration::age(0, age.saturating_add(999)))
+    });
+    let age = age.unwrap_or_default();
     if jobs.is_empty() {
-        return "no jobs".to_owned();
+        return format!("{age}no jobs");
     }
     let rows: Vec<Vec<String>> = jobs
         .iter()
@@ -108,7 +114,7 @@ fn text(jobs: &[JobSummary]) -> String {
             row
         })
         .collect();
-    table(&["JOB", "KIND", "INSTANCES", "RUNNING", "ACTIVE", "PENDING"], &rows)
+    age + &table(&["JOB", "KIND", "INSTANCES", "RUNNING", "ACTIVE", "PENDING"], &rows)
 }
 
 #[cfg(test)]
@@ -151,6 +157,7 @@ mod tests {
             JOB              KIND     INSTANCES  RUNNING  ACTIVE  PENDING
             west/r/prod/web  service  4          3        0       1
         "#]]
-        .assert_eq(&text(&[job]));
+        .assert_eq(&text(&[job], None));
+        assert_eq!(text(&[], Some(1_500)), "one replica's word, at most 2s old\nno jobs");
     }
 }

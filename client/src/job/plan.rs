@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{progress, source, why};
 use crate::arguments::{Bind, JobPlan};
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::{Error, Kind};
 use crate::table::{clean, count};
 use crate::{Context, TIMEOUT, duration};
@@ -20,7 +20,7 @@ pub(crate) async fn run(context: &Context<'_>, plan: &JobPlan) -> Result<(), Err
     let connection = context.connect(Some(&job.key.cluster), TIMEOUT)?;
     let message = PlanJobRequest { spec: Some(job.spec.clone()) };
     let doing = format!("planning {}", job.key);
-    let ask = Ask { doing: &doing, request_id: None };
+    let ask = Ask { doing: &doing, effect: Effect::Reads };
     let reply = connection.ask(ask, async |mut api| api.plan_job(message.clone()).await).await?;
     context.exit.set(exit(&reply));
     context.output.answer(&text(&job.key, &reply), &value(&job.key, &reply))

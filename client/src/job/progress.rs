@@ -7,7 +7,7 @@ use proto::wire::{GetJobReply, GetJobRequest, Status, TaskView};
 use proto::{JobKey, TaskId};
 use serde_json::json;
 
-use crate::connection::{Ask, Connection};
+use crate::connection::{Ask, Connection, Effect};
 use crate::error::{Error, Kind};
 use crate::instances::ranges;
 use crate::output::Output;
@@ -164,7 +164,7 @@ async fn ask(
 ) -> Result<GetJobReply, Error> {
     let doing = format!("reading {key}");
     connection
-        .ask(Ask { doing: &doing, request_id: None }, async |mut api| api.get_job(request.clone()).await)
+        .ask(Ask { doing: &doing, effect: Effect::Reads }, async |mut api| api.get_job(request.clone()).await)
         .await
 }
 

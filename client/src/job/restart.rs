@@ -4,7 +4,7 @@ use proto::wire::{AddInstancesRequest, RestartTasksRequest};
 use serde_json::json;
 
 use crate::arguments::{Again, RestartFlags};
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::{Error, Kind};
 use crate::instances::{Selection, ranges};
 use crate::table::count;
@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &Context<'_>, key: &str, flags: &RestartFlags) 
         message: flags.message.clone(),
     };
     let doing = format!("restarting {which} of {job}");
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     let reply = connection.ask(ask, async |mut api| api.restart_tasks(message.clone()).await).await?;
     let tasks = count(reply.tasks as usize, "task");
     let answer = json!({ "job": job.to_string(), "tasks": reply.tasks, "request_id": id });
@@ -52,7 +52,7 @@ pub(crate) async fn run_add(
     let message =
         AddInstancesRequest { request: Some(request), job: Some((&job).into()), like, count: number };
     let doing = format!("adding {} to {job}", count(number as usize, "instance"));
-    let ask = Ask { doing: &doing, request_id: Some(&id) };
+    let ask = Ask { doing: &doing, effect: Effect::Once(&id) };
     let reply = connection.ask(ask, async |mut api| api.add_instances(message.clone()).await).await?;
     let answer = json!({ "job": job.to_string(), "tasks": reply.tasks, "request_id": id });
     let text = format!("added {} like {like} to {job}", count(reply.tasks as usize, "instance"));

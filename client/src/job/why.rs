@@ -3,7 +3,7 @@
 use proto::wire::{Why, WhyPendingRequest};
 use serde_json::{Value, json};
 
-use crate::connection::Ask;
+use crate::connection::{Ask, Effect};
 use crate::error::Error;
 use crate::instances::{Selection, ranges};
 use crate::table::{clean, count};
@@ -15,7 +15,7 @@ pub(crate) async fn run(context: &Context<'_>, key: &str) -> Result<(), Error> {
     let connection = context.connect(Some(&job.cluster), TIMEOUT)?;
     let message = WhyPendingRequest { job: Some((&job).into()), instances };
     let doing = format!("asking why instances of {job} wait");
-    let ask = Ask { doing: &doing, request_id: None };
+    let ask = Ask { doing: &doing, effect: Effect::Reads };
     let reply = connection.ask(ask, async |mut api| api.why_pending(message.clone()).await).await?;
     let answer = json!({ "job": job.to_string(), "why": reply.whys.iter().map(value).collect::<Vec<_>>() });
     let text = match reply.whys.as_slice() {

@@ -110,8 +110,7 @@ pub(crate) async fn keep(world: Arc<World>, place: usize, mut chance: StdRng) {
         let down =
             world.stays_away(place).filter(|_| !world.is_healing()).unwrap_or(Duration::from_millis(down));
         tokio::time::sleep(down).await;
-        // Not while another is being replaced: two of three would be lost.
-        if world.wants_flip(place) && !world.replaces_one() {
+        if world.wants_flip(place) && world.can_spare(place) {
             let chosen =
                 |path: &str| path.ends_with(".seg") || path.ends_with(".sst") || path.contains("/vote.");
             // Without the mark, which a power cut may take, a damaged last write looks like a torn one.

@@ -266,8 +266,18 @@ impl World {
     }
 
     /// Whether one is on its way out.
-    pub(crate) fn replaces_one(&self) -> bool {
+    fn replaces_one(&self) -> bool {
         self.removals.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether most voters run and are sound without the replica at `place`, so that its disk may be lost.
+    pub(crate) fn can_spare(&self, place: usize) -> bool {
+        let Some(leader) = self.leader().filter(|_| !self.replaces_one()) else { return false };
+        let members = leader.status().members;
+        let votes = |id: u64| members.iter().any(|member| member.voter && member.node_id == id);
+        let others = self.staying().into_iter().filter(|(at, _)| *at != place && !self.was_damaged(*at));
+        let sound = others.filter(|(_, replica)| votes(replica.identity().node_id)).count();
+        sound * 2 > members.iter().filter(|member| member.voter).count()
     }
 
     /// Who says that it leads.

@@ -9,10 +9,10 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::wire::{
     AdmitReply, AdmitRequest, BackupPart, BackupRequest, ChangeMemberReply, ChangeMemberRequest,
-    ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest, InitReply, InitRequest,
-    JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, SetClockReply, SetClockRequest,
-    TakeSnapshotReply, TakeSnapshotRequest, TransferLeadershipReply, TransferLeadershipRequest, backup_part,
-    change_member_request::Change, relay_up,
+    ClusterStatusReply, ClusterStatusRequest, FingerprintReply, FingerprintRequest, Held, InitReply,
+    InitRequest, JoinReply, JoinRequest, MemberView, RelayDown, RelayUp, ReplicaSum, SetClockReply,
+    SetClockRequest, TakeSnapshotReply, TakeSnapshotRequest, TransferLeadershipReply,
+    TransferLeadershipRequest, backup_part, change_member_request::Change, relay_up,
 };
 use replication::{MembershipError, Voting};
 use rpc::cluster_client::ClusterClient;
@@ -94,8 +94,14 @@ impl Operators {
             clock_ms: clock.0,
             age_ms: running.replica.age().map_or(u64::MAX, |age| age.as_millis() as u64),
             dir: self.node.options.dir.display().to_string(),
+            held: running.replica.read(|machine| machine.state.hosts_back()).map(held),
         }
     }
+}
+
+fn held((hosts_back, hosts): (usize, usize)) -> Held {
+    let count = |hosts| u32::try_from(hosts).unwrap_or(u32::MAX);
+    Held { hosts_back: count(hosts_back), hosts: count(hosts) }
 }
 
 /// Which decisions are stopped, and what a person can do about it.
@@ -125,9 +131,24 @@ fn member_view(member: &replication::Member) -> MemberView {
         full: member.full,
         heard: member.heard.is_some_and(|ago| ago < HEARD_LATELY),
         learner: member.learner,
-        heard_ms: member.heard.map_or(0, |ago| ago.as_millis() as u64),
+        heard_ms: member.heard.map_or(0, |ago| (ago.as_millis() as u64).max(1)),
         acts_at: member.acts_at.map_or(0, |level| level.get()),
     }
+}
+
+/// The sum of that member, if it was that member that answered at its address. An older program does not say who it is.
+fn sum_of(member: &replication::Member, cluster_id: &str, reply: FingerprintReply) -> Result<String, String> {
+    let is_meant = reply.node_id == member.node_id && reply.cluster_id == cluster_id;
+    if reply.node_id == 0 || is_meant {
+        return Ok(reply.sum);
+    }
+    let of = if reply.cluster_id == cluster_id {
+        String::new()
+    } else {
+        format!(" of cluster {}", reply.cluster_id)
+    };
+    let (who, address) = (proto::NodeId(reply.node_id), &member.api_address);
+    Err(format!("another replica answers at this address, {address}: {who}{of}"))
 }
 
 fn failed(why: impl std::fmt::Display) -> Status {
@@ -277,7 +298,14 @@ impl rpc::cluster_server::Cluster for Operators {
                 Status::unavailable(format!("this replica has no sum of its rows at log index {at}"))
             })?;
             let sum = convert::hex(&own.sum);
-            return Ok(Response::new(FingerprintReply { log_index: at, sum, replicas: vec![] }));
+            let identity = running.replica.identity();
+            return Ok(Response::new(FingerprintReply {
+                log_index: at,
+                sum,
+                replicas: vec![],
+                node_id: identity.node_id,
+                cluster_id: identity.cluster_id.clone(),
+            }));
         }
         if let Place::There(channel) = leader(&running, &request).await? {
             return call(
@@ -289,38 +317,34 @@ impl rpc::cluster_server::Cluster for Operators {
         }
         let own = running.replica.fingerprint().await.map_err(convert::unproposed)?;
         let asked = running.replica.status().members.into_iter().map(|member| {
-            let (peers, mine) = (running.peers.clone(), member.node_id == running.replica.identity().node_id);
+            let (peers, identity) = (running.peers.clone(), running.replica.identity());
             async move {
-                if mine {
-                    return ReplicaSum {
-                        node_id: member.node_id,
-                        sum: convert::hex(&own.sum),
-                        problem: String::new(),
-                    };
-                }
                 let ask = FingerprintRequest { at: own.index };
                 let mut client = ClusterClient::new(peers.channel(&member.api_address));
-                match tokio::time::timeout(FINGERPRINT_WAIT, client.fingerprint(ask)).await {
-                    Ok(Ok(reply)) => ReplicaSum {
-                        node_id: member.node_id,
-                        sum: reply.into_inner().sum,
-                        problem: String::new(),
-                    },
-                    Ok(Err(why)) => ReplicaSum {
-                        node_id: member.node_id,
-                        sum: String::new(),
-                        problem: why.message().to_owned(),
-                    },
-                    Err(_) => ReplicaSum {
-                        node_id: member.node_id,
-                        sum: String::new(),
-                        problem: "no answer".to_owned(),
-                    },
-                }
+                let said = if member.node_id == identity.node_id {
+                    Ok(convert::hex(&own.sum))
+                } else {
+                    match tokio::time::timeout(FINGERPRINT_WAIT, client.fingerprint(ask)).await {
+                        Ok(Ok(reply)) => sum_of(&member, &identity.cluster_id, reply.into_inner()),
+                        Ok(Err(why)) => Err(why.message().to_owned()),
+                        Err(_) => Err("no answer".to_owned()),
+                    }
+                };
+                let (sum, problem) = match said {
+                    Ok(sum) => (sum, String::new()),
+                    Err(problem) => (String::new(), problem),
+                };
+                ReplicaSum { node_id: member.node_id, sum, problem }
             }
         });
         let replicas = futures::future::join_all(asked).await;
-        Ok(Response::new(FingerprintReply { log_index: own.index, sum: convert::hex(&own.sum), replicas }))
+        Ok(Response::new(FingerprintReply {
+            log_index: own.index,
+            sum: convert::hex(&own.sum),
+            replicas,
+            node_id: running.replica.identity().node_id,
+            cluster_id: running.replica.identity().cluster_id.clone(),
+        }))
     }
 
     async fn change_member(
@@ -411,9 +435,7 @@ impl rpc::cluster_server::Cluster for Operators {
         _: Request<TakeSnapshotRequest>,
     ) -> Result<Response<TakeSnapshotReply>, Status> {
         let running = self.node.running()?;
-        running.replica.snapshot().await;
-        let backup = running.replica.backup().await.map_err(failed)?;
-        let meta = backup.manifest().snapshot.clone().unwrap_or_default();
+        let meta = running.replica.snapshot_now().await.map_err(failed)?;
         Ok(Response::new(TakeSnapshotReply {
             node_id: running.replica.identity().node_id,
             log_index: meta.last.as_ref().map_or(0, |last| last.index),
@@ -492,5 +514,38 @@ async fn seat_relayed(session: Arc<Session>, mut up: Streaming<RelayUp>, down: m
     }
     for link in links.into_values() {
         session.close(link);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_counts_only_from_the_member_that_was_meant() {
+        let member = replication::Member {
+            node_id: 2,
+            raft_address: "a:2".into(),
+            api_address: "a:1".into(),
+            store_uuid: "s".into(),
+            voter: true,
+            learner: false,
+            lag: None,
+            heard: None,
+            acts_at: None,
+            full: false,
+        };
+        let reply = |node_id, cluster_id: &str| FingerprintReply {
+            sum: "aa".into(),
+            node_id,
+            cluster_id: cluster_id.into(),
+            ..FingerprintReply::default()
+        };
+        assert_eq!(sum_of(&member, "c", reply(2, "c")).as_deref(), Ok("aa"));
+        assert_eq!(sum_of(&member, "c", reply(0, "")).as_deref(), Ok("aa"), "an older program");
+        for (other, words) in [(reply(3, "c"), "a:1: node-3"), (reply(2, "d"), "node-2 of cluster d")] {
+            let why = sum_of(&member, "c", other).unwrap_err();
+            assert!(why.contains("another replica answers at this address") && why.contains(words), "{why}");
+        }
     }
 }

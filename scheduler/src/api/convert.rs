@@ -37,9 +37,9 @@ pub fn unproposed(why: ProposeError) -> Status {
         ProposeError::TooLarge { .. } | ProposeError::Unreadable(_) => {
             Status::invalid_argument(why.to_string())
         }
-        ProposeError::Unknown { .. } => {
-            Status::deadline_exceeded(format!("{why}: repeat the request with the same request id, or look"))
-        }
+        ProposeError::Unknown { .. } => Status::deadline_exceeded(format!(
+            "{why}: whether the request was done is unknown; look, or repeat it (under the same id, if it has one)"
+        )),
     }
 }
 

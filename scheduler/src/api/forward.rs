@@ -115,7 +115,7 @@ fn lost(kind: Kind, why: &str) -> Status {
     match kind {
         Kind::Read => Status::unavailable(format!("{why}; try again")),
         Kind::Change => Status::deadline_exceeded(format!(
-            "{why}: whether the request was done is unknown; repeat it with the same request id, or look"
+            "{why}: whether the request was done is unknown; look, or repeat it (under the same id, if it has one)"
         )),
     }
 }

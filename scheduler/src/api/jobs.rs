@@ -505,7 +505,8 @@ impl rpc::borealis_server::Borealis for Jobs {
             led!(self, request, Change, freeze => running, session, ask);
             let by = asked(ask.request.take(), &ask)?;
             change(&session, Op::Freeze { frozen: ask.frozen }, by).await?;
-            Ok(Response::new(FreezeReply {}))
+            let held = running.replica.read(|machine| machine.state.hosts_back().is_some());
+            Ok(Response::new(FreezeReply { held }))
         })
         .await
     }

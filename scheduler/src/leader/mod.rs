@@ -12,6 +12,7 @@ mod counts;
 mod hosts;
 mod session;
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -141,18 +142,17 @@ async fn begin(
     let identity = replica.identity();
     let members = replica.status().members;
     // Just restarted, it may not know yet who votes: then all members might.
-    let voters = match members.iter().filter(|member| member.voter).count() {
-        0 => members.len(),
-        voters => voters,
-    };
+    let nobody_votes = members.iter().all(|member| !member.voter);
+    let voting = members.iter().filter(|member| member.voter || nobody_votes);
+    let voters: BTreeSet<u64> = voting.map(|member| member.node_id).collect();
     let state_ms = replica.read(|machine| machine.state.clock().0);
-    let mut readings_ms = clocks.readings_ms();
-    if wall_ms() > state_ms.saturating_add(BEHIND_MS) && readings_ms.len() <= voters / 2 {
+    let mut readings_ms = clocks.readings_ms(&voters);
+    if wall_ms() > state_ms.saturating_add(BEHIND_MS) && readings_ms.len() <= voters.len() / 2 {
         // The cluster was off, and this replica came up before the others could be asked.
         clocks.read(replica, peers).await;
-        readings_ms = clocks.readings_ms();
+        readings_ms = clocks.readings_ms(&voters);
     }
-    let at = Timestamp(session_start(state_ms, wall_ms(), &readings_ms, voters));
+    let at = Timestamp(session_start(state_ms, wall_ms(), &readings_ms, voters.len()));
     let op = Op::StartSession(StartSession {
         term: now.term,
         leader: identity.node_id,

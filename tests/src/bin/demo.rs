@@ -232,7 +232,7 @@ impl Demo {
             .as_array()
             .into_iter()
             .flatten()
-            .filter(|replica| replica["node_id"].is_u64())
+            .filter(|replica| replica["problem"].is_null())
             .count())
     }
 
