@@ -205,6 +205,12 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// Only asks that node to lead, whether it can or not.
+    #[cfg(test)]
+    pub(crate) async fn send_transfer(&self, to: u64) {
+        let _stopped = self.inner.raft.trigger().transfer_leader(to).await;
+    }
+
     /// The members once the last change of them is done, and every voter but `but` has answered since then or has
     /// had the time for it; and how long ago that was. Whoever died a moment ago must not be counted on.
     async fn newest_members(&self, but: u64) -> Result<(Vec<Member>, Duration), MembershipError> {

@@ -18,7 +18,7 @@ use crate::sim::trace;
 use crate::sim::world::World;
 
 /// So many times two replicas are asked to lead at once.
-const RIVALRIES: usize = 6;
+const RIVALRIES: usize = 24;
 
 /// The kinds of harm that a run draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,10 +216,8 @@ fn rivals(world: &Arc<World>, chance: &mut StdRng) {
                 let (leader, wait) = (leader.clone(), Duration::from_millis(chance.random_range(0..30)));
                 moves.spawn(async move {
                     tokio::time::sleep(wait).await;
-                    let moved = leader.transfer(Some(node_id)).await;
-                    trace(|| {
-                        format!("leadership was asked to move to {node_id}: {:?}", moved.map(|to| to.node_id))
-                    });
+                    leader.send_transfer(node_id).await;
+                    trace(|| format!("leadership shall move to {node_id}"));
                 });
             }
             moves.join_all().await;
