@@ -63,15 +63,18 @@ fn sums(dir: &Path) -> Vec<(String, u32)> {
     image(dir).into_iter().map(|(name, bytes)| (name, crc32c::crc32c(&bytes))).collect()
 }
 
-/// All files below, with what is in them.
+/// All files below, with what is in them. Whatever was just stopped may still remove some.
 fn image(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(image(&path));
-        } else {
-            files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+            continue;
+        }
+        match std::fs::read(&path) {
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => {}
+            read => files.push((path.display().to_string(), read.unwrap())),
         }
     }
     files.sort();
