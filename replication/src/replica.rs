@@ -649,7 +649,6 @@ fn open<M: Machine>(
     let mut rows = open_rows(dir)?;
     let opened = Instant::now();
     let (machine, at) = rows.load(M::load)?;
-    check_reach(dir, at.applied, log.ends().1)?;
     tracing::info!(
         node = identity.node_id,
         stored = at.index(),
@@ -662,6 +661,9 @@ fn open<M: Machine>(
     );
     let newest = snapshot::useful(newest, at.applied, log.ends().0);
     let newest = snapshot::sound(newest, at.applied)?;
+    // One that arrived is installed before the log is needed.
+    let holds = at.applied.max(newest.as_ref().and_then(|newest| newest.last()));
+    check_reach(dir, holds, log.ends().1)?;
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
     Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
