@@ -129,11 +129,8 @@ impl<M: Machine> Replica<M> {
             })
             .await?
         };
-        let Opened { identity, machine, pending, writer, mut log, newest, sync, lock } = opened;
+        let Opened { identity, machine, pending, writer, mut log, newest, holds, sync, lock } = opened;
         check_sync(&options, sync)?;
-        // openraft installs a snapshot that arrived and is newer than the rows before it does anything else.
-        let holds =
-            pending.with(|present| present.at.applied).max(newest.as_ref().and_then(|newest| newest.last()));
         follow_the_rows(&mut log, holds)
             .await
             .map_err(StoreError::io("writing the vote", log_dir(&options.dir)))?;
@@ -609,6 +606,8 @@ struct Opened<M> {
     writer: RowWriter,
     log: Log,
     newest: Option<Arc<snapshot::Snapshot>>,
+    /// How far the rows reach once `newest` is installed, which openraft does before anything else.
+    holds: Option<LogId>,
     sync: Duration,
     lock: File,
 }
@@ -661,12 +660,21 @@ fn open<M: Machine>(
     );
     let newest = snapshot::useful(newest, at.applied, log.ends().0);
     let newest = snapshot::sound(newest, at.applied)?;
-    // One that arrived is installed before the log is needed.
     let holds = at.applied.max(newest.as_ref().and_then(|newest| newest.last()));
     check_reach(dir, holds, log.ends().1)?;
     let pending = Arc::new(Pending::new(at.clone()));
     let writer = RowWriter::start(rows, at, Arc::clone(&pending), failed("rows cannot be written"))?;
-    Ok(Opened { identity, machine: Arc::new(Held::new(machine)), pending, writer, log, newest, sync, lock })
+    Ok(Opened {
+        identity,
+        machine: Arc::new(Held::new(machine)),
+        pending,
+        writer,
+        log,
+        newest,
+        holds,
+        sync,
+        lock,
+    })
 }
 
 /// How long a read waits for a quorum, and for the machine.
